@@ -1,0 +1,32 @@
+"""stylegan_toon: a photo goes in, a cartoon that still looks like the person comes out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_VERBS = ("blend", "project", "toonify", "finetoon", "generate")
+__all__ = ["ToonError", "load_network", "ops", *_VERBS]
+
+if TYPE_CHECKING:
+    from . import ops
+    from .blend import blend
+    from .errors import ToonError
+    from .finetoon import finetoon
+    from .generate import generate
+    from .project import project
+    from .toonify import toonify
+    from .weights import load_network
+
+
+def __getattr__(name: str):
+    # Lazy, so that importing the package costs little more than importing torch.
+    if name in _VERBS or name == "ops":
+        return importlib.import_module(f".{name}", __name__)
+    if name == "load_network":
+        return importlib.import_module(".weights", __name__).load_network
+    if name == "ToonError":
+        return importlib.import_module(".errors", __name__).ToonError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

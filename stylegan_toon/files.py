@@ -1,0 +1,80 @@
+"""Writing files so that a reader never meets half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import ToonError
+
+
+def explain_os_error(error: OSError, path: Path) -> ToonError:
+    """Turn a failed write into a sentence (full disk, no permission, missing folder)."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ToonError(f"The disk is full, so {path} could not be written: free some space or choose another --out.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ToonError(f"{path} cannot be written (no permission): choose another --out.")
+    return ToonError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
+
+
+def output_folder(path: str | Path) -> Path:
+    """Make the folder if it is missing and check that it can be written to, before any long work starts.
+
+    Raises ToonError if a file is in the way or the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ToonError(f"{path} is a file, not a folder: choose another --out.") from error
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    return path
+
+
+def refuse_overwrite(paths: list[Path], overwrite: bool) -> None:
+    """Raise ToonError if one of ``paths`` exists and ``overwrite`` was not asked for."""
+    if overwrite:
+        return
+    for path in paths:
+        if path.exists():
+            raise ToonError(f"{path} exists already: choose another --out, or say --overwrite.")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on success fsync it and rename it to ``path``.
+
+    On any failure the temporary file is removed and ``path`` is left as it was.
+    Raises ToonError for what the operating system refuses.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".tmp{path.suffix}")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
