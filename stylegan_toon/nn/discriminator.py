@@ -128,7 +128,8 @@ class DiscriminatorEpilogue(nn.Module):
     def __init__(self, config: DiscriminatorConfig, cmap_dim: int) -> None:
         super().__init__()
         width = config.channels(4)
-        self.group_size, self.std_channels, self.cmap_dim = config.mbstd_group_size, config.mbstd_channels, cmap_dim
+        self.group_size, self.std_channels = config.mbstd_group_size, config.mbstd_channels
+        self.cmap_dim = cmap_dim
         if config.architecture == "skip":
             self.fromrgb = Conv2d(config.img_channels, width, 1, activation=config.activation)
         common = dict(activation=config.activation)
