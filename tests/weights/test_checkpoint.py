@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import tiny_discriminator, tiny_generator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.weights import load_networks, read_header, save_networks, sha256_of
