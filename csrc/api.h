@@ -77,7 +77,8 @@ extern "C" {
 
 TOON_API int toon_abi_version(void);
 TOON_API const char *toon_build(void);  // compilers, and whether CUDA is in: "g++ 12.2.0, OpenMP; CUDA 13.0"
-TOON_API const char *toon_cpu_isa(void);  // the instruction set chosen on this processor: "avx2"
+TOON_API const char *toon_cpu_isa(void);  // the instruction set in use, the widest this processor has: "avx2"
+TOON_API const char *toon_choose_cpu_isa(const char *isa);  // use another one, for tests and benchmarks
 
 TOON_API const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads);
 TOON_API const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads);

@@ -248,7 +248,7 @@ class _BiasAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, b, *options):
         y = library.below_autograd(_BIAS_ACT, x, b, *options)
-        dim, act, _, _, clamp = options
+        _, act, _, _, clamp = options
         ctx.options, ctx.bias_dtype = options, None if b is None else b.dtype
         if ACTIVATIONS[act].from_input:
             ctx.save_for_backward(x, b)

@@ -57,9 +57,8 @@ def _kernels() -> _Kernels:
     except (OSError, AttributeError) as error:
         return _Kernels(None, str(path), f"{path} does not load ({error})")
     if version != ABI_VERSION:
-        return _Kernels(
-            None, str(path), f"{path} has interface {version}, this package needs {ABI_VERSION}: reinstall stylegan_toon"
-        )
+        reason = f"{path} has interface {version}, this package needs {ABI_VERSION}: reinstall stylegan_toon"
+        return _Kernels(None, str(path), reason)
     for text in (handle.toon_build, handle.toon_cpu_isa):
         text.restype = ctypes.c_char_p
     return _Kernels(handle, str(path), None)
@@ -117,7 +116,7 @@ def _usable(device_type: str, index: int | None) -> bool:
 @functools.cache
 def _warn(reason: str) -> None:
     warnings.warn(
-        f"stylegan_toon's compiled kernels are not in use: {reason}. The pure-PyTorch ops give the same results, slower.",
+        f"stylegan_toon's compiled kernels are not in use: {reason}. The PyTorch ops give the same results, slower.",
         stacklevel=2,
     )
 
