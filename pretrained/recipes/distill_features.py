@@ -10,18 +10,19 @@ The teacher is MobileStyleGAN (arXiv 2104.04767): weights of the PyPI wheel rand
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from prepare import latent_statistics, load_teacher
 from torch import Tensor, nn
 
 from stylegan_toon.nn import Generator, GeneratorConfig
 from stylegan_toon.training.memory import keep_pages
 from stylegan_toon.training.warmstart import fit_mapping
+from stylegan_toon.weights import save_networks
 
 # Student layer -> teacher layer whose output it learns. Both are the n-th convolution at that resolution.
 LAYERS = {
@@ -29,13 +30,6 @@ LAYERS = {
     **{f"b{8 << k}.conv0": f"b{k}.conv1" for k in range(4)},
     **{f"b{8 << k}.conv1": f"b{k}.conv2" for k in range(4)},
 }
-
-
-def load_teacher(folder: Path) -> nn.Module:
-    spec = importlib.util.spec_from_file_location("mobilestylegan_torch", folder / "mobilestylegan_torch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.MobileStyleGAN(folder / "mobilestylegan_ffhq_fp16.npz").eval().requires_grad_(False)
 
 
 def teacher_features(teacher: nn.Module, w: Tensor, resolution: int) -> dict[str, Tensor]:
@@ -72,7 +66,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--teacher", type=Path, required=True, help="folder with mobilestylegan_torch.py and its npz")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path)
     parser.add_argument("--kimg", type=float, default=60)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -81,9 +74,7 @@ def main() -> None:
     keep_pages()
     torch.manual_seed(0)
     teacher = load_teacher(args.teacher)
-    with torch.no_grad():
-        w = teacher.mapping(torch.randn(50000, 512))
-    mean, scale = w.mean(0), 1 / w.std(0)
+    w, mean, scale = latent_statistics(teacher)
     G = Generator(
         GeneratorConfig(resolution=128, channel_base=4096, channel_max=192, mapping_layers=2, mapping_features=1024)
     )
@@ -113,15 +104,8 @@ def main() -> None:
         print(f"{name}: {width} channels hold {basis.share:.3f} of {source}'s variance", flush=True)
     del found
     seen = 0
-    if args.resume:
-        state = torch.load(args.resume, weights_only=True)
-        G.load_state_dict(state["G"])
-        bases.load_state_dict(state["bases"])
-        seen = state["seen"]
     parameters = [*G.synthesis.parameters(), *bases.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=args.lr, betas=(0.9, 0.99))
-    if args.resume:
-        optimizer.load_state_dict(state["optimizer"])
     started, last, losses = time.time(), time.time(), {}
     while seen < args.kimg * 1000:
         share = max(seen / (args.kimg * 1000), (time.time() - started) / 60 / args.minutes)
@@ -147,10 +131,19 @@ def main() -> None:
             text = " ".join(f"{n} {np.mean(v):.3f}" for n, v in losses.items())
             print(f"{seen} {(time.time() - started):.0f}s {text}", flush=True)
             losses = {}
-            torch.save({"G": G.state_dict(), "bases": bases.state_dict(), "seen": seen, "scale": scale,
-                        "optimizer": optimizer.state_dict()}, args.out)
-    torch.save({"G": G.state_dict(), "bases": bases.state_dict(), "seen": seen, "scale": scale,
-                "optimizer": optimizer.state_dict()}, args.out)
+            save(G, args, seen)
+    save(G, args, seen)
+
+
+def save(G: Generator, args: argparse.Namespace, seen: int) -> None:
+    provenance = {
+        "verb": "pretrained/recipes/distill_features.py",
+        "options": {"kimg": args.kimg, "minutes": args.minutes, "batch": args.batch, "lr": args.lr},
+        "data": "features of MobileStyleGAN (random-face 2021.7.21.1) at random latents",
+        "latents_seen": seen,
+        "licence": "non-commercial research",
+    }
+    save_networks(args.out, {"G_ema": G}, provenance=provenance, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,6 @@ def _exaggerate(face: _Face, strength: float) -> _Face:
 
 def _draw(face: _Face, ink: float) -> np.ndarray:
     lab, s = face.lab, face.scale
-    light = lab[..., 0]
     person, skin_colour, skin = _regions(face)
     left, right = face.eyes
     eye = np.maximum(face.spot(left, 13, 9), face.spot(right, 13, 9))
@@ -154,20 +153,22 @@ def _draw(face: _Face, ink: float) -> np.ndarray:
     brows = ((left[0] - 1, left[1] - 16), (right[0] + 1, right[1] - 16))
     brow = np.maximum(*(face.spot(centre, 15, 6) for centre in brows))
     nose = face.spot((face.mouth[0], NOSE[1]), 14, 9)
-    detail = np.clip(1.3 * eye + 0.7 * brow + 1.1 * mouth + 0.6 * nose, 0, 1)
+    detail = np.clip(1.3 * eye + 0.7 * brow + 1.1 * mouth + 0.8 * nose, 0, 1)
 
     # Smooth: skin most, then everything along its flow, which turns hair into strands; eyes least.
-    mild = guided_filter(light, lab, 3 * s, 1.2e-3)
-    strong = guided_filter(blur(light, s), lab, 7 * s, 6e-3)
+    guide = _edges(lab)
+    mild = guided_filter(guide, lab, 3 * s, 1.2e-3)
+    strong = guided_filter(blur(guide, s), lab, 7 * s, 6e-3)
     smooth = _mix(mild, strong, skin * (1 - detail))
     flow = Flow(smooth[..., 0], s)
     smooth = flow.smooth(smooth, 4)
     smooth = smooth + (0.7 * (1 - skin))[..., None] * (smooth - blur(smooth, 1.6 * s))
     smooth = flow.smooth(smooth, 4)
     smooth = _mix(smooth, (mild + lab) / 2, np.clip(1.4 * eye, 0, 1))
+    smooth[..., 0] += 0.8 * nose * (mild[..., 0] - blur(mild[..., 0], 5 * s))  # or soft light would erase it
 
     # Background: calm, a little paler, its edges kept.
-    calm = flow.smooth(guided_filter(smooth[..., 0], smooth, 9 * s, 8e-3), 4)
+    calm = flow.smooth(guided_filter(_edges(smooth), smooth, 8 * s, 1.5e-3), 4)
     calm[..., 0] = 0.9 * calm[..., 0] + 0.075
 
     drawing = _shade(face, smooth, skin_colour, skin, detail, eye, mouth)
@@ -176,6 +177,11 @@ def _draw(face: _Face, ink: float) -> np.ndarray:
     line = ink * _lines(face, smooth[..., 0], mild[..., 0], flow, skin, person, detail)
     dark = drawing * (0.18, 0.45, 0.40) + (0.10, 0.004, 0.004)  # ink takes a tint of what it outlines
     return _mix(drawing, dark, 0.9 * line).astype(np.float32)
+
+
+def _edges(lab: np.ndarray) -> np.ndarray:
+    """A grey guide in which warm skin and a background of the same lightness differ, so no colour spills over."""
+    return lab[..., 0] + lab[..., 1] + lab[..., 2]
 
 
 def _mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -194,7 +200,7 @@ def _regions(face: _Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     prior = 1 / (1 + np.exp(5 * (np.minimum(head, body) - 1.05)))
     core = ((x - 0.5) / 0.20) ** 2 + ((y - 0.56) / 0.27) ** 2 < 1
     person = _resized(foreground(small, prior, core).astype(np.float32), n, Image.Resampling.BICUBIC)
-    person = smoothstep(guided_filter(lab[..., 0], person, 6 * s, 1e-4), 0.15, 0.75)
+    person = smoothstep(guided_filter(_edges(lab), person, 6 * s, 1e-4), 0.15, 0.75)
 
     colour = _skin_colour(lab)
     off = lab - colour
@@ -202,7 +208,7 @@ def _regions(face: _Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     too_dark = np.maximum(0, -off[..., 0] - 0.1) / 0.10
     too_light = np.maximum(0, off[..., 0] - 0.2) / 0.07
     skin = np.exp(-(hue + too_dark**2 + too_light**2) / 2) * person
-    skin = smoothstep(guided_filter(lab[..., 0], skin, 4 * s, 4e-4), 0.25, 0.75)
+    skin = smoothstep(guided_filter(_edges(lab), skin, 4 * s, 4e-4), 0.25, 0.75)
     return person, colour, skin
 
 
@@ -239,14 +245,17 @@ def _shade(
     shade, deep = smoothstep(-broad, 0.05, 0.075), smoothstep(-broad, 0.14, 0.17)
     tones = -0.085 * shade - 0.10 * deep + 0.035 * smoothstep(broad, 0.03, 0.13)
     lift = 0.045 + 0.045 * smoothstep(plain, 0.45, 0.62) * (1 - smoothstep(plain, 0.72, 0.88))
-    skin_light = plain + lift + 0.8 * tones + 0.2 * broad
+    skin_light = plain + lift + 0.75 * tones + 0.4 * broad
     flat = skin * (1 - np.clip(1.2 * detail, 0, 1))
     light = stepped + flat * (skin_light - stepped)
 
     # Skin goes halfway from its own colour to a warm one, lips and lids with it; flat skin is evened out.
     vivid = 1.25 - 0.25 * skin
-    warm_a, warm_b = 0.55 * ma + 0.024, 0.55 * mb + 0.037
-    near = np.clip(skin + mouth + 0.5 * eye, 0, 1)
+    warm_a, warm_b = 0.6 * ma + 0.023, 0.6 * mb + 0.028
+    pale = 1 - smoothstep(np.hypot(green_red, blue_yellow), 0.04, 0.08)
+    teeth = pale * smoothstep(smooth[..., 0], plain - 0.06, plain + 0.08) * np.clip(1.3 * mouth, 0, 1)
+    light = light + 0.05 * teeth
+    near = np.clip(skin + mouth + 0.5 * eye, 0, 1) * (1 - teeth)
     a = green_red * vivid + near * (warm_a - ma)
     b = blue_yellow * vivid + near * (warm_b - mb)
     even = skin * (1 - np.clip(1.2 * eye + mouth, 0, 1))

@@ -115,8 +115,8 @@ class Flow:
             stops.append((y + 0.5).astype(np.int32) * width + (x + 0.5).astype(np.int32))
             here = tangent[stops[-1]]
             # A tangent has no sign of its own: keep walking forwards.
-            forwards = np.sign((here * direction).sum(1, keepdims=True) + np.float32(1e-9))
-            direction = here * forwards
+            along = here[:, 0] * direction[:, 0] + here[:, 1] * direction[:, 1]
+            direction = here * np.where(along < 0, np.float32(-1), np.float32(1))[:, None]
         return stops
 
     def smooth(self, x: np.ndarray, sigma: float) -> np.ndarray:
