@@ -159,9 +159,7 @@ class DeviceType(click.ParamType):
     """``auto`` -> the best there is; otherwise a torch device that is there."""
 
     name = "device"
-
-    def get_metavar(self, *_: Any) -> str:
-        return "auto|cpu|cuda|cuda:N|mps"
+    choices = "auto|cpu|cuda|cuda:N|mps"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> torch.device:
         import torch
@@ -172,7 +170,7 @@ class DeviceType(click.ParamType):
             return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
         kind, _, index = value.partition(":")
         if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
-            self.fail(f"{value!r} is not one of {self.get_metavar()}.", param, ctx)
+            self.fail(f"{value!r} is not one of {self.choices}.", param, ctx)
         count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(_has_mps())}[kind]
         if count == 0:
             self.fail(f"torch sees no {kind} device here: use auto or cpu.", param, ctx)
@@ -191,18 +189,15 @@ class DtypeType(click.ParamType):
     """``auto`` -> None (as the network is configured); otherwise the torch dtype."""
 
     name = "dtype"
-    choices = ("auto", "float32", "bfloat16", "float16")
-
-    def get_metavar(self, *_: Any) -> str:
-        return "|".join(self.choices)
+    choices = "auto|float32|bfloat16|float16"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> torch.dtype | None:
         import torch
 
         if isinstance(value, torch.dtype):
             return value
-        if value not in self.choices:
-            self.fail(f"{value!r} is not one of {self.get_metavar()}.", param, ctx)
+        if value not in self.choices.split("|"):
+            self.fail(f"{value!r} is not one of {self.choices}.", param, ctx)
         return None if value == "auto" else getattr(torch, value)
 
 
@@ -249,12 +244,13 @@ def out(default: str, help: str = "Folder for what is made.", **changes: Any) ->
 
 
 def device(**changes: Any) -> Callable:
-    return _option("--device", type=DEVICE, default="auto", help="Where to compute.", changes=changes)
+    text = "Where to compute."
+    return _option("--device", type=DEVICE, metavar=DEVICE.choices, default="auto", help=text, changes=changes)
 
 
 def dtype(**changes: Any) -> Callable:
     text = "Precision of the four highest blocks; auto is what the network is configured for."
-    return _option("--dtype", type=DTYPE, default="auto", help=text, changes=changes)
+    return _option("--dtype", type=DTYPE, metavar=DTYPE.choices, default="auto", help=text, changes=changes)
 
 
 def seed(default: int = 0, **changes: Any) -> Callable:

@@ -1,0 +1,125 @@
+"""Make pictures from seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import cli
+from ._callable import callable_module
+from .data.images import image_grid, save_image, to_pil
+from .errors import ToonError
+from .files import output_folder, refuse_overwrite
+from .nn import Generator
+from .nn.generator import NOISE_MODES
+from .weights import load_network
+
+GRID = 64  # pictures on grid.png at most
+
+
+def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
+    """The z of each seed as the published tools draw it: ``RandomState(seed).randn(1, z_dim)``.
+
+    Returns:
+        ``[len(seeds), z_dim]`` float32 on the CPU.
+    """
+    rows = [np.random.RandomState(seed).randn(1, z_dim) for seed in seeds]
+    return torch.from_numpy(np.concatenate([np.zeros((0, z_dim)), *rows])).float()
+
+
+@torch.no_grad()
+def generate(
+    G: Generator,
+    seeds: Sequence[int],
+    *,
+    psi: float = 0.7,
+    label: int | None = None,
+    noise_mode: str = "const",
+    batch: int = 8,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Pictures of seeds, on the network's device.
+
+    Args:
+        G: in eval mode.
+        seeds: one picture each, 0 to 2**32 - 1.
+        psi: truncation, see `MappingNetwork`.
+        label: class, for conditional networks.
+        noise_mode: "const", "random" (from torch's global generator) or "none".
+        batch: how many to compute at once.
+        dtype: see `SynthesisNetwork`.
+
+    Returns:
+        ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
+
+    Raises:
+        ToonError: a label the network does not have, or none where it needs one.
+    """
+    device = next(G.parameters()).device
+    c = _one_hot(G.config.c_dim, label, device)
+    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
+    pictures = [torch.empty(0, *size)]
+    for z in latents(seeds, G.config.z_dim).split(batch):
+        rows = c.expand(len(z), -1) if c is not None else None
+        pictures.append(G(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu())
+    return torch.cat(pictures)
+
+
+def _one_hot(classes: int, label: int | None, device: torch.device) -> Tensor | None:
+    if classes == 0:
+        if label is not None:
+            raise ToonError("This network knows no classes: leave out --class.")
+        return None
+    if label is None or not 0 <= label < classes:
+        raise ToonError(f"This network makes one of {classes} classes: choose --class 0 to {classes - 1}.")
+    return torch.eye(classes, device=device)[label : label + 1]
+
+
+@cli.verb("python -m stylegan_toon.generate --network faces --seeds 0-15,33 --psi 0.7")
+@cli.network()
+@cli.seeds("0-15")
+@cli.psi()
+@click.option("--class", "label", type=int, help="Class, for conditional networks.")
+@click.option("--noise-mode", type=click.Choice(NOISE_MODES), default="const", help="Noise inputs.")
+@click.option("--batch", type=click.IntRange(1, 1024), default=8, help="Pictures computed at once.")
+@cli.out("out/generate")
+@cli.seed(help="Seed of --noise-mode random.")
+@cli.device()
+@cli.dtype()
+@cli.quiet()
+@cli.overwrite()
+def main(
+    network: str, seeds: list[int], psi: float, label: int | None, noise_mode: str, batch: int, out: Path, seed: int,
+    device: torch.device, dtype: torch.dtype | None, quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Make pictures from seeds: seedNNNN.png for each, and grid.png with the first 64."""
+    seeds = list(dict.fromkeys(seeds))
+    files = {number: out / f"seed{number:04d}.png" for number in seeds}
+    refuse_overwrite([*files.values(), out / "grid.png"], overwrite)
+    G = load_network(network, device=device)
+    output_folder(out)
+    torch.manual_seed(seed)
+    shown = []
+    with cli.progress(total=len(seeds), quiet=quiet, unit="img") as bar:
+        for start in range(0, len(seeds), batch):
+            part = seeds[start : start + batch]
+            pictures = generate(G, part, psi=psi, label=label, noise_mode=noise_mode, batch=batch, dtype=dtype)
+            for number, picture in zip(part, map(to_pil, pictures)):
+                save_image(picture, files[number])
+                shown += [picture] if len(shown) < GRID else []
+            bar.update(len(part))
+    grid = image_grid(shown, math.ceil(math.sqrt(len(shown))), captions=[f"seed {number}" for number in seeds[:GRID]])
+    save_image(grid, out / "grid.png")
+    click.echo(out)
+
+
+if __name__ == "__main__":
+    main()
+
+callable_module(__name__, generate)
