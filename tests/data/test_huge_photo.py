@@ -13,8 +13,8 @@ from stylegan_toon.data.images import read_image
 
 LIMIT_MB = 2000
 
-SCRIPT = """
-import resource, sys
+SCRIPT = r"""
+import re, sys
 from stylegan_toon.data.align import align, detect_faces, paste_back
 from stylegan_toon.data.comic import draw_comic
 from stylegan_toon.data.images import read_image, save_image
@@ -26,7 +26,8 @@ photo = read_image(source)
 aligned = align(photo, face, 256)
 result = paste_back(photo, aligned, draw_comic(aligned.image), in_place=True)
 save_image(result, out)
-print(*result.size, *face.landmarks.mean(0).round(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+peak = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())  # ru_maxrss would count the parent's
+print(*result.size, *face.landmarks.mean(0).round(), int(peak[1]) // 1024)
 """
 
 
