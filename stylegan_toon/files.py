@@ -78,3 +78,12 @@ def _umask() -> int:
     value = os.umask(0)
     os.umask(value)
     return value
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append one line to a text file; raises ToonError for what the operating system refuses."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise explain_os_error(error, Path(path)) from error

@@ -244,6 +244,13 @@ class SynthesisNetwork(nn.Module):
         Returns:
             ``[N, img_channels, R, R]`` float32, about [-1, 1].
         """
+        return self.pyramid(ws, noise_mode, dtype)[-1].contiguous()
+
+    def pyramid(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None) -> list[Tensor]:
+        """The picture after each block that paints one, smallest first; the last is ``forward``'s.
+
+        Arguments as for ``forward``. Architecture "skip" gives ``len(block_resolutions)`` pictures, others one.
+        """
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, not {noise_mode!r}")
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
@@ -251,11 +258,13 @@ class SynthesisNetwork(nn.Module):
         rows = ws.float().unbind(dim=1)
         it = iter(rows)
         x = img = None
-        used = 0
+        used, images = 0, []
         for block in self.blocks():
             used += block.num_conv
             x, img = block(x, img, it, rows[used], noise_mode, dtype)
-        return img.contiguous()
+            if img is not None:
+                images.append(img)
+        return images
 
 
 class Generator(nn.Module):

@@ -1,6 +1,11 @@
-"""Floor 1: the ops everything else is built from."""
+"""Floor 1: the ops everything else is built from.
+
+Each op has a compiled implementation (``csrc``) and a pure-PyTorch reference beside it; ``status()`` tells
+which one is live on this machine, and why.
+"""
 
 from .bias_act import bias_act
+from .library import Status, reference, status
 from .upfirdn2d import setup_filter, upfirdn2d
 
-__all__ = ["bias_act", "setup_filter", "upfirdn2d"]
+__all__ = ["Status", "bias_act", "reference", "setup_filter", "status", "upfirdn2d"]

@@ -1,8 +1,18 @@
-"""Bias, activation, gain and clamp in one op (StyleGAN2, Karras et al. 2020, section 5)."""
+"""Bias, activation, gain and clamp in one pass over memory (StyleGAN2-ADA's fused layer epilogue).
+
+    y = clamp(gain * act(x + b))
+
+Its slope dy/dx is a function of y alone (of x + b for swish, which is not monotonic). So the backward pass
+keeps y, which the next layer keeps anyway, and is itself an op, ``bias_act_grad``; the derivative of that one
+by its reference tensor, ``bias_act_grad2``, is all that R1 and path length regularisation need beyond it.
+
+Half types are computed in float32 and rounded once.
+"""
 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,26 +20,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import library
+
+
+def _bent(t: Tensor) -> Tensor:
+    return torch.where(t > 0, 0.0, torch.ones_like(t))
+
 
 @dataclass(frozen=True)
 class Activation:
+    """An activation and its derivatives, each taking (tensor, alpha).
+
+    ``slope`` = act' and ``bend`` = slope' take the output t = act(u), or the input u if ``from_input``;
+    ``bend`` is None for piecewise linear activations.
+    """
+
     func: Callable[[Tensor, float], Tensor]
-    default_alpha: float
-    default_gain: float
+    slope: Callable[[Tensor, float], Tensor]
+    bend: Callable[[Tensor, float], Tensor] | None
+    default_alpha: float = 0.0
+    default_gain: float = 1.0
+    from_input: bool = False
+
+
+def _swish_slope(u: Tensor, alpha: float) -> Tensor:
+    s = torch.sigmoid(u)
+    return s * (1 + u * (1 - s))
+
+
+def _swish_bend(u: Tensor, alpha: float) -> Tensor:
+    s = torch.sigmoid(u)
+    return s * (1 - s) * (2 + u * (1 - 2 * s))
 
 
 _SQRT2 = math.sqrt(2.0)
+_SELU_SCALE = 1.0507009873554804934193349852946  # Klambauer et al. 2017
+_SELU_SCALE_ALPHA = _SELU_SCALE * 1.6732632423543772848170429916717
+
+# In the order of enum ToonActivation in csrc/api.h.
 ACTIVATIONS: dict[str, Activation] = {
-    "linear": Activation(lambda x, a: x, 0.0, 1.0),
-    "relu": Activation(lambda x, a: F.relu(x), 0.0, _SQRT2),
-    "lrelu": Activation(lambda x, a: F.leaky_relu(x, a), 0.2, _SQRT2),
-    "tanh": Activation(lambda x, a: torch.tanh(x), 0.0, 1.0),
-    "sigmoid": Activation(lambda x, a: torch.sigmoid(x), 0.0, 1.0),
-    "elu": Activation(lambda x, a: F.elu(x), 0.0, 1.0),
-    "selu": Activation(lambda x, a: F.selu(x), 0.0, 1.0),
-    "softplus": Activation(lambda x, a: F.softplus(x), 0.0, 1.0),
-    "swish": Activation(lambda x, a: torch.sigmoid(x) * x, 0.0, _SQRT2),
+    "linear": Activation(lambda u, a: u, lambda t, a: torch.ones_like(t), None),
+    "relu": Activation(lambda u, a: F.relu(u), lambda t, a: (t > 0).to(t.dtype), None, 0.0, _SQRT2),
+    "lrelu": Activation(
+        lambda u, a: F.leaky_relu(u, a), lambda t, a: torch.where(t > 0, torch.ones_like(t), a), None, 0.2, _SQRT2
+    ),
+    "tanh": Activation(lambda u, a: torch.tanh(u), lambda t, a: 1 - t * t, lambda t, a: -2 * t),
+    "sigmoid": Activation(lambda u, a: torch.sigmoid(u), lambda t, a: t * (1 - t), lambda t, a: 1 - 2 * t),
+    "elu": Activation(
+        lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), lambda t, a: _bent(t)
+    ),
+    "selu": Activation(
+        lambda u, a: F.selu(u),
+        lambda t, a: torch.where(t > 0, _SELU_SCALE, t + _SELU_SCALE_ALPHA),
+        lambda t, a: _bent(t),
+    ),
+    "softplus": Activation(
+        lambda u, a: F.relu(u) + torch.log1p(torch.exp(-u.abs())),
+        lambda t, a: -torch.expm1(-t),
+        lambda t, a: torch.exp(-t),
+    ),
+    "swish": Activation(
+        lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_bend, 0.0, _SQRT2, from_input=True
+    ),
 }
+_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 
 
 def bias_act(
@@ -42,15 +96,226 @@ def bias_act(
     gain: float | None = None,
     clamp: float | None = None,
 ) -> Tensor:
-    """clamp(gain * act(x + b)), same shape and dtype as ``x``."""
-    spec = ACTIVATIONS[act]
-    alpha = spec.default_alpha if alpha is None else alpha
-    gain = spec.default_gain if gain is None else gain
+    """Add a bias, apply an activation, scale and clamp: ``clamp(gain * act(x + b))``.
+
+    Args:
+        x: Any shape, floating point; contiguous and channels_last memory are kept as they are.
+        b: Bias [x.shape[dim]], or None. Added in float32 (float64 for float64 ``x``), whatever its dtype.
+        dim: The dimension of ``x`` the bias belongs to.
+        act: linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus or swish.
+        alpha: Slope below zero of lrelu, >= 0 (default 0.2); the other activations have no parameter.
+        gain: Factor on the activation; by default sqrt(2) for relu, lrelu and swish, else 1.
+        clamp: Limit the result to [-clamp, clamp]; None or a negative number: no limit.
+
+    Returns:
+        Tensor of the shape, dtype and memory layout of ``x``; ``x`` itself if there is nothing to do. Twice
+        differentiable by ``x`` and ``b``. Where the clamp limits, the gradient is zero.
+
+    Raises:
+        ValueError: unknown activation, negative alpha, or a bias that does not fit ``x``.
+
+    Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (its layers).
+    """
+    spec = ACTIVATIONS.get(act)
+    if spec is None:
+        raise ValueError(f"unknown activation {act!r}: choose from {', '.join(ACTIVATIONS)}")
+    alpha = spec.default_alpha if alpha is None else float(alpha)
+    gain = spec.default_gain if gain is None else float(gain)
+    clamp = -1.0 if clamp is None else float(clamp)
+    if alpha < 0:
+        raise ValueError(f"alpha is {alpha}, but must not be negative (the output would not tell the slope)")
+    if not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype}, but must be floating point")
     if b is not None:
-        x = x + b.to(x.dtype).reshape([-1 if i == dim else 1 for i in range(x.ndim)])
-    x = spec.func(x, alpha)
+        if b.ndim != 1 or not -x.ndim <= dim < x.ndim or b.shape[0] != x.shape[dim]:
+            raise ValueError(f"bias of shape {tuple(b.shape)} does not fit dimension {dim} of x {tuple(x.shape)}")
+        b = b.to(library.compute_dtype(x.dtype))
+        dim %= x.ndim
+    elif act == "linear" and gain == 1 and clamp < 0:
+        return x
+    if library.reference_wanted():
+        return _reference(x, b, dim, act, alpha, gain, clamp)
+    return _BIAS_ACT(x, b, dim, act, alpha, gain, clamp)
+
+
+# ---------------------------------------------------------------- reference
+
+
+def _biased(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
+    x = x.to(library.compute_dtype(x.dtype))
+    return x if b is None else x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
+
+
+def _reference(
+    x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float
+) -> Tensor:
+    y = ACTIVATIONS[act].func(_biased(x, b, dim), alpha)
     if gain != 1:
-        x = x * gain
-    if clamp is not None and clamp >= 0:
-        x = x.clamp(-clamp, clamp)
-    return x
+        y = y * gain
+    if clamp >= 0:
+        y = y.clamp(-clamp, clamp)
+    return y.to(x.dtype)
+
+
+def _reference_grad(
+    order: int, ddx: Tensor | None, dy: Tensor, ref: Tensor, b: Tensor | None,
+    dim: int, act: str, alpha: float, gain: float, clamp: float,
+) -> Tensor:  # fmt: skip
+    spec = ACTIVATIONS[act]
+    flow = dy.to(library.compute_dtype(dy.dtype))
+    if ddx is not None:
+        flow = flow * ddx.to(flow.dtype)
+    if spec.from_input:
+        r = _biased(ref, b, dim)
+        y = gain * spec.func(r, alpha)
+    else:
+        y = ref.to(flow.dtype)
+        r = y / gain if gain != 0 else torch.zeros_like(y)
+    if order == 1:
+        flow = flow * spec.slope(r, alpha) * gain
+    elif spec.bend is None:
+        flow = torch.zeros_like(flow)
+    else:
+        flow = flow * spec.bend(r, alpha) * (gain if spec.from_input else 1.0)
+    if clamp >= 0:
+        limit = torch.tensor(clamp, dtype=ref.dtype).item()  # as y was rounded
+        flow = torch.where(y.abs() >= limit, 0.0, flow)
+    return flow.to(dy.dtype)
+
+
+# ---------------------------------------------------------------- compiled
+
+_PARAMS = struct.Struct("5P6q3d")  # ToonBiasAct of csrc/api.h
+
+
+def _compiled(
+    order: int, ddx: Tensor | None, dy: Tensor | None, ref: Tensor, b: Tensor | None,
+    dim: int, act: str, alpha: float, gain: float, clamp: float,
+) -> Tensor:  # fmt: skip
+    out = torch.empty_like(ref)
+    numel = ref.numel()
+    if numel == 0:
+        return out
+    size, step = 1, numel
+    if b is not None:
+        library.check_operand("b", b, ref.device, library.compute_dtype(ref.dtype))
+        b = b.contiguous()
+        if b.numel() > 1:
+            size, step = b.numel(), ref.stride(dim)
+    params = _PARAMS.pack(
+        out.data_ptr(), ref.data_ptr(), 0 if b is None else b.data_ptr(),
+        0 if dy is None else dy.data_ptr(), 0 if ddx is None else ddx.data_ptr(),
+        numel, size, step, library.DTYPES[ref.dtype], _CODES[act], order, alpha, gain, clamp,
+    )  # fmt: skip
+    library.launch("bias_act", out, params)
+    return out
+
+
+def _forward(x: Tensor, b: Tensor | None, *options) -> Tensor:
+    x = library.dense(x)
+    if library.usable(x):
+        return _compiled(0, None, None, x, b, *options)
+    y = _reference(x, b, *options)
+    return y.clone() if y is x else y  # an op may not return its input
+
+
+def _grad(dy: Tensor, ref: Tensor, b: Tensor | None, *options) -> Tensor:
+    return _slope_op(1, None, dy, ref, b, *options)
+
+
+def _grad2(ddx: Tensor, dy: Tensor, ref: Tensor, b: Tensor | None, *options) -> Tensor:
+    return _slope_op(2, ddx, dy, ref, b, *options)
+
+
+def _slope_op(order: int, ddx: Tensor | None, dy: Tensor, ref: Tensor, b: Tensor | None, *options) -> Tensor:
+    ref = library.dense(ref)
+    flows = [None if g is None else library.same_layout(g, ref) for g in (ddx, dy)]
+    for name, g in zip(("ddx", "dy"), flows):
+        if g is not None:
+            library.check_operand(name, g, ref.device, ref.dtype)
+    return (_compiled if library.usable(ref) else _reference_grad)(order, *flows, ref, b, *options)
+
+
+# ---------------------------------------------------------------- autograd
+
+
+def _sum_to_bias(dx: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    others = [i for i in range(dx.ndim) if i != dim]
+    return dx.sum(others, dtype=dtype) if others else dx.to(dtype)
+
+
+class _BiasAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, b, *options):
+        y = library.below_autograd(_BIAS_ACT, x, b, *options)
+        _, act, _, _, clamp = options
+        ctx.options, ctx.bias_dtype = options, None if b is None else b.dtype
+        if ACTIVATIONS[act].from_input:
+            ctx.save_for_backward(x, b)
+        elif act == "linear" and clamp < 0:
+            ctx.save_for_backward(None, None)  # the slope is the gain
+        else:
+            ctx.save_for_backward(y, None)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        ref, b = ctx.saved_tensors
+        dim, _, _, gain, _ = ctx.options
+        if ref is not None:
+            dx = _BIAS_ACT_GRAD(dy, ref, b, *ctx.options)
+        else:
+            dx = dy if gain == 1 else dy * gain
+        db = _sum_to_bias(dx, dim, ctx.bias_dtype) if ctx.needs_input_grad[1] else None
+        return dx, db, None, None, None, None, None
+
+
+class _BiasActGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dy, ref, b, *options):
+        dx = library.below_autograd(_BIAS_ACT_GRAD, dy, ref, b, *options)
+        ctx.options, ctx.curved = options, ACTIVATIONS[options[1]].bend is not None
+        ctx.save_for_backward(dy if ctx.curved else None, ref, b)
+        return dx
+
+    @staticmethod
+    def backward(ctx, ddx):
+        dy, ref, b = ctx.saved_tensors
+        d_dy = _BIAS_ACT_GRAD(ddx, ref, b, *ctx.options) if ctx.needs_input_grad[0] else None
+        d_ref = d_b = None
+        if ctx.curved and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            d_ref = _BIAS_ACT_GRAD2(ddx, dy, ref, b, *ctx.options)
+            if ctx.needs_input_grad[2]:
+                d_b = _sum_to_bias(d_ref, ctx.options[0], b.dtype)
+        return d_dy, d_ref, d_b, None, None, None, None, None
+
+
+class _BiasActGrad2(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *args):
+        return library.below_autograd(_BIAS_ACT_GRAD2, *args)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError("bias_act can be differentiated twice, not three times")
+
+
+_OPTIONS = "Tensor? b, int dim, str act, float alpha, float gain, float clamp"
+_BIAS_ACT = library.define(
+    f"bias_act(Tensor x, {_OPTIONS}) -> Tensor",
+    _forward,
+    lambda x, *_: torch.empty_like(library.dense(x)),
+    _BiasAct,
+)
+_BIAS_ACT_GRAD = library.define(
+    f"bias_act_grad(Tensor dy, Tensor ref, {_OPTIONS}) -> Tensor",
+    _grad,
+    lambda dy, ref, *_: torch.empty_like(library.dense(ref)),
+    _BiasActGrad,
+)
+_BIAS_ACT_GRAD2 = library.define(
+    f"bias_act_grad2(Tensor ddx, Tensor dy, Tensor ref, {_OPTIONS}) -> Tensor",
+    _grad2,
+    lambda ddx, dy, ref, *_: torch.empty_like(library.dense(ref)),
+    _BiasActGrad2,
+)

@@ -1,42 +1,242 @@
-"""Upsample, FIR filter and downsample in one op (StyleGAN2-ADA)."""
+"""Upsample, FIR filter and downsample a batch of images in one pass (StyleGAN2-ADA).
+
+Per axis: insert up - 1 zeros after every sample, pad with zeros (crop where padding is negative), convolve with
+the filter, keep every down-th sample. The adjoint of that is the same op with up and down exchanged, the filter
+turned round and other padding; so the op is its own backward pass, to any order.
+
+Half types are computed in float32 and rounded once (twice for one-dimensional filters on CUDA).
+"""
 
 from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import library
 
-def setup_filter(taps, *, normalize: bool = True, gain: float = 1.0, device=None) -> Tensor:
-    """[1, 3, 3, 1] -> float32 filter, 2-D [4, 4] when short (placeholder)."""
-    f = torch.as_tensor(taps, dtype=torch.float32, device=device)
-    if f.ndim == 0:
-        f = f[None]
-    if f.ndim == 1 and f.numel() < 8:
+MAX_TAPS = 32  # per axis; TOON_MAX_TAPS of csrc/api.h
+
+
+def setup_filter(
+    taps: Tensor | Sequence | float | None,
+    *,
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+    separable: bool | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Make the filter tensor that ``upfirdn2d`` takes.
+
+    Args:
+        taps: [taps] (the same along both axes), [height, width], a number, or None for the identity.
+        normalize: Scale so that the taps add up to 1: flat areas keep their value.
+        flip_filter: Turn the filter round.
+        gain: Factor on the signal, by the whole filter.
+        separable: Keep 1-D taps 1-D, to be applied axis by axis. By default from 8 taps on; shorter ones
+            become their outer product.
+
+    Returns:
+        float32 tensor, [taps] or [height, width].
+
+    Raises:
+        ValueError: more than 2 dimensions, no taps, or separable with 2-D taps.
+    """
+    f = torch.as_tensor(1.0 if taps is None else taps, dtype=torch.float32, device=device)
+    if f.ndim > 2 or f.numel() == 0:
+        raise ValueError(f"a filter has shape [taps] or [height, width], not {list(f.shape)}")
+    f = f.reshape(1) if f.ndim == 0 else f
+    if separable is None:
+        separable = f.ndim == 1 and f.numel() >= 8
+    if separable and f.ndim == 2:
+        raise ValueError("a 2-D filter cannot be made separable: give its 1-D taps")
+    if f.ndim == 1 and not separable:
         f = f.outer(f)
     if normalize:
         f = f / f.sum()
-    return f * gain ** (f.ndim / 2)
+    if flip_filter:
+        f = f.flip(list(range(f.ndim)))
+    return f * gain ** (f.ndim / 2)  # 1-D taps are applied twice
 
 
-def upfirdn2d(x: Tensor, f: Tensor, *, up=1, down=1, padding=0, flip_filter=False, gain=1) -> Tensor:
-    upx, upy = (up, up) if isinstance(up, int) else up
-    dx, dy = (down, down) if isinstance(down, int) else down
-    p = [padding] * 4 if isinstance(padding, int) else (list(padding) if len(padding) == 4 else
-        [padding[0], padding[0], padding[1], padding[1]])
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor | None,
+    *,
+    up: int | Sequence[int] = 1,
+    down: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Upsample, pad or crop, filter and downsample the images of a batch.
+
+    Args:
+        x: [N, C, H, W], floating point; contiguous and channels_last memory are kept as they are.
+        f: [taps] (both axes), [height, width] or None (identity), up to 32 taps an axis; a constant, used in
+            float32 (float64 for float64 ``x``). See ``setup_filter``.
+        up, down: Integer factors, >= 1: one, or [x, y].
+        padding: In samples of the upsampled image: one number, [x, y] or [x0, x1, y0, y1]. Negative crops.
+        flip_filter: False: convolution. True: correlation.
+        gain: Factor on the result.
+
+    Returns:
+        [N, C, (H * up_y + y0 + y1 - height) // down_y + 1, likewise W], dtype and layout of ``x``.
+        Differentiable by ``x``, any number of times.
+
+    Raises:
+        ValueError: arguments of the wrong kind or shape, or an image smaller than the filter.
+
+    Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (its resampling).
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype} {list(x.shape)}, but must be floating point [N, C, H, W]")
+    dtype = library.compute_dtype(x.dtype)
+    if f is None:
+        f = torch.ones([1, 1], dtype=dtype, device=x.device)
+    if f.ndim not in (1, 2) or not 1 <= f.shape[0] <= MAX_TAPS or not 1 <= f.shape[-1] <= MAX_TAPS:
+        raise ValueError(f"f is {list(f.shape)}, but must be [taps] or [height, width] with 1 to {MAX_TAPS} taps")
+    if f.requires_grad:
+        raise ValueError("f requires a gradient, but the filter is a constant: detach it")
+    f = f.to(dtype)
+    options = (_factors(up, "up"), _factors(down, "down"), _padding(padding), flip_filter, float(gain))
+    if library.reference_wanted():
+        return _reference(x, f, *options)
+    return _UPFIRDN2D(x, f, *options)
+
+
+def _factors(value: int | Sequence[int], name: str) -> list[int]:
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or pair[0] < 1 or pair[1] < 1:
+        raise ValueError(f"{name} is {value!r}, but must be a positive number or [x, y]")
+    return pair
+
+
+def _padding(value: int | Sequence[int]) -> list[int]:
+    if isinstance(value, (list, tuple)):
+        if len(value) == 4:
+            return list(value)
+        if len(value) == 2:
+            return [value[0], value[0], value[1], value[1]]
+        raise ValueError(f"padding is {value!r}, but must be a number, [x, y] or [x0, x1, y0, y1]")
+    return [value] * 4
+
+
+def _output_size(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> tuple[int, int]:
+    """(height, width) of the output. Raises ValueError if the filter does not fit into the padded image."""
+    height = x.shape[2] * up[1] + padding[2] + padding[3]
+    width = x.shape[3] * up[0] + padding[0] + padding[1]
+    if height < f.shape[0] or width < f.shape[-1]:
+        raise ValueError(
+            f"the upsampled and padded image ({height} x {width}) is smaller than the filter"
+            f" ({f.shape[0]} x {f.shape[-1]})"
+        )
+    return (height - f.shape[0]) // down[1] + 1, (width - f.shape[-1]) // down[0] + 1
+
+
+def _empty_output(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], *_) -> Tensor:
+    layout = torch.channels_last if library.is_channels_last(x) else torch.contiguous_format
+    size = (x.shape[0], x.shape[1], *_output_size(x, f, up, down, padding))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+# ---------------------------------------------------------------- reference
+
+
+def _reference(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    _output_size(x, f, up, down, padding)
     n, c, h, w = x.shape
-    if upx > 1 or upy > 1:
-        z = x.new_zeros(n, c, h * upy, w * upx, ).contiguous(memory_format=torch.channels_last)
-        z[:, :, ::upy, ::upx] = x
-        x = z
-    x = F.pad(x, [max(v, 0) for v in p])
-    x = x[:, :, max(-p[2], 0): x.shape[2] - max(-p[3], 0), max(-p[0], 0): x.shape[3] - max(-p[1], 0)]
-    f = (f * gain ** (f.ndim / 2)).to(x.dtype)
-    if not flip_filter:
+    y = x.to(f.dtype)
+    if up != [1, 1]:
+        y = F.pad(y.reshape(n, c, h, 1, w, 1), [0, up[0] - 1, 0, 0, 0, up[1] - 1])
+        y = y.reshape(n, c, h * up[1], w * up[0])
+    y = F.pad(y, [max(p, 0) for p in padding])
+    x0, x1, y0, y1 = (max(-p, 0) for p in padding)
+    y = y[:, :, y0 : y.shape[2] - y1, x0 : y.shape[3] - x1]
+
+    if not flip_filter:  # conv2d correlates
         f = f.flip(list(range(f.ndim)))
     if f.ndim == 2:
-        x = F.conv2d(x, f[None, None].expand(c, 1, -1, -1), groups=c)
+        y = F.conv2d(y, (f * gain).expand(c, 1, -1, -1), stride=(down[1], down[0]), groups=c)
     else:
-        x = F.conv2d(x, f[None, None, None].expand(c, 1, 1, -1), groups=c)
-        x = F.conv2d(x, f[None, None, :, None].expand(c, 1, -1, 1), groups=c)
-    return x[:, :, ::dy, ::dx]
+        y = F.conv2d(y, (f * gain).expand(c, 1, 1, -1), stride=(1, down[0]), groups=c)
+        y = F.conv2d(y, f[:, None].expand(c, 1, -1, 1), stride=(down[1], 1), groups=c)
+    layout = torch.channels_last if library.is_channels_last(x) else torch.contiguous_format
+    return y.to(x.dtype).contiguous(memory_format=layout)
+
+
+# ---------------------------------------------------------------- compiled
+
+_PARAMS = struct.Struct("3P18qd")  # ToonUpfirdn2d of csrc/api.h
+
+
+def _compiled(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    out = _empty_output(x, f, up, down, padding)
+    if out.numel() == 0:
+        return out
+    library.check_operand("f", f, x.device, library.compute_dtype(x.dtype))
+    f = f.contiguous()
+    n, c, h, w = x.shape
+    params = _PARAMS.pack(
+        out.data_ptr(), x.data_ptr(), f.data_ptr(),
+        n, c, h, w, out.shape[2], out.shape[3], f.shape[0], f.shape[-1],
+        up[0], up[1], down[0], down[1], padding[0], padding[2],
+        flip_filter, f.ndim == 1, library.is_channels_last(x), library.DTYPES[x.dtype], gain,
+    )  # fmt: skip
+    library.launch("upfirdn2d", out, params)
+    return out
+
+
+def _forward(
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
+) -> Tensor:
+    x = library.dense(x)
+    if not library.usable(x) or x.shape[2] == 0 or x.shape[3] == 0:
+        return _reference(x, f, up, down, padding, flip_filter, gain)
+    if f.ndim == 1 and x.is_cuda:  # one axis at a time
+        x = _compiled(x, f[None, :], [up[0], 1], [down[0], 1], [*padding[:2], 0, 0], flip_filter, 1.0)
+        return _compiled(x, f[:, None], [1, up[1]], [1, down[1]], [0, 0, *padding[2:]], flip_filter, gain)
+    return _compiled(x, f, up, down, padding, flip_filter, gain)
+
+
+# ---------------------------------------------------------------- autograd
+
+
+class _Upfirdn2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, f, *options):
+        y = library.below_autograd(_UPFIRDN2D, x, f, *options)
+        ctx.save_for_backward(f)
+        ctx.options, ctx.sizes = options, (x.shape[2:], y.shape[2:])
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (f,) = ctx.saved_tensors
+        up, down, padding, flip_filter, gain = ctx.options
+        (h, w), (out_h, out_w) = ctx.sizes
+        x0, y0 = padding[0], padding[2]
+        adjoint = [
+            f.shape[-1] - x0 - 1,
+            w * up[0] - out_w * down[0] + x0 - up[0] + 1,
+            f.shape[0] - y0 - 1,
+            h * up[1] - out_h * down[1] + y0 - up[1] + 1,
+        ]
+        dx = _UPFIRDN2D(dy, f, down, up, adjoint, not flip_filter, gain)
+        return dx, None, None, None, None, None, None
+
+
+_UPFIRDN2D = library.define(
+    "upfirdn2d(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
+    _forward,
+    _empty_output,
+    _Upfirdn2d,
+)

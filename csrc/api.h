@@ -1,0 +1,94 @@
+// The whole C interface of the kernels. No header of torch or Python is needed on either side:
+// stylegan_toon/ops/library.py fills the structs and calls the launchers through ctypes.
+//
+// Conventions
+// - A launcher returns NULL on success, otherwise a message with static lifetime.
+// - Every field is 8 bytes wide, so a struct has the same layout for every compiler.
+// - Tensors are dense. "Compute type" means double for TOON_FLOAT64 and float for all the other dtypes:
+//   sums are formed in it, and the small operands (bias, filter) are handed over in it.
+// - CPU launchers take the number of threads, so that torch.set_num_threads governs them too.
+//   CUDA launchers take a device and a stream, launch on it and do not wait.
+#pragma once
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define TOON_API __declspec(dllexport)
+#else
+#define TOON_API __attribute__((visibility("default")))
+#endif
+
+// Raised whenever a struct or the meaning of a field changes; library.py refuses any other number.
+#define TOON_ABI_VERSION 1
+
+enum ToonDtype { TOON_FLOAT32, TOON_FLOAT64, TOON_FLOAT16, TOON_BFLOAT16 };
+
+enum ToonActivation {
+  TOON_LINEAR, TOON_RELU, TOON_LRELU, TOON_TANH, TOON_SIGMOID, TOON_ELU, TOON_SELU, TOON_SOFTPLUS, TOON_SWISH
+};
+
+// Write y = clamp(gain * act(x + b)). Its slope D = dy/dx is a function of one reference tensor: of y, which
+// the next layer keeps anyway, for every activation but swish, and of x for swish.
+//   order 0:  out = y(x)             ref = x
+//   order 1:  out = dy * D(ref)      ref = y  (swish: x)
+//   order 2:  out = ddx * dy * D'(ref), D' being the derivative by that same reference
+typedef struct ToonBiasAct {
+  void *out;
+  const void *ref;
+  const void *b;        // [size_b] in the compute type, or NULL; orders 1 and 2 read it for swish only
+  const void *dy;       // orders 1 and 2
+  const void *ddx;      // order 2
+  int64_t numel;        // out, ref, dy and ddx share shape and strides
+  int64_t size_b;       // the bias of element i is b[i / step_b % size_b], i counting along memory
+  int64_t step_b;
+  int64_t dtype;
+  int64_t act;
+  int64_t order;
+  double alpha;         // slope of lrelu below zero, not negative
+  double gain;
+  double clamp;         // negative: no clamp
+} ToonBiasAct;
+
+// Per axis: insert up - 1 zeros after every sample, pad (crop where negative), correlate with the filter
+// (convolve unless flip), keep every down-th sample, scale by gain.
+typedef struct ToonUpfirdn2d {
+  void *out;            // [n, c, out_h, out_w]
+  const void *x;        // [n, c, in_h, in_w], same layout as out
+  const void *f;        // [f_h, f_w] in the compute type; if separable [f_w], used along both axes
+  int64_t n, c;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  int64_t f_h, f_w;     // at most TOON_MAX_TAPS each; separable: equal
+  int64_t up_x, up_y;
+  int64_t down_x, down_y;
+  int64_t pad_x0, pad_y0;  // padding before the first sample; out_h and out_w imply the padding after the last
+  int64_t flip;
+  int64_t separable;    // CPU only: CUDA callers run two passes
+  int64_t channels_last;
+  int64_t dtype;
+  double gain;
+} ToonUpfirdn2d;
+
+#define TOON_MAX_TAPS 32
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+TOON_API int toon_abi_version(void);
+TOON_API const char *toon_build(void);  // compilers, and whether CUDA is in: "g++ 12.2.0, OpenMP; CUDA 13.0"
+TOON_API const char *toon_cpu_isa(void);  // the instruction set in use, the widest this processor has: "avx2"
+TOON_API const char *toon_choose_cpu_isa(const char *isa);  // use another one, for tests and benchmarks
+
+TOON_API const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads);
+TOON_API const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads);
+
+// Present only in a library built with CUDA. toon_cuda_check tells whether the kernels can run on a device
+// (driver new enough, machine code for its architecture).
+TOON_API const char *toon_cuda_check(int device);
+TOON_API const char *toon_bias_act_cuda(const ToonBiasAct *p, int device, void *stream);
+TOON_API const char *toon_upfirdn2d_cuda(const ToonUpfirdn2d *p, int device, void *stream);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,24 @@
+// What a launcher refuses, on every device. NULL: nothing. Python has checked shapes and layout by then; these
+// guard against a caller that fills a struct wrongly, because the alternative is a write outside memory.
+#pragma once
+
+#include "api.h"
+
+static const char *toon_invalid(const ToonBiasAct &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
+  if (p.act < TOON_LINEAR || p.act > TOON_SWISH) return "unknown activation";
+  if (p.order < 0 || p.order > 2) return "order is not 0, 1 or 2";
+  if (!p.out || !p.ref || (p.order >= 1 && !p.dy) || (p.order >= 2 && !p.ddx)) return "a tensor is missing";
+  if (p.numel < 0 || (p.b && (p.size_b < 1 || p.step_b < 1))) return "a size is out of range";
+  return nullptr;
+}
+
+static const char *toon_invalid(const ToonUpfirdn2d &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
+  if (!p.out || !p.x || !p.f) return "a tensor is missing";
+  if (p.n < 0 || p.c < 0 || p.in_h < 1 || p.in_w < 1 || p.out_h < 1 || p.out_w < 1) return "a size is out of range";
+  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS) return "a filter has 1 to 32 taps per axis";
+  if (p.separable && p.f_h != p.f_w) return "a separable filter has as many taps along y as along x";
+  if (p.up_x < 1 || p.up_y < 1 || p.down_x < 1 || p.down_y < 1) return "up and down are at least 1";
+  return nullptr;
+}

@@ -1,0 +1,63 @@
+// The entrance: what the library is, and the choice of instruction set.
+#include <string.h>
+
+#include "check.h"
+#include "cpu.h"
+
+#ifndef TOON_BUILD
+#define TOON_BUILD "unknown build"
+#endif
+
+namespace {
+
+struct Kernels {
+  const char *isa;
+  void (*bias_act)(const ToonBiasAct &, int);
+  bool (*upfirdn2d)(const ToonUpfirdn2d &, int);
+};
+
+const Kernels baseline = {"baseline", toon::baseline::bias_act, toon::baseline::upfirdn2d};
+#ifdef TOON_X86
+const Kernels avx2 = {"avx2", toon::avx2::bias_act, toon::avx2::upfirdn2d};
+const Kernels avx512 = {"avx512", toon::avx512::bias_act, toon::avx512::upfirdn2d};
+#endif
+
+// The widest instruction set that this processor has, or, if `wanted`, that one if the processor has it.
+const Kernels *choose(const char *wanted) {
+  const auto fits = [&](const Kernels &k) { return !wanted || !strcmp(wanted, k.isa); };
+#ifdef TOON_X86
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (has_avx512 && fits(avx512)) return &avx512;
+  if (has_avx2 && fits(avx2)) return &avx2;
+#endif
+  return fits(baseline) ? &baseline : nullptr;
+}
+
+const Kernels *kernels = choose(nullptr);
+
+}  // namespace
+
+int toon_abi_version(void) { return TOON_ABI_VERSION; }
+const char *toon_build(void) { return TOON_BUILD; }
+const char *toon_cpu_isa(void) { return kernels->isa; }
+
+const char *toon_choose_cpu_isa(const char *isa) {
+  const Kernels *chosen = choose(isa);
+  if (!chosen) return "this processor or this library does not have that instruction set";
+  kernels = chosen;
+  return nullptr;
+}
+
+const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->bias_act(*p, threads);
+  return nullptr;
+}
+
+const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->upfirdn2d(*p, threads) ? nullptr : "out of memory";
+}

@@ -1,0 +1,17 @@
+// The CPU kernels of every instruction set the library was built for. Each is the same source, compiled with
+// other flags; the launchers in cpu.cpp have checked the arguments.
+#pragma once
+
+#include "api.h"
+
+#define TOON_DECLARE(isa)                               \
+  namespace toon::isa {                                 \
+  void bias_act(const ToonBiasAct &p, int threads);     \
+  bool upfirdn2d(const ToonUpfirdn2d &p, int threads);  /* false: out of memory */ \
+  }
+
+TOON_DECLARE(baseline)
+#ifdef TOON_X86
+TOON_DECLARE(avx2)
+TOON_DECLARE(avx512)
+#endif

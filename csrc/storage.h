@@ -1,0 +1,115 @@
+// Storage types, the compute type that goes with each, and the macros CPU and CUDA code share.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "api.h"
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define TOON_HD __host__ __device__ __forceinline__
+#else
+#define TOON_HD inline __attribute__((always_inline))  // a call inside a loop would keep it from being vectorised
+#endif
+
+// The CPU sources are compiled once per instruction set. All they include lives in a namespace named after
+// it, so that the linker can never hand AVX-512 code to a processor without it by merging equal names.
+#ifndef TOON_ISA
+#define TOON_ISA baseline
+#endif
+
+namespace toon {
+namespace TOON_ISA {
+
+struct Float16 { uint16_t bits; };
+struct BFloat16 { uint16_t bits; };
+
+template <class S>
+using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+template <class To, class From>
+TOON_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+TOON_HD float load(float x) { return x; }
+TOON_HD double load(double x) { return x; }
+
+TOON_HD float load(BFloat16 x) {
+#ifdef __CUDA_ARCH__
+  return __bfloat162float(__ushort_as_bfloat16(x.bits));
+#else
+  return bit_cast<float>(uint32_t(x.bits) << 16);
+#endif
+}
+
+// The half conversions are written with selects instead of branches, so that the compiler vectorises them
+// for any instruction set, with or without F16C.
+TOON_HD float load(Float16 x) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(x.bits));
+#else
+  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
+  const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
+  const uint32_t normal = magnitude + (uint32_t(127 - 15) << 23);
+  // A subnormal is mantissa * 2^-24: give it the exponent of 2^-14, then take the implied one away again.
+  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude + (113u << 23)) - 0x1p-14f);
+  const uint32_t special = magnitude | 0x7f800000u;  // infinity, NaN
+  const uint32_t finite = magnitude < (1u << 23) ? subnormal : normal;
+  return bit_cast<float>(sign | (magnitude >= (31u << 23) ? special : finite));
+#endif
+}
+
+template <class S>
+TOON_HD S store(Compute<S> x) { return x; }
+
+template <>
+TOON_HD BFloat16 store<BFloat16>(float x) {
+#ifdef __CUDA_ARCH__
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+#else
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const uint32_t nan = (bits >> 16) | 0x40u;
+  return {uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+#endif
+}
+
+template <>
+TOON_HD Float16 store<Float16>(float x) {
+#ifdef __CUDA_ARCH__
+  return {__half_as_ushort(__float2half_rn(x))};
+#else
+  const uint32_t bits = bit_cast<uint32_t>(x);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Below 2^-14: adding 1/2 makes the floating point unit round to a multiple of 2^-24.
+  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
+  return {uint16_t(sign | (magnitude >= (143u << 23) ? special : finite))};
+#endif
+}
+
+// Calls f with a value of the storage type that `dtype`, a ToonDtype, names.
+template <class F>
+inline void with_dtype(int64_t dtype, F &&f) {
+  switch (dtype) {
+    case TOON_FLOAT32: return f(float{});
+    case TOON_FLOAT64: return f(double{});
+    case TOON_FLOAT16: return f(Float16{});
+    case TOON_BFLOAT16: return f(BFloat16{});
+  }
+}
+
+}  // namespace TOON_ISA
+using namespace TOON_ISA;
+}  // namespace toon

@@ -1,0 +1,256 @@
+"""Builds the package and, where there is a C++ compiler, the compiled kernels of csrc/ with it.
+
+The kernels include no header of torch or Python, so this needs neither: a ninja file compiles csrc/ into one
+shared library, stylegan_toon/_kernels.so, that ops/library.py loads with ctypes. The wheel serves every
+Python 3. Without a working compiler the package is pure Python and says so in one line.
+
+    CXX                  the C++ compiler (default: g++, clang++ or c++, the first that works)
+    STYLEGAN_TOON_CUDA   unset: compile the CUDA kernels if nvcc works; 1: fail if it does not; 0: skip them
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+SOURCES = ROOT / "csrc"
+LINUX = sys.platform.startswith("linux")
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+COMMON = ["-O3", "-std=c++17", "-DNDEBUG"]
+CXX_FLAGS = [
+    *COMMON, "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-fno-trapping-math",
+    "-Wall", "-Wextra",
+]  # fmt: skip
+# Each CPU kernel is compiled once per instruction set and chosen when the library is loaded (csrc/cpu.cpp).
+# TOON_X86 there stands for exactly this list.
+INSTRUCTION_SETS = {"baseline": []} | (
+    {"avx2": ["-mavx2", "-mfma"],
+     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
+)  # fmt: skip
+
+
+def say(text: str) -> None:
+    print(f"stylegan_toon: {text}", flush=True)
+
+
+def run(command: list[str]) -> str:
+    """The output of a command. Raises OSError if it is not there or fails."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise OSError(f"{command[0]} failed: {(done.stderr.strip() or done.stdout.strip())[-500:]}")
+    return done.stdout
+
+
+def compiles(command: list[str], name: str, text: str) -> None:
+    """Compile a few lines with a compiler and its flags. Raises OSError if that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, name)
+        source.write_text(text)
+        run([*command, "-c", str(source), "-o", f"{source}.o"])
+
+
+@dataclass
+class Toolchain:
+    """What there is to build with. ``cxx`` is empty if nothing works, ``nvcc`` if there is to be no CUDA."""
+
+    cxx: list[str] = field(default_factory=list)
+    openmp: list[str] = field(default_factory=list)
+    nvcc: list[str] = field(default_factory=list)
+    description: str = ""
+
+
+def find_toolchain() -> Toolchain:
+    tools = Toolchain()
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
+    reasons = []
+    for name in names:
+        command = shlex.split(name)
+        try:
+            compiles([*command, *CXX_FLAGS], "probe.cpp", "#include <cmath>\nfloat f(float x) { return std::exp(x); }")
+            version = re.search(r"\d+\.\d+[.\d]*", run([*command, "--version"]))
+            tools.cxx = [shutil.which(command[0]) or command[0], *command[1:]]
+            tools.description = f"{Path(command[0]).name} {version[0] if version else ''}".strip()
+            break
+        except OSError as error:
+            reasons.append(str(error).splitlines()[0])
+    cuda = os.environ.get("STYLEGAN_TOON_CUDA", "")
+    if cuda not in ("", "0", "1"):
+        sys.exit(f"STYLEGAN_TOON_CUDA is {cuda!r}: unset it, or set it to 1 (need CUDA) or 0 (no CUDA).")
+    if not tools.cxx:
+        if cuda == "1":
+            sys.exit(f"STYLEGAN_TOON_CUDA=1, but no C++ compiler works: {'; '.join(reasons)}")
+        say(f"no C++ compiler works ({'; '.join(reasons)}): no compiled kernels, the ops will run in PyTorch")
+        return tools
+    try:
+        # Compiled with OpenMP, but not linked against it: see csrc/parallel.h.
+        compiles([*tools.cxx, "-fopenmp"], "probe.cpp", "void f() {\n#pragma omp parallel\n{}\n}")
+        tools.openmp = ["-fopenmp"] if LINUX else []
+    except OSError:
+        say("the compiler has no OpenMP: the CPU kernels will run in one thread")
+    tools.description += ", OpenMP" if tools.openmp else ", one thread"
+    if cuda != "0":
+        tools.nvcc = find_nvcc(tools, required=cuda == "1")
+    return tools
+
+
+def find_nvcc(tools: Toolchain, required: bool) -> list[str]:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    try:
+        if nvcc is None:
+            raise OSError("nvcc was not found")
+        command = [nvcc, "-ccbin", tools.cxx[0]]
+        compiles([*command, "-arch=all-major"], "probe.cu", "__global__ void f(float *x) { *x = 1; }")
+        version = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]))
+        tools.description += f"; CUDA {version[1] if version else ''}".rstrip()
+        return command
+    except OSError as error:
+        if required:
+            sys.exit(f"STYLEGAN_TOON_CUDA=1, but the CUDA kernels cannot be built: {error}")
+        say(f"no CUDA kernels ({error})")
+        return []
+
+
+@dataclass
+class Step:
+    """One command of the build: ``out`` from ``sources``; compilations also note the headers they read."""
+
+    out: str
+    sources: list[str]
+    command: list[str]
+    notes_headers: bool = True
+
+
+def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
+    steps = []
+    x86 = ["-DTOON_X86"] if X86 else []
+    label = f'-DTOON_BUILD="{tools.description}"'
+
+    def compilation(source: str, name: str, command: list[str]) -> None:
+        out = str(build / f"{name}.o")
+        source = str(SOURCES / source)
+        steps.append(Step(out, [source], [*command, "-MMD", "-MF", f"{out}.d", "-c", source, "-o", out]))
+
+    compilation("cpu.cpp", "cpu", [*tools.cxx, *CXX_FLAGS, *x86, label])
+    for kernel in ("bias_act", "upfirdn2d"):
+        for name, flags in INSTRUCTION_SETS.items():
+            isa = [f"-DTOON_ISA={name}", *flags]
+            compilation(f"{kernel}.cpp", f"{kernel}.{name}", [*tools.cxx, *CXX_FLAGS, *tools.openmp, *isa])
+    link = [*tools.cxx, "-shared"]
+    if tools.nvcc:
+        cuda = [*tools.nvcc, *COMMON, "-arch=all-major", "--threads", "0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+        for kernel in ("bias_act", "upfirdn2d"):
+            compilation(f"{kernel}.cu", f"{kernel}.cuda", [*cuda, "-DTOON_ISA=cuda"])
+        link = [*tools.nvcc, "-shared", "-cudart=static"]
+    objects = [step.out for step in steps]
+    if LINUX:
+        # --exclude-libs keeps our copy of the CUDA runtime to ourselves: torch has another one loaded.
+        wanted = ["--as-needed", "--exclude-libs,ALL"]
+        link += [f"-Xlinker={w}" if tools.nvcc else f"-Wl,{w}" for w in wanted]
+    elif sys.platform == "darwin":
+        link += ["-undefined", "dynamic_lookup"]
+    steps.append(Step(str(library), objects, [*link, *objects, "-o", str(library)], notes_headers=False))
+    return steps
+
+
+def ninja_file(steps: list[Step]) -> str:
+    def path(text: str) -> str:
+        return re.sub(r"([$ :])", r"$\1", text)
+
+    lines = ["rule compile", "  command = $cmd", "  description = $out", "  depfile = $out.d", "  deps = gcc"]
+    lines += ["rule link", "  command = $cmd", "  description = $out"]
+    for step in steps:
+        rule = "compile" if step.notes_headers else "link"
+        lines += [f"build {path(step.out)}: {rule} {' '.join(map(path, step.sources))}"]
+        lines += ["  cmd = " + shlex.join(step.command).replace("$", "$$")]
+    return "\n".join(lines) + "\n"
+
+
+def ninja() -> str | None:
+    try:
+        from ninja import BIN_DIR
+    except ImportError:
+        return shutil.which("ninja")
+    return shutil.which("ninja", path=BIN_DIR)
+
+
+def build_library(tools: Toolchain, build: Path, library: Path) -> None:
+    """Compile what is out of date. Raises subprocess.CalledProcessError if a compiler fails."""
+    build.mkdir(parents=True, exist_ok=True)
+    library.parent.mkdir(parents=True, exist_ok=True)
+    steps = plan(tools, build, library)
+    program = ninja()
+    if program:
+        (build / "build.ninja").write_text(ninja_file(steps))
+        subprocess.run([program, "-C", str(build)], check=True)
+    else:
+        say("ninja was not found: compiling one file after the other")
+        for step in steps:
+            subprocess.run(step.command, check=True)
+
+
+class BuildKernels(build_ext):
+    """build_ext whose one extension is the kernel library: no Python in its name, ninja instead of distutils."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")) + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        build = ROOT / "build" / "kernels"
+        library = build / "_kernels.so"
+        try:
+            build_library(TOOLS, build, library)
+        except subprocess.CalledProcessError:
+            if not TOOLS.nvcc or os.environ.get("STYLEGAN_TOON_CUDA") == "1":
+                raise
+            say("the CUDA kernels did not compile (see above): going on without them")
+            TOOLS.nvcc = []
+            TOOLS.description = TOOLS.description.split(";")[0]
+            build_library(TOOLS, build, library)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A new file, not new bytes in the old one: a running process may have that mapped.
+        target.unlink(missing_ok=True)
+        shutil.copy2(library, target)
+        say(f"compiled kernels: {TOOLS.description}")
+
+
+class PythonlessWheel(bdist_wheel):
+    """The library is bound to the platform, not to a Python version or ABI."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        tag = super().get_tag()
+        return tag if self.root_is_pure else ("py3", "none", tag[2])
+
+
+# The front ends run this file once per question (metadata, requirements, ...): look for compilers only to build.
+BUILDING = {"bdist_wheel", "editable_wheel", "build", "build_ext", "install"}
+TOOLS = find_toolchain() if BUILDING & set(sys.argv) else Toolchain()
+packages = find_packages(include=["stylegan_toon", "stylegan_toon.*"])
+package_dir, package_data = {}, {}
+if (ROOT / "pretrained").is_dir():
+    packages.append("stylegan_toon.pretrained")
+    package_dir["stylegan_toon.pretrained"] = "pretrained"
+    package_data["stylegan_toon.pretrained"] = ["**/*"]
+
+setup(
+    packages=packages,
+    package_dir=package_dir,
+    package_data=package_data,
+    ext_modules=[Extension("stylegan_toon._kernels", sources=[])] if TOOLS.cxx else [],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": PythonlessWheel},
+)

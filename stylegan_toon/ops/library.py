@@ -1,0 +1,257 @@
+"""Finds and loads the compiled kernels, once, and remembers why if it cannot; registers ops with torch.
+
+The library (``csrc``) knows neither torch nor Python: it takes pointers and sizes through ctypes, so one file
+serves every Python and every torch. It is optional. Where it is missing, broken or has nothing for a device,
+each op runs its pure-PyTorch reference, which gives the same result, and one warning says so.
+
+``STYLEGAN_TOON_LIBRARY`` names another library file, or is ``none`` to do without on purpose (no warning).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABI_VERSION = 1  # TOON_ABI_VERSION of csrc/api.h
+VARIABLE = "STYLEGAN_TOON_LIBRARY"
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
+
+_torch_library = torch.library.Library("stylegan_toon", "DEF")
+_reference_depth = 0
+
+
+# ---------------------------------------------------------------- loading
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The library, or ``handle=None`` and the reason."""
+
+    handle: ctypes.CDLL | None
+    path: str | None
+    reason: str | None
+    wanted: bool = True  # False: switched off by the user, who needs no warning
+
+
+@functools.cache
+def _kernels() -> _Kernels:
+    name = os.environ.get(VARIABLE, "")
+    if name.lower() in ("none", "0"):
+        return _Kernels(None, None, f"switched off by {VARIABLE}={name}", wanted=False)
+    path = Path(name) if name else Path(__file__).parents[1] / "_kernels.so"
+    if not path.is_file():
+        how = f"{VARIABLE} names it" if name else "reinstall stylegan_toon where there is a C++ compiler"
+        return _Kernels(None, str(path), f"there is no compiled library at {path} ({how})")
+    try:
+        handle = _open(path)
+        version = handle.toon_abi_version()
+    except (OSError, AttributeError) as error:
+        return _Kernels(None, str(path), f"{path} does not load ({error})")
+    if version != ABI_VERSION:
+        reason = f"{path} has interface {version}, this package needs {ABI_VERSION}: reinstall stylegan_toon"
+        return _Kernels(None, str(path), reason)
+    for text in (handle.toon_build, handle.toon_cpu_isa):
+        text.restype = ctypes.c_char_p
+    return _Kernels(handle, str(path), None)
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        if "GOMP_" not in str(error) and "omp_" not in str(error):
+            raise
+    # The OpenMP symbols are expected in the process, from torch's own copy (one thread pool for both). A torch
+    # built otherwise shows none: bring the system's, whose threads we tell how many they are at every call.
+    ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(path))
+
+
+@functools.cache
+def _why_not(device_type: str, index: int | None) -> str | None:
+    kernels = _kernels()
+    if kernels.handle is None:
+        return kernels.reason
+    if device_type == "cpu":
+        return None
+    if device_type != "cuda":
+        return f"there are no kernels for {device_type} devices"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if not hasattr(kernels.handle, "toon_cuda_check"):
+        return f"the compiled library has no CUDA kernels (built with {kernels.handle.toon_build().decode()})"
+    check = kernels.handle.toon_cuda_check
+    check.restype = ctypes.c_char_p
+    error = check(torch.cuda.current_device() if index is None else index)
+    return f"the CUDA kernels do not run on this device ({error.decode()})" if error else None
+
+
+def why_not(device_type: str, index: int | None = None) -> str | None:
+    """Why ops on a device run the reference; None where the compiled kernels are live."""
+    return _why_not(device_type, index)
+
+
+def available(device_type: str, index: int | None = None) -> bool:
+    """Whether the compiled kernels are live for ``device_type`` ("cpu", "cuda", ...)."""
+    return _why_not(device_type, index) is None
+
+
+@functools.cache
+def _usable(device_type: str, index: int | None) -> bool:
+    reason = why_not(device_type, index)
+    if reason is not None and _kernels().wanted and device_type in ("cpu", "cuda"):
+        _warn(reason)
+    return reason is None
+
+
+@functools.cache
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"stylegan_toon's compiled kernels are not in use: {reason}. The PyTorch ops give the same results, slower.",
+        stacklevel=2,
+    )
+
+
+@dataclass(frozen=True)
+class Status:
+    """What runs the ops on this machine.
+
+    ``live`` maps a device type to "compiled: ..." or "reference: <why>"; ``path`` is the library's file, or
+    where it was looked for; ``build`` tells how it was built (None if it is not loaded).
+    """
+
+    path: str | None
+    build: str | None
+    live: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"kernels  {self.path or 'none'}", f"built    {self.build or '-'}"]
+        return "\n".join(lines + [f"{device:8} {text}" for device, text in self.live.items()])
+
+
+def status() -> Status:
+    """Which implementation of the ops is live for each device type, and why. Loads the library if need be."""
+    kernels = _kernels()
+    live = {}
+    for device in ("cpu", "cuda", "mps"):
+        reason = why_not(device)
+        detail = kernels.handle.toon_cpu_isa().decode() if not reason and device == "cpu" else "machine code or PTX"
+        live[device] = f"reference: {reason}" if reason else f"compiled: {detail}"
+    build = kernels.handle.toon_build().decode() if kernels.handle else None
+    return Status(kernels.path, build, live)
+
+
+# ---------------------------------------------------------------- calling
+
+
+@functools.cache
+def _launcher(op: str, device_type: str) -> Callable[..., bytes | None]:
+    function = getattr(_kernels().handle, f"toon_{op}_{device_type}")
+    function.restype = ctypes.c_char_p
+    function.argtypes = [ctypes.c_char_p, ctypes.c_int] + [ctypes.c_void_p] * (device_type == "cuda")
+    return function
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the compiled kernels take ``x``. The first refusal for a device warns."""
+    if x.dtype not in DTYPES:
+        return False
+    return _usable("cpu", None) if x.is_cpu else _usable(x.device.type, x.device.index)
+
+
+def launch(op: str, out: Tensor, params: bytes) -> None:
+    """Run ``toon_<op>_<device>`` on a packed parameter struct, on the device (and current stream) of ``out``.
+
+    Raises RuntimeError with the kernel's message if it refuses.
+    """
+    if out.is_cpu:
+        error = _launcher(op, "cpu")(params, torch.get_num_threads())
+    else:
+        index = out.device.index
+        error = _launcher(op, "cuda")(params, index, torch.cuda.current_stream(index).cuda_stream)
+    if error:
+        raise RuntimeError(f"{op}: {error.decode()}")
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are formed in, and biases and filters are kept in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x`` is stored pixel by pixel (and not, at the same time, plane by plane)."""
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def dense(x: Tensor) -> Tensor:
+    """``x``, or a contiguous copy if it is neither contiguous nor channels_last."""
+    return x if is_channels_last(x) else x.contiguous()
+
+
+def same_layout(x: Tensor, like: Tensor) -> Tensor:
+    """``x``, or a copy of it with the strides of the dense tensor ``like``."""
+    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
+
+
+def check_operand(name: str, x: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ValueError unless ``x`` is where and what a kernel will take it for."""
+    if x.device != device:
+        raise ValueError(f"{name} is on {x.device}, the other tensors are on {device}")
+    if x.dtype != dtype:
+        raise ValueError(f"{name} is {x.dtype}, expected {dtype}")
+
+
+# ---------------------------------------------------------------- registering
+
+
+def define(schema: str, implementation: Callable, fake: Callable, function: type[torch.autograd.Function]) -> Callable:
+    """Register an op with torch and return it.
+
+    ``implementation`` serves every device, ``fake`` makes an output without data, and ``function`` is the
+    autograd.Function that wraps the op where a gradient is wanted; its ``forward`` calls the op through
+    ``below_autograd``.
+    """
+    name = schema.split("(")[0]
+    _torch_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _torch_library.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"stylegan_toon::{name}", fake, lib=_torch_library)
+    op = getattr(torch.ops.stylegan_toon, name).default
+
+    def autograd(*args):
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return function.apply(*args)
+        return below_autograd(op, *args)
+
+    _torch_library.impl(name, autograd, "Autograd")
+    return op
+
+
+def below_autograd(op: Callable, *args):
+    """Call ``op`` without recording anything."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+@contextlib.contextmanager
+def reference() -> Iterator[None]:
+    """Within this context the public ops are plain, traceable PyTorch: for export, and to compare against."""
+    global _reference_depth
+    _reference_depth += 1
+    try:
+        yield
+    finally:
+        _reference_depth -= 1
+
+
+def reference_wanted() -> bool:
+    """Whether a ``reference()`` context is open."""
+    return _reference_depth > 0

@@ -1,0 +1,298 @@
+"""Networks on disk: one safetensors file holds one network or a family, and enough to build them again.
+
+The tensors are named ``FAMILY_MEMBER.tensor`` (``G_ema.synthesis.b4.const``). The header's metadata holds four
+entries: ``format_version``, and as JSON ``kind`` and ``config`` (one per member) and ``provenance`` (one per file).
+A file is never trusted: its header is bounded and checked before any memory is taken on its word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from ..errors import ToonError
+from ..files import atomic_path, refuse_overwrite
+from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+
+FORMAT_VERSION = 1
+MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
+
+# kind -> (config, network). A project with networks of its own adds its line.
+KINDS: dict[str, tuple[type, type[nn.Module]]] = {
+    "generator": (GeneratorConfig, Generator),
+    "discriminator": (DiscriminatorConfig, Discriminator),
+}
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself, checked for form.
+
+    Attributes:
+        format_version: of this layout; files of a newer one are refused.
+        kind: name of each network -> key of `KINDS`.
+        config: name of each network -> fields of its config dataclass, as JSON.
+        provenance: where the file comes from; see `provenance.descend`.
+        tensors: name -> (safetensors dtype such as "F16", shape).
+    """
+
+    format_version: int
+    kind: dict[str, str]
+    config: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def save_networks(
+    path: str | Path,
+    networks: Mapping[str, nn.Module],
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a family of networks to one file, all of it or nothing.
+
+    Args:
+        path: usually ends in ``.safetensors``.
+        networks: name (``"G"``, ``"G_ema"``, ``"D"``) -> a network of one of `KINDS`.
+        provenance: anything JSON can hold, see `provenance.descend`.
+        dtype: store floating tensors as this (``torch.float16`` halves the file); None = as they are.
+        overwrite: replace ``path`` if it exists.
+
+    Raises:
+        ToonError: the file exists, cannot be written, or a value does not fit into ``dtype``.
+        ValueError: a network of no known kind, or a name with a dot.
+    """
+    path = Path(path)
+    refuse_overwrite([path], overwrite)
+    kinds, configs, tensors = {}, {}, {}
+    for name, network in networks.items():
+        if not name or "." in name:
+            raise ValueError(f"a network's name may not be empty or hold a dot, like {name!r}")
+        kinds[name] = _kind_of(network)
+        configs[name] = dataclasses.asdict(network.config)
+        for key, tensor in network.state_dict().items():
+            tensors[f"{name}.{key}"] = _for_storage(f"{name}.{key}", tensor, dtype)
+    metadata = {
+        "format_version": str(FORMAT_VERSION),
+        "kind": json.dumps(kinds),
+        "config": json.dumps(configs),
+        "provenance": json.dumps(dict(provenance or {})),
+    }
+    # Bytes first, so that a full disk is an OSError of ours to explain and not one of the library's own kind.
+    data = to_safetensors(tensors, metadata)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _kind_of(network: nn.Module) -> str:
+    for kind, (_, cls) in KINDS.items():
+        if type(network) is cls:
+            return kind
+    raise ValueError(f"a {type(network).__name__} has no kind in KINDS and cannot be saved")
+
+
+def _for_storage(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    stored = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
+    if dtype is not None and bool((~stored.isfinite() & tensor.detach().cpu().isfinite()).any()):
+        raise ToonError(f"{name} holds values too large for {dtype}: save it as torch.float32.")
+    return stored.contiguous()
+
+
+def read_header(path: str | Path) -> Header:
+    """Read and check a file's header without reading its tensors.
+
+    Raises:
+        ToonError: no such file, not a whole safetensors file, or not one of this package's.
+    """
+    with _opened(Path(path)) as file:
+        return _header(file, Path(path))
+
+
+def load_networks(
+    path: str | Path,
+    *,
+    which: Collection[str] | None = None,
+    device: str | torch.device = "cpu",
+    sha256: str | None = None,
+) -> dict[str, nn.Module]:
+    """Build the networks of a file, in float32 and eval mode.
+
+    Every tensor of a network comes from the file, in the right shape; otherwise nothing is returned.
+    Each network carries ``.provenance``: the file's, plus its ``name`` and ``sha256``.
+
+    Args:
+        path: a file written by `save_networks`.
+        which: build only these members; None = all.
+        device: where to put them.
+        sha256: refuse a file with another digest.
+
+    Raises:
+        ToonError: what is wrong with the file, in one sentence.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        header = _header(file, path)
+        digest = sha256_of(path)
+        if sha256 is not None and digest != sha256.lower():
+            raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
+        for name in header.kind if which is None else which:
+            if name not in header.kind:
+                raise ToonError(f"{path} holds no {name}, only {', '.join(header.kind)}: ask for one of those.")
+        networks = {
+            name: _build(file, path, header, name).to(device)
+            for name in header.kind
+            if which is None or name in which
+        }
+    for network in networks.values():
+        network.provenance = {**header.provenance, "name": path.name, "sha256": digest}
+    return networks
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if file.read(1) != b"{" or length > MAX_HEADER:
+                raise ToonError(f"{path} is not a safetensors file: give a network saved by this package.")
+        with safe_open(path, framework="pt") as opened:
+            yield opened
+    except FileNotFoundError:
+        raise ToonError(f"{path} does not exist: check the path.") from None
+    except IsADirectoryError:
+        raise ToonError(f"{path} is a folder: give one network file.") from None
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise ToonError(f"{path} is damaged or cut short ({reason}): copy or download it again.") from error
+    except OSError as error:
+        raise ToonError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
+
+
+def _header(file: Any, path: Path) -> Header:
+    metadata = file.metadata() or {}
+    if "format_version" not in metadata:
+        raise ToonError(f"{path} holds tensors but does not say of what network: give one saved by this package.")
+    try:
+        version = int(metadata["format_version"])
+        kind, config, provenance = (json.loads(metadata[key]) for key in ("kind", "config", "provenance"))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise _odd(path, "it cannot be parsed") from error
+    if version > FORMAT_VERSION:
+        raise ToonError(f"{path} was made by a newer version (format {version}): upgrade stylegan_toon.")
+    whole = all(isinstance(part, dict) for part in (kind, config, provenance))
+    if not whole or not kind or kind.keys() != config.keys():
+        raise _odd(path, "kind, config and provenance do not belong together")
+    for name, value in kind.items():
+        if not isinstance(value, str) or value not in KINDS:
+            raise _odd(path, f"{name} is of the unknown kind {_short(value)}")
+        if not isinstance(config[name], dict):
+            raise _odd(path, f"the config of {name} is {_short(config[name])}")
+    tensors = {}
+    for key in file.keys():  # noqa: SIM118 (a safe_open is not a mapping)
+        part = file.get_slice(key)
+        tensors[key] = (part.get_dtype(), tuple(part.get_shape()))
+    strays = [key for key in tensors if key.partition(".")[0] not in kind]
+    if strays:
+        raise _misfit(path, "unknown", strays)
+    return Header(version, kind, config, provenance, tensors)
+
+
+def _build(file: Any, path: Path, header: Header, name: str) -> nn.Module:
+    """One network of the file, on the CPU."""
+    prefix = f"{name}."
+    stored = {key.removeprefix(prefix): info for key, info in header.tensors.items() if key.startswith(prefix)}
+    config_class, network_class = KINDS[header.kind[name]]
+    config = _config(path, name, config_class, header.config[name], depth=max(len(stored), 64))
+    try:
+        # On the meta device a network takes no memory, whatever sizes the config claims.
+        with torch.device("meta"):
+            expected = network_class(config).state_dict()
+    except Exception as error:  # sizes out of range fail in many ways
+        raise _odd(path, f"the config of {name} does not build ({_short(error)})") from error
+
+    missing = [prefix + key for key in expected if key not in stored]
+    unknown = [prefix + key for key in stored if key not in expected]
+    if missing or unknown:
+        raise _misfit(path, "missing" if missing else "unknown", missing or unknown)
+    for key, tensor in expected.items():
+        dtype, shape = stored[key]
+        if shape != tuple(tensor.shape):
+            raise _misfit(path, f"of shape {list(shape)} instead of {list(tensor.shape)}", [prefix + key])
+        if tensor.is_floating_point() != (dtype in _FLOATS):
+            raise _misfit(path, f"of type {dtype}", [prefix + key])
+
+    with torch.random.fork_rng(devices=[]):  # reading a file leaves the caller's random numbers alone
+        network = network_class(config)
+    network.load_state_dict({key: file.get_tensor(prefix + key) for key in expected})
+    return network.eval()
+
+
+def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: int) -> Any:
+    """An instance of the config dataclass ``cls``. ``depth`` bounds the fields that count layers."""
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    checked = {}
+    for field, value in values.items():
+        if field not in known:
+            raise _odd(path, f"the config of {name} has the unknown field {_short(field)}")
+        value = tuple(value) if isinstance(value, list) else value
+        # A million layers take no memory on the meta device, but they take forever.
+        if not _fits(value, hints[field]) or (field.endswith("_layers") and value > depth):
+            raise _odd(path, f"the config of {name} says {field} = {_short(value)}")
+        checked[field] = value
+    try:
+        return cls(**checked)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _odd(path, f"the config of {name} is wrong ({_short(error)})") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is what a type hint of a config asks for."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if hint is float:
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is hint  # bool is no int here
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _odd(path: Path, reason: str) -> ToonError:
+    return ToonError(f"{path} has a header this cannot use ({reason}): save the network again.")
+
+
+def _misfit(path: Path, how: str, names: list[str]) -> ToonError:
+    listed = ", ".join(map(_short, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ToonError(f"{path} does not fit its own config ({how}: {listed}): save or download the network again.")

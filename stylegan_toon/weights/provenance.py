@@ -1,0 +1,56 @@
+"""Where a network comes from: parents by name and sha256, carried from file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from torch import nn
+
+from .. import __version__
+
+
+def provenance_of(network: nn.Module) -> dict[str, Any]:
+    """What is known about a network; empty for one that was never on disk."""
+    return getattr(network, "provenance", {})
+
+
+def name_of(network: nn.Module, otherwise: str) -> str:
+    """The name it was loaded by, for messages and labels."""
+    return str(provenance_of(network).get("name", otherwise))
+
+
+def descend(verb: str, options: Mapping[str, Any], parents: Sequence[nn.Module], **more: Any) -> dict[str, Any]:
+    """The provenance of what ``verb`` makes from ``parents``.
+
+    Keys: ``verb``, ``options``, ``version``, ``date`` (UTC), ``parents`` (name and sha256 of each), ``ancestors``
+    (sha256 of every file on the way here), ``licence`` (those of the parents), and ``more`` (``data``,
+    ``images_seen`` ...; these win).
+    """
+    known = [provenance_of(parent) for parent in parents]
+    licences = dict.fromkeys(str(p["licence"]) for p in known if p.get("licence"))
+    return {
+        "verb": verb,
+        "options": dict(options),
+        "version": __version__,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "parents": [{"name": p.get("name"), "sha256": p.get("sha256")} for p in known],
+        "ancestors": sorted(set().union(*map(lineage, parents))),
+        **({"licence": "; ".join(licences)} if licences else {}),
+        **more,
+    }
+
+
+def lineage(network: nn.Module) -> set[str]:
+    """sha256 of the file a network came from and of every file before that."""
+    known = provenance_of(network)
+    ancestors = known.get("ancestors")
+    found = [known.get("sha256"), *(ancestors if isinstance(ancestors, list) else [])]
+    return {digest for digest in found if isinstance(digest, str)}
+
+
+def unrelated(a: nn.Module, b: nn.Module) -> bool:
+    """True when both have a history and no file stands in both."""
+    mine, theirs = lineage(a), lineage(b)
+    return bool(mine and theirs) and mine.isdisjoint(theirs)

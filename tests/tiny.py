@@ -1,0 +1,30 @@
+"""Networks small enough to run in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+
+TINY = dict(resolution=32, channel_base=512, channel_max=32)
+
+
+def tiny_generator(seed: int = 0, **changes) -> Generator:
+    """A generator whose every tensor, noise strengths and biases included, is random and depends on ``seed``."""
+    config = GeneratorConfig(**{**TINY, "z_dim": 32, "w_dim": 32, "mapping_layers": 2, **changes})
+    return _randomised(Generator, config, seed)
+
+
+def tiny_discriminator(seed: int = 0, **changes) -> Discriminator:
+    return _randomised(Discriminator, DiscriminatorConfig(**{**TINY, **changes}), seed)
+
+
+def _randomised(cls: type[nn.Module], config, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = cls(config).eval()
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                tensor.add_(torch.randn(tensor.shape), alpha=0.1)
+    return network
