@@ -101,7 +101,8 @@ def main(
     every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C. With --pairs, latents whose pictures are
     known are learnt first, which saves most of the time of a training from scratch.
     """
-    options = {k: str(v) if isinstance(v, (Path, torch.device)) else v for k, v in click.get_current_context().params.items()}
+    said = click.get_current_context().params
+    options = {k: str(v) if isinstance(v, (Path, torch.device)) else v for k, v in said.items()}
     out = output_folder(out)
     keep_pages()
     torch.manual_seed(seed)
@@ -122,8 +123,8 @@ def main(
         parent = parents["G_ema"]
         if parent.config.resolution != resolution or parent.config.c_dim != pictures.label_dim:
             raise ToonError(
-                f"{init_from} makes {parent.config.resolution} px pictures with labels of size {parent.config.c_dim}, the "
-                f"set has {resolution} px and {pictures.label_dim}: change --resolution or --cond."
+                f"{init_from} makes {parent.config.resolution} px pictures with labels of size {parent.config.c_dim}, "
+                f"the set has {resolution} px and {pictures.label_dim}: change --resolution or --cond."
             )
         G, G_ema = (parents["G"], parent) if "G" in parents else (parent, None)
         D = parents.get("D") or Discriminator(replace(D.config, channel_base=channel_base or G.config.channel_base,
@@ -152,7 +153,8 @@ def main(
     if config.batch % min(group, config.batch):
         raise ToonError(f"--batch {config.batch} must be a multiple of {group}, the group of the minibatch deviation.")
     perceptual = VggLoss(pairs_features).to(device) if pairs_features else None
-    save_image(image_grid([pictures.image(i) for i in range(min(32, len(pictures.names)))], columns=8), out / "reals.png")
+    reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
+    save_image(image_grid(reals, columns=8), out / "reals.png")
     trainer = Trainer(
         G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, quiet=quiet,
         provenance=descend("train", options, [parent] if parent else [], data=str(data.name)),
