@@ -9,8 +9,6 @@ import torch
 from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, preset
 
 
-
-
 def randomized(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Give every tensor, also those that start at zero, a random value; returns the state in float64."""
     for name, tensor in network.state_dict().items():
@@ -142,7 +140,7 @@ def test_which_blocks_are_half():
     for resolution, first in ((256, 32), (1024, 128)):
         config = GeneratorConfig(resolution=resolution, channel_base=resolution, channel_max=2, num_fp16_res=4)
         blocks = Generator(config).synthesis.blocks()
-        assert [b.resolution for b in blocks if b.half][0] == first
+        assert next(b.resolution for b in blocks if b.half) == first
 
 
 def test_freeze_layers_counts_from_the_highest_resolution():

@@ -58,7 +58,7 @@ def test_style_mixing_takes_the_later_layers_from_another_latent():
         mixed = mixed_ws(G, z, None, 1.0)
         same = (mixed == own).all(dim=2).all(dim=0).tolist()
         cut = same.index(False)
-        assert 1 <= cut and all(same[:cut]) and not any(same[cut:])
+        assert cut >= 1 and all(same[:cut]) and not any(same[cut:])
 
 
 def test_style_mixing_moves_w_avg_by_the_published_decay():
