@@ -16,7 +16,8 @@ from stylegan_toon.train import main
 from stylegan_toon.training.loop import TrainConfig, Trainer
 from stylegan_toon.weights import load_networks, read_header, save_networks
 
-SMALL = ["--resolution", "16", "--batch", "4", "--channel-base", "128", "--channel-max", "16", "--workers", "0", "--quiet"]
+SMALL = ["--resolution", "16", "--batch", "4", "--channel-base", "128", "--channel-max", "16"]
+SMALL += ["--workers", "0", "--quiet"]
 
 
 @pytest.fixture
@@ -160,3 +161,11 @@ def test_a_network_of_another_size_is_refused(pictures, tmp_path):
     save_networks(path, {"G_ema": tiny_generator(0)})
     result = run("--data", pictures, "--out", tmp_path / "x", "--init-from", path, *SMALL)
     assert result.exit_code == 2 and "32 px" in result.output
+
+
+def test_a_bad_picture_found_by_a_worker_is_one_sentence(pictures, tmp_path):
+    (pictures / "05.png").write_text("not a picture")
+    arguments = ["--data", pictures, "--out", tmp_path / "x", "--kimg", "0.1", *SMALL, "--workers", "1"]
+    result = run(*arguments)
+    assert result.exit_code == 2 and "05.png" in result.output
+    assert "Traceback" not in result.output and len(result.output.strip().splitlines()) == 1
