@@ -173,20 +173,90 @@ def invert(
         callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
     """
     prior = latent_prior(G)
+    plus = space == "w+"
     maps = list(noise_maps(G).values())
     random = torch.Generator().manual_seed(seed)
     for noise in maps:
-        noise.copy_(torch.randn(noise.shape, generator=random))
-        noise.requires_grad_()
-    plus = space == "w+"
+        noise.copy_(torch.randn(noise.shape, generator=random)).requires_grad_()
     v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
-    offsets = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
-    optimizer = torch.optim.Adam([v, *maps, *([offsets] if plus else [])], betas=(0.9, 0.999))
+    apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
+    optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], betas=(0.9, 0.999))
     with torch.no_grad():
         goal = perceptual(target)
-    found = Inversion(prior.mean.expand(1, G.num_ws, -1))
+    found = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
     try:
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr)
-            apart = plus and step >= steps // 3
+            wide = plus and step >= steps // 3
+            ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
+            jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
+            image = G.synthesis(ws + jitter, noise_mode="const")
+            distance = (perceptual(image) - goal).square().sum()
+            loss = distance + NOISE_WEIGHT * noise_regularization(maps)
+            if plus:
+                loss = loss + PIXEL_WEIGHT * pixel_distance(image, target)
+                loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if not wide:
+                apart.grad = None  # Adam skips it: one w for all layers so far
+            optimizer.step()
+            normalize_(maps)
+            found.ws = ws.detach()
+            found.history.append(distance.item())
+            if callback is not None:
+                callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image.detach()))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for noise in maps:
+        noise.requires_grad_(False)
+    return found
+
+
+def tune(
+    G: Generator,
+    ws: Tensor,
+    target: Tensor,
+    perceptual: Perceptual,
+    *,
+    steps: int = 100,
+    lr: float = 3e-4,
+    stop: float = 0.06,
+    callback: Callback | None = None,
+) -> Inversion:
+    """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
+
+    The latent stays what it is, so whatever other networks do with it stays the same.
+
+    Args:
+        G: changed in place; its noise and mapping network are not touched.
+        stop: perceptual distance at which to stop early (0.06 LPIPS in the paper).
+
+    Returns:
+        ws as given, and the distance at every step.
+    """
+    found = Inversion(ws)
+    parameters = list(G.synthesis.parameters())
+    for p in parameters:
+        p.requires_grad_()
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    with torch.no_grad():
+        goal = perceptual(target)
+    try:
+        for step in range(steps):
+            image = G.synthesis(ws, noise_mode="const")
+            distance = (perceptual(image) - goal).square().sum()
+            found.history.append(distance.item())
+            if callback is not None:
+                callback(Progress("tune", step + 1, steps, found.history[-1], image.detach()))
+            if found.history[-1] <= stop:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            (distance + (image - target).square().mean()).backward()
+            optimizer.step()
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for p in parameters:
+        p.requires_grad_(False)
+    return found
