@@ -1,0 +1,90 @@
+"""Pictures in a folder or a zip, listed in one fixed order and read one at a time."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+from ..errors import ToonError
+from .images import SUFFIXES
+
+MAX_MEMBER_BYTES = 512 * 1024 * 1024  # a compressed file that says it unpacks to more is refused
+
+# RuntimeError: encrypted; NotImplementedError: a compression method this Python lacks.
+_UNREADABLE = (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class Archive:
+    """A folder (searched to any depth) or a zip of pictures.
+
+    Nothing is ever unpacked to disk, so the names inside a zip can point nowhere. Instances may be sent to
+    other processes: each opens the zip for itself.
+
+    Attributes:
+        path: where it lies.
+        names: names of the pictures relative to it, ``/`` between folders, sorted; hidden files are left out.
+
+    Raises:
+        ToonError: missing, neither a folder nor a zip, or without pictures.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._owner = -1
+        if self.path.is_dir():
+            self._members = [
+                (Path(folder) / file).relative_to(self.path).as_posix()
+                for folder, _, files in os.walk(self.path)
+                for file in files
+            ]
+        elif not self.path.exists():
+            raise ToonError(f"{self.path} does not exist: give a folder or a zip of pictures.")
+        else:
+            self._members = [info.filename for info in self._opened().infolist() if not info.is_dir()]
+        self._members.sort()
+        self.names = [name for name in self._members if _is_picture(name)]
+        if not self.names:
+            raise ToonError(f"{self.path} holds no pictures ({', '.join(SUFFIXES)}).")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member. Raises ToonError if it is missing, damaged, encrypted or far too large."""
+        where = f"{name} in {self.path}"
+        try:
+            if self.path.is_dir():
+                return (self.path / name).read_bytes()
+            info = self._opened().getinfo(name)
+            if info.file_size > MAX_MEMBER_BYTES:
+                raise ToonError(f"{where} unpacks to {info.file_size:,} bytes: take it out of the zip.")
+            with self._opened().open(info) as file:
+                data = file.read(MAX_MEMBER_BYTES + 1)  # what the zip says of itself is not to be trusted
+            if len(data) > MAX_MEMBER_BYTES:
+                raise ToonError(f"{where} unpacks to more than it says: take it out of the zip.")
+            return data
+        except KeyError:
+            raise ToonError(f"{where} does not exist.") from None
+        except _UNREADABLE as error:
+            raise ToonError(f"{where} cannot be read ({error}): replace it or take it out.") from error
+
+    def _opened(self) -> zipfile.ZipFile:
+        # A zip handle shared across a fork would share its file position, too.
+        if self._zip is None or self._owner != os.getpid():
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (OSError, zipfile.BadZipFile, ValueError) as error:
+                raise ToonError(f"{self.path} is neither a folder nor a readable zip of pictures.") from error
+            self._owner = os.getpid()
+        return self._zip
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_zip": None}
+
+
+def _is_picture(name: str) -> bool:
+    parts = name.split("/")
+    return name.lower().endswith(SUFFIXES) and not any(part.startswith((".", "__MACOSX")) for part in parts)
