@@ -36,11 +36,11 @@ LAYOUTS = {
     "one_channel": ([2, 1, 4, 3], 1, None),
     "sliced": ([2, 6, 5, 7], 1, "sliced"),
 }
+OPTIONS = [{}, {"gain": 0.7, "clamp": 0.6}, {"alpha": 0.05, "gain": -1.5}, {"clamp": 0.1}, {"gain": 0.0}]
 CASES = [
     (act, dtype, layout, options)
     for (act, dtype, layout), options in zip(
-        itertools.product(ACTIVATIONS, DTYPES, LAYOUTS),
-        itertools.cycle([{}, {"gain": 0.7, "clamp": 0.6}, {"alpha": 0.05, "gain": -1.5}, {"clamp": 0.1}, {"gain": 0.0}]),
+        itertools.product(ACTIVATIONS, DTYPES, LAYOUTS), itertools.cycle(OPTIONS)
     )
 ]
 
@@ -63,18 +63,19 @@ def make(dtype, layout, device, seed=0):
         x = torch.stack([x, x], dim=-1)[..., 0]
     elif memory is not None:
         x = x.contiguous(memory_format=memory)
-    b = torch.randn(shape[dim], generator=generator).to(device, torch.float64 if dtype == torch.float64 else torch.float32)
-    return x, b, dim
+    b = torch.randn(shape[dim], generator=generator)
+    return x, b.to(device, torch.float64 if dtype == torch.float64 else torch.float32), dim
 
 
 @pytest.mark.parametrize(("act", "dtype", "layout", "options"), CASES)
 def test_forward(act, dtype, layout, options, device, implementation):
-    x, b, dim = make(dtype, layout, device)
-    y = ops.bias_act(x, b, dim=dim, act=act, **options)
-    assert y.dtype == dtype and y.shape == x.shape
-    if layout != "sliced":
-        assert y.stride() == x.stride()
-    assert relative_error(y, truth(x.double(), b.double(), dim, act, **options)) < TOLERANCE[dtype]
+    for each in (torch.float32, dtype):  # every case in float32, and every dtype in a quarter of the cases
+        x, b, dim = make(each, layout, device)
+        y = ops.bias_act(x, b, dim=dim, act=act, **options)
+        assert y.dtype == each and y.shape == x.shape
+        if layout != "sliced":
+            assert y.stride() == x.stride()
+        assert relative_error(y, truth(x.double(), b.double(), dim, act, **options)) < TOLERANCE[each]
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
