@@ -111,8 +111,9 @@ def main(
     every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C. With --pairs, latents whose pictures are
     known are learnt first, which saves most of the time of a training from scratch.
     """
-    said = click.get_current_context().params
-    options = {k: str(v) if isinstance(v, (Path, torch.device)) else v for k, v in said.items()}
+    # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
+    said = {**click.get_current_context().params, "init_from": init_from and init_from.rpartition("/")[2]}
+    options = {k: v.name if isinstance(v, Path) else v.type if k == "device" else v for k, v in said.items()}
     out = output_folder(out)
     keep_pages()
     torch.manual_seed(seed)
@@ -168,8 +169,9 @@ def main(
     history = descend("train", options, [parent] if parent else [], data=data.name)
     try:
         final = train(
-            G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, provenance=history, quiet=quiet
-        )
+            G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, provenance=history,
+            quiet=quiet,
+        )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"Stopped; what was learnt is in {out}.", err=True)
         raise click.Abort from None
