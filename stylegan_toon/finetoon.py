@@ -8,6 +8,7 @@ towards the person's and away from the cartoon's.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def toonier(swap: str, names: list[str]) -> str:
 
 
 def triplet(
-    base: Generator | str | Path, toon: Generator | str | Path, swap: str = "fine-toon", negative_swap: str | None = None
+    base: Generator | str | Path, toon: Generator | str | Path, swap: str, negative_swap: str | None = None
 ) -> Triplet:
     """Anchor, positive and negative; see `finetoon` for arguments and errors."""
     base, toon = (load_network(part) if isinstance(part, (str, Path)) else part for part in (base, toon))
@@ -211,11 +212,11 @@ def tune(
                 loss.backward()
                 optimizer.step()
                 steps += 1
-                total += float(loss) * len(rows)
+                figures = [float(tensor.detach().mean()) for tensor in (loss, to_person, to_toon)]
+                total += figures[0] * len(rows)
                 if step == len(parts):
                     means.append(total / len(pool))
-                callback(Progress(epoch, step, len(parts), float(loss), float(to_person.mean()),
-                                  float(to_toon.mean()), G))  # fmt: skip
+                callback(Progress(epoch, step, len(parts), *figures, G))
     except KeyboardInterrupt:
         interrupted = True
     optimizer.zero_grad()
@@ -259,7 +260,7 @@ def main(
     """Tune a blended network to keep the face.
 
     Trains all of the blend, its mapping network too, so that its faces resemble those of --base. Writes
-    finetoon.safetensors, also on Ctrl-C, finetoon-epochNN.png after every epoch, and finetoon.png at the end: base,
+    finetoon.safetensors and finetoon.png at the end or on Ctrl-C, and finetoon-epochNN.png after every epoch: base,
     blend, the fine-tooned network and the toonier blend side by side.
     """
     network, picture = out / "finetoon.safetensors", out / "finetoon.png"
@@ -270,7 +271,7 @@ def main(
     parents = [load_network(source, device=device) for source in (base, toon)]
     networks = triplet(*parents, swap, negative_swap)
     output_folder(out)
-    before = blend(*parents, swap)
+    before = copy.deepcopy(networks.anchor)
 
     def sheet(now: Generator, path: Path) -> None:
         columns = {"base": networks.positive, "blend": before, "fine-tooned": now, "toonier": networks.negative}
@@ -285,12 +286,12 @@ def main(
 
     steps = epochs * -(-len(set(options["seeds"])) // options["batch"])
     with cli.progress(total=steps, quiet=quiet, unit="step") as bar:
-        G = tune(networks, callback=tell, say=lambda line: bar.write(line, file=bar.fp), **options)
+        G = tune(networks, callback=tell, say=lambda line: click.echo(line, err=True), **options)
     save_networks(network, {"G_ema": G}, provenance=G.provenance, overwrite=overwrite)
+    sheet(G, picture)
     if G.provenance["interrupted"]:
         click.echo(f"Stopped; what was learnt is in {out}.", err=True)
         raise click.Abort
-    sheet(G, picture)
     click.echo(f"Faces were compared by {G.provenance['identity']}.", err=True)
     click.echo(out)
 
