@@ -10,6 +10,7 @@ import click
 import torch
 
 from . import cli
+from ._callable import callable_module
 from .data.dataset import ImageDataset, PairDataset
 from .data.images import image_grid, save_image
 from .errors import ToonError
@@ -50,6 +51,15 @@ def load_family(source: str, device: torch.device) -> dict[str, torch.nn.Module]
         with contextlib.suppress(ToonError):  # a file for use, not for training on: G starts from G_ema, D anew
             found[which] = load_network(source, which=which, device=device)
     return found
+
+
+def train(G: Generator, D: Discriminator, pictures: ImageDataset, folder: Path, config: TrainConfig, **more) -> Path:
+    """Train ``G`` and ``D`` on ``pictures``; the arguments, also ``more``, are those of `Trainer`.
+
+    Returns:
+        path of ``network.safetensors`` (``G_ema`` and ``D``) in ``folder``.
+    """
+    return Trainer(G, D, pictures, folder, config, **more).run()
 
 
 @cli.verb(
@@ -155,12 +165,11 @@ def main(
     perceptual = VggLoss(pairs_features).to(device) if pairs_features else None
     reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
     save_image(image_grid(reals, columns=8), out / "reals.png")
-    trainer = Trainer(
-        G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, quiet=quiet,
-        provenance=descend("train", options, [parent] if parent else [], data=str(data.name)),
-    )  # fmt: skip
+    history = descend("train", options, [parent] if parent else [], data=data.name)
     try:
-        final = trainer.run()
+        final = train(
+            G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, provenance=history, quiet=quiet
+        )
     except KeyboardInterrupt:
         click.echo(f"Stopped; what was learnt is in {out}.", err=True)
         raise click.Abort from None
@@ -169,3 +178,5 @@ def main(
 
 if __name__ == "__main__":
     main()
+
+callable_module(__name__, train)
