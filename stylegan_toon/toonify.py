@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,13 +129,25 @@ def toonify(
             base, crop.image, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure,
             callback=callback,
         )  # fmt: skip
-        blended = swap_layers(found.generator, toon, swap, width, names=names)
+        blended = swap_layers(found.generator, carry_over(base, found.generator, toon), swap, width, names=names)
         with torch.no_grad():
             drawn = blended.synthesis(found.ws, noise_mode="const")
         faces.append(ToonFace(crop, found, to_pil(found.image[0]), to_pil(drawn[0])))
         if found.interrupted:
             return Toon(photo.image, faces, interrupted=True)
     return Toon(photo.image, faces)
+
+
+def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
+    """A copy of ``toon`` whose synthesis weights have moved as those of ``base`` did when it was tuned to a face.
+
+    The toon was taught from the base, so what makes the base show this face makes the toon draw it.
+    """
+    moved = copy.deepcopy(toon)
+    with torch.no_grad():
+        for ours, before, after in zip(*(G.synthesis.parameters() for G in (moved, base, tuned))):
+            ours += after - before
+    return moved
 
 
 def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path], Path, list[Path]]:
