@@ -227,12 +227,12 @@ def main(
     G = load_network(network, device=device)
     crop = open_photo(photo, G.config.resolution, aligned=aligned, face=None if aligned else face).faces[0].image
     output_folder(out)
+    measure = perceptual(features, device=device, say=say)
     embedder = face_embedder(device=device, say=say)  # it may be refused: not after the long work
     bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
     with bar:
         found = project(
-            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=features, callback=move,
-            say=say,
+            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure, callback=move
         )  # fmt: skip
     with torch.no_grad():
         identity = float(embedder.similarity(found.image, found.target))
