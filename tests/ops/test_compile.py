@@ -16,8 +16,9 @@ def layer(x: torch.Tensor, b: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
     return ops.bias_act(y, b, act="lrelu", clamp=1.5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_fullgraph(backend, device):
+def test_fullgraph(backend, layout, device):
     if backend == "inductor" and device.type == "cpu" and not shutil.which(os.environ.get("CXX") or "g++"):
         pytest.skip("there is no C++ compiler for inductor")
     torch._dynamo.reset()
@@ -26,7 +27,7 @@ def test_fullgraph(backend, device):
     b = torch.randn(3, generator=generator).to(device).requires_grad_()
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
     for size in (5, 8):  # the second one makes shapes symbolic
-        x = torch.randn([2, 3, size, size + 1], generator=generator).to(device).requires_grad_()
+        x = torch.randn([2, 3, size, size + 1], generator=generator).to(device, memory_format=layout).requires_grad_()
         expected, got = layer(x, b, f), compiled(x, b, f)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
         weight = torch.randn(expected.shape, generator=generator).to(device)

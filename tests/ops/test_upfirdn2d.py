@@ -127,7 +127,7 @@ def test_threads_agree(device):
 
 @pytest.mark.parametrize("resampling", RESAMPLINGS)
 @pytest.mark.parametrize("name", ["1331", "oblong", "taps12"])
-def test_gradcheck(name, resampling, device, implementation):
+def test_gradcheck(name, resampling, device):
     for padding in ("uneven", "crop"):
         x, f, options = make(name, resampling, padding, torch.float64, device, size=(4, 5))
         x = x[:1, :2].requires_grad_()
