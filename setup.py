@@ -153,8 +153,8 @@ def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
     link = [*tools.cxx, "-shared"]
     if tools.nvcc:
         cuda = [*tools.nvcc, *COMMON, "-arch=all-major", "--threads", "0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-        for kernel in ("bias_act", "upfirdn2d"):
-            compilation(f"{kernel}.cu", f"{kernel}.cuda", [*cuda, "-DTOON_ISA=cuda"])
+        for source in ("cuda", "bias_act", "upfirdn2d"):
+            compilation(f"{source}.cu", f"{source}.cuda", [*cuda, "-DTOON_ISA=cuda"])
         link = [*tools.nvcc, "-shared", "-cudart=static"]
     objects = [step.out for step in steps]
     if LINUX:

@@ -4,7 +4,7 @@
 
 #include "api.h"
 
-static const char *toon_invalid(const ToonBiasAct &p) {
+inline const char *toon_invalid(const ToonBiasAct &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (p.act < TOON_LINEAR || p.act > TOON_SWISH) return "unknown activation";
   if (p.order < 0 || p.order > 2) return "order is not 0, 1 or 2";
@@ -13,7 +13,7 @@ static const char *toon_invalid(const ToonBiasAct &p) {
   return nullptr;
 }
 
-static const char *toon_invalid(const ToonUpfirdn2d &p) {
+inline const char *toon_invalid(const ToonUpfirdn2d &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (!p.out || !p.x || !p.f) return "a tensor is missing";
   if (p.n < 0 || p.c < 0 || p.in_h < 1 || p.in_w < 1 || p.out_h < 1 || p.out_w < 1) return "a size is out of range";

@@ -11,14 +11,14 @@ _VERBS = ("blend", "project", "toonify", "finetoon", "generate")
 __all__ = ["ToonError", "load_network", "ops", *_VERBS]
 
 if TYPE_CHECKING:
-    from . import ops
-    from .blend import blend
-    from .errors import ToonError
-    from .finetoon import finetoon
-    from .generate import generate
-    from .project import project
-    from .toonify import toonify
-    from .weights import load_network
+    from . import ops as ops
+    from .blend import blend as blend
+    from .errors import ToonError as ToonError
+    from .finetoon import finetoon as finetoon
+    from .generate import generate as generate
+    from .project import project as project
+    from .toonify import toonify as toonify
+    from .weights import load_network as load_network
 
 
 def __getattr__(name: str):

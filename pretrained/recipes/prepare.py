@@ -59,7 +59,7 @@ def main() -> None:
                 faces.writestr(name, source.read(name))
     np.savez(args.out / "faces.npz", w=table[: args.split], samples=(w[:20000] * scale).numpy())
     np.savez(args.out / "comic.npz", w=table[args.split :])
-    draw_folder(args.data / "faces-256.zip", args.out / "comic.zip", args.split, None, args.workers)
+    draw_folder(args.data / "faces-256.zip", args.out / "comic.zip", args.split, workers=args.workers)
 
 
 if __name__ == "__main__":

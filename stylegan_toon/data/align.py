@@ -235,16 +235,20 @@ def _extend(image: Image.Image, pads: list[int], sigma: float) -> Image.Image:
     return padded
 
 
-def paste_back(photo: Image.Image, aligned: Aligned, picture: Image.Image, *, feather: float = 0.12) -> Image.Image:
+def paste_back(
+    photo: Image.Image, aligned: Aligned, picture: Image.Image, *, feather: float = 0.12, in_place: bool = False
+) -> Image.Image:
     """The photo with ``picture`` (square, any size) in place of the aligned face.
 
     Args:
+        photo: RGB.
         feather: width of the soft edge, as a part of the crop's side (0 to 0.5).
+        in_place: paste into ``photo`` itself, which saves the memory of a copy.
 
     Returns:
-        A new RGB picture of the photo's full size. Beside the photo and its copy little memory is needed.
+        RGB picture of the photo's full size, a new one unless ``in_place``. Little other memory is needed.
     """
-    result = photo.convert("RGB") if photo.mode != "RGB" else photo.copy()
+    result = photo if in_place else photo.copy()
     quad = aligned.quad
     picture = shrink(picture.convert("RGB"), max(8, math.ceil(_side(quad))))
     size = picture.width

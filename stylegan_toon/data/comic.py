@@ -251,16 +251,17 @@ def _shade(
 
     # Skin goes halfway from its own colour to a warm one, lips and lids with it; flat skin is evened out.
     vivid = 1.25 - 0.25 * skin
-    warm_a, warm_b = 0.6 * ma + 0.023, 0.6 * mb + 0.028
+    warmer = np.array([0.4 * (0.057 - ma), 0.4 * (0.070 - mb)], np.float32)
+    warmer *= min(1, 0.03 / max(float(np.hypot(*warmer)), 1e-9))  # people painted blue stay blue
     pale = 1 - smoothstep(np.hypot(green_red, blue_yellow), 0.04, 0.08)
     teeth = pale * smoothstep(smooth[..., 0], plain - 0.06, plain + 0.08) * np.clip(1.3 * mouth, 0, 1)
     light = light + 0.05 * teeth
     near = np.clip(skin + mouth + 0.5 * eye, 0, 1) * (1 - teeth)
-    a = green_red * vivid + near * (warm_a - ma)
-    b = blue_yellow * vivid + near * (warm_b - mb)
+    a = green_red * vivid + near * warmer[0]
+    b = blue_yellow * vivid + near * warmer[1]
     even = skin * (1 - np.clip(1.2 * eye + mouth, 0, 1))
-    a = a + even * (warm_a + 0.3 * (green_red - ma) + 0.012 * shade - a)
-    b = b + even * (warm_b + 0.3 * (blue_yellow - mb) + 0.006 * shade - b)
+    a = a + even * (ma + warmer[0] + 0.3 * (green_red - ma) + 0.012 * shade - a)
+    b = b + even * (mb + warmer[1] + 0.3 * (blue_yellow - mb) + 0.006 * shade - b)
 
     for (ex, ey), side in zip(face.eyes, (-1, 1)):
         blush = face.spot((ex + 5 * side, ey + 32), 15, 9) * skin

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 LABEL_FILE = "dataset.json"
+MAX_CLASSES = 100_000  # a larger number is a mistake, and one-hot labels would fill the memory
 
 
 class ImageDataset:
@@ -129,11 +130,11 @@ class ImageDataset:
             if missing:
                 raise ToonError(f"{LABEL_FILE} in {self.path} has no label for {missing[0]}: add it.")
             table = np.array([pairs[name] for name in self.names])
-            if table.ndim == 1 and table.dtype.kind in "iu" and table.min() >= 0:
+            if table.ndim == 1 and table.dtype.kind in "iu" and table.min() >= 0 and table.max() < MAX_CLASSES:
                 return (table[:, None] == np.arange(table.max() + 1)).astype(np.float32)
             if table.ndim == 2 and table.dtype.kind in "iuf" and np.isfinite(table).all():
                 return table.astype(np.float32)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise malformed from error
         raise malformed
 

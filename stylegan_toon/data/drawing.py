@@ -5,6 +5,8 @@ Arrays are float32, ``[H, W]`` or ``[H, W, C]``; lengths are in pixels. Everythi
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import ndimage
 from scipy.sparse.linalg import LinearOperator, cg
@@ -53,7 +55,7 @@ def soft_levels(x: np.ndarray, levels: int, sharpness: float) -> np.ndarray:
     """A staircase of ``levels`` steps per unit with rounded edges (after Winnemoeller et al. 2006)."""
     scaled = x * levels
     whole = np.floor(scaled)
-    step = np.tanh((scaled - whole - 0.5) * 2 * sharpness) / np.tanh(sharpness)
+    step = np.tanh((scaled - whole - 0.5) * 2 * sharpness) / math.tanh(sharpness)
     return (whole + 0.5 + 0.5 * step) / levels
 
 

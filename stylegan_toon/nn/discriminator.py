@@ -55,7 +55,7 @@ class DiscriminatorConfig:
 
 
 class DiscriminatorBlock(nn.Module):
-    """``fromrgb`` (first block, or every one in "skip"), ``conv0``, ``conv1`` (halves the size), ``skip`` ("resnet")."""
+    """``fromrgb`` (first block; each in "skip"), ``conv0``, ``conv1`` (halves the size), ``skip`` ("resnet" only)."""
 
     def __init__(self, config: DiscriminatorConfig, resolution: int) -> None:
         super().__init__()

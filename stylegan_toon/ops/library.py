@@ -47,7 +47,7 @@ def _kernels() -> _Kernels:
     name = os.environ.get(VARIABLE, "")
     if name.lower() in ("none", "0"):
         return _Kernels(None, None, f"switched off by {VARIABLE}={name}", wanted=False)
-    path = Path(name) if name else Path(__file__).parents[1] / "_kernels.so"
+    path = Path(name) if name else _find()
     if not path.is_file():
         how = f"{VARIABLE} names it" if name else "reinstall stylegan_toon where there is a C++ compiler"
         return _Kernels(None, str(path), f"there is no compiled library at {path} ({how})")
@@ -62,6 +62,14 @@ def _kernels() -> _Kernels:
     for text in (handle.toon_build, handle.toon_cpu_isa):
         text.restype = ctypes.c_char_p
     return _Kernels(handle, str(path), None)
+
+
+def _find() -> Path:
+    """The library beside the package. A checkout that was installed elsewhere has it where setup.py linked it."""
+    package = Path(__file__).parents[1]
+    installed, built = package / "_kernels.so", package.parent / "build" / "kernels" / "_kernels.so"
+    checkout = (package.parent / "setup.py").is_file()
+    return built if checkout and not installed.is_file() and built.is_file() else installed
 
 
 def _open(path: Path) -> ctypes.CDLL:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data.dataset import ImageDataset, InfiniteSampler, PairDataset
+from ..errors import ToonError
 from ..nn import Discriminator, Generator
 from ..weights import save_networks
 from .augment import AdaController, AugmentPipe
@@ -256,7 +257,7 @@ class Trainer:
             num_workers=self.config.workers,
             drop_last=True,
         )
-        for pictures, extra in loader:
+        for pictures, extra in _plain_errors(loader):
             pictures = pictures.to(self.device, torch.float32) / 127.5 - 1
             if self.G.config.img_channels == 1:
                 pictures = pictures.mean(dim=1, keepdim=True)
@@ -283,3 +284,11 @@ class Trainer:
         while len(self._snapshots) > self.config.keep:
             self._snapshots.pop(0).unlink(missing_ok=True)
         return path
+
+
+def _plain_errors(loader: DataLoader) -> Iterator:
+    """The loader's batches; a mistake found in a worker process is told without the worker's traceback."""
+    try:
+        yield from loader
+    except ToonError as error:
+        raise ToonError(str(error).strip().rpartition("ToonError: ")[2]) from None

@@ -117,7 +117,7 @@ def test_strangers_on_the_command_line(tmp_path, checkpoint, toon_checkpoint):
 
 
 def test_as_a_module(tmp_path, checkpoint, child):
-    """``python -m stylegan_toon.blend`` and ``stylegan_toon blend`` write the same, with ranges that look like options."""
+    """``python -m stylegan_toon.blend`` and ``stylegan-toon blend`` write the same; ranges may look like options."""
     options = ["--base", checkpoint, "--toon", child, "--swap", "-b8", "--seeds", "0", "--device", "cpu", "--out"]
     command = [sys.executable, "-m", "stylegan_toon.blend", *map(str, options), str(tmp_path / "module")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -132,7 +132,13 @@ def test_usage_mistakes(args):
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
-    [("7", [7]), ("0-3,33", [0, 1, 2, 3, 33]), (" 1 , 2 - 3 ", [1, 2, 3]), ("5,5", [5, 5]), ("4294967295", [2**32 - 1])],
+    [
+        ("7", [7]),
+        ("0-3,33", [0, 1, 2, 3, 33]),
+        (" 1 , 2 - 3 ", [1, 2, 3]),
+        ("5,5", [5, 5]),
+        ("4294967295", [2**32 - 1]),
+    ],
 )
 def test_seeds(text, seeds):
     assert cli.SEEDS.convert(text, None, None) == seeds

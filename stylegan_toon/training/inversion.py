@@ -1,0 +1,267 @@
+"""Inversion: the latent, the noise and, if wished, the weights with which a generator shows a given picture.
+
+The schedules and the noise regularisation are those of StyleGAN2's projector (Karras et al., "Analyzing and
+Improving the Image Quality of StyleGAN", arXiv 1912.04958, appendix D).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..nn import Generator
+from .perceptual import Perceptual
+
+NOISE_WEIGHT = 1e5  # appendix D: alpha
+PIXEL_WEIGHT = 0.4
+TUNE_PIXEL_WEIGHT = 2.0
+PRIOR_WEIGHT = 0.01
+SPREAD_WEIGHT = 0.02
+
+
+def learning_rate(step: int, steps: int, initial: float = 0.1) -> float:
+    """Rate at ``step`` of ``steps``: up linearly over the first 5 %, down as a half cosine over the last 25 %."""
+    t = step / steps
+    down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
+    return initial * min(1.0, t / 0.05) * down
+
+
+def w_noise_scale(step: int, steps: int, w_std: float) -> float:
+    """Deviation of the noise added to w: 5 % of ``w_std``, falling quadratically to 0 at three quarters of the way."""
+    return w_std * 0.05 * max(0.0, 1 - step / steps / 0.75) ** 2
+
+
+def noise_regularization(maps: Sequence[Tensor]) -> Tensor:
+    """Squared autocorrelation of noise maps ``[H, H]`` at a shift of one pixel, summed over a pyramid down to 8x8.
+
+    Keeps the noise from carrying the picture (equation 6). The paper doubles each smaller map to keep its
+    variance; the published code, followed here, does not.
+    """
+    total = maps[0].new_zeros(())
+    for noise in maps:
+        x = noise[None, None]
+        while True:
+            for dim in (2, 3):
+                total = total + (x * x.roll(1, dims=dim)).mean().square()
+            if x.shape[2] <= 8:
+                break
+            x = F.avg_pool2d(x, 2)
+    return total
+
+
+def normalize_(maps: Sequence[Tensor]) -> None:
+    """Give every map zero mean and unit mean square, in place."""
+    with torch.no_grad():
+        for noise in maps:
+            noise -= noise.mean()
+            noise *= noise.square().mean().rsqrt()
+
+
+def noise_maps(G: Generator) -> dict[str, Tensor]:
+    """The constant noise ``[R, R]`` of every layer that has one, by its name in the synthesis network."""
+    return {name: buffer for name, buffer in G.synthesis.named_buffers() if name.endswith("noise_const")}
+
+
+@dataclass(frozen=True)
+class LatentPrior:
+    """What w's look like: mean and covariance of 10,000 samples of the mapping network.
+
+    Attributes:
+        mean: ``[w_dim]``.
+        std: root mean squared distance from the mean (one number for the whole vector, as in appendix D).
+        axes: ``[w_dim, w_dim]``; ``v @ axes`` turns unit-variance coordinates into an offset from the mean.
+        inverse: its inverse, damped for directions the samples do not use.
+    """
+
+    mean: Tensor
+    std: float
+    axes: Tensor
+    inverse: Tensor
+
+    def whiten(self, w: Tensor) -> Tensor:
+        """``[..., w_dim]`` -> coordinates that are uncorrelated and of unit variance over samples."""
+        return (w - self.mean) @ self.inverse
+
+    def color(self, v: Tensor) -> Tensor:
+        """The inverse of `whiten`."""
+        return self.mean + v @ self.axes
+
+
+@torch.no_grad()
+def latent_prior(G: Generator, samples: int = 10000) -> LatentPrior:
+    """Sample the mapping network with the projector's fixed seed 123."""
+    device = G.mapping.w_avg.device
+    z = torch.from_numpy(np.random.RandomState(123).randn(samples, G.config.z_dim)).float()
+    w = torch.cat([G.mapping(part.to(device))[:, 0] for part in z.split(1000)])
+    mean = w.mean(dim=0)
+    centred = (w - mean).double().cpu()
+    values, vectors = torch.linalg.eigh(centred.T @ centred / samples)
+    scale = values.clamp(min=float(values[-1]) * 1e-6).sqrt()
+    return LatentPrior(
+        mean=mean,
+        std=float((w - mean).square().sum(dim=1).mean().sqrt()),
+        axes=(scale[:, None] * vectors.T).float().to(device),
+        inverse=(vectors / scale).float().to(device),
+    )
+
+
+def pixel_distance(a: Tensor, b: Tensor, levels: int = 4) -> Tensor:
+    """Mean absolute difference of ``[N, C, R, R]`` averaged over a pyramid of ``levels`` halvings."""
+    total = a.new_zeros(())
+    for _ in range(levels):
+        total = total + (a - b).abs().mean()
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return total / levels
+
+
+@dataclass
+class Progress:
+    """Where a run stands: handed to the callback after every step.
+
+    Attributes:
+        stage: "w", "w+" or "tune".
+        step, steps: of this run.
+        distance: perceptual distance of the current picture to the target.
+        image: the current picture ``[1, C, R, R]``.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    distance: float
+    image: Tensor
+
+
+Callback = Callable[[Progress], object]
+
+
+@dataclass
+class Inversion:
+    """A latent ``[1, num_ws, w_dim]``, and the perceptual distance at every step that led to it."""
+
+    ws: Tensor
+    history: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def invert(
+    G: Generator,
+    target: Tensor,
+    perceptual: Perceptual,
+    *,
+    space: str = "w+",
+    steps: int = 400,
+    lr: float = 0.1,
+    seed: int = 303,
+    callback: Callback | None = None,
+) -> Inversion:
+    """Find ws and noise for ``target``. The noise of ``G`` is overwritten with what was found.
+
+    "w" is the published projector: one w from the mean, noise on w that dies away, perceptual distance only.
+    "w+" starts the same way and, from a third of the steps on, lets every layer have a w of its own. It works in
+    whitened coordinates, adds a pixel distance at several scales, and pulls w towards where samples lie and the
+    layers towards each other, because a latent far from both does not survive the change to another network.
+
+    Args:
+        G: gradients of its parameters must be off; it is changed, so hand in a copy.
+        target: ``[1, C, R, R]`` in [-1, 1].
+        callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
+    """
+    prior = latent_prior(G)
+    plus = space == "w+"
+    maps = list(noise_maps(G).values())
+    random = torch.Generator().manual_seed(seed)
+    for noise in maps:
+        noise.copy_(torch.randn(noise.shape, generator=random)).requires_grad_()
+    v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
+    apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
+    optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], betas=(0.9, 0.999))
+    with torch.no_grad():
+        goal = perceptual(target)
+    found = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
+    try:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, lr)
+            wide = plus and step >= steps // 3
+            ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
+            jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
+            image = G.synthesis(ws + jitter, noise_mode="const")
+            distance = (perceptual(image) - goal).square().sum()
+            loss = distance + NOISE_WEIGHT * noise_regularization(maps)
+            if plus:
+                loss = loss + PIXEL_WEIGHT * pixel_distance(image, target)
+                loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if not wide:
+                apart.grad = None  # Adam skips it: one w for all layers so far
+            optimizer.step()
+            normalize_(maps)
+            found.ws = ws.detach()
+            found.history.append(distance.item())
+            if callback is not None:
+                callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image.detach()))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for noise in maps:
+        noise.requires_grad_(False)
+    return found
+
+
+def tune(
+    G: Generator,
+    ws: Tensor,
+    target: Tensor,
+    perceptual: Perceptual,
+    *,
+    steps: int = 100,
+    lr: float = 2e-3,
+    stop: float | None = None,
+    callback: Callback | None = None,
+) -> Inversion:
+    """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
+
+    The latent stays what it is, so whatever other networks do with it stays the same. The rate is several times the
+    paper's 3e-4 and a pixel distance is added, for few steps on a small network.
+
+    Args:
+        G: changed in place; its noise and mapping network are not touched.
+        stop: perceptual distance at which to stop early; None = 0.06 for LPIPS as in the paper, 0 for other measures.
+
+    Returns:
+        ws as given, and the distance at every step.
+    """
+    if stop is None:
+        stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
+    found = Inversion(ws)
+    parameters = list(G.synthesis.parameters())
+    for p in parameters:
+        p.requires_grad_()
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    with torch.no_grad():
+        goal = perceptual(target)
+    try:
+        for step in range(steps):
+            image = G.synthesis(ws, noise_mode="const")
+            distance = (perceptual(image) - goal).square().sum()
+            found.history.append(distance.item())
+            if callback is not None:
+                callback(Progress("tune", step + 1, steps, found.history[-1], image.detach()))
+            if found.history[-1] <= stop:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            pixels = (image - target).square().mean() + TUNE_PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
+            (distance + pixels).backward()
+            optimizer.step()
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for p in parameters:
+        p.requires_grad_(False)
+    return found

@@ -1,0 +1,110 @@
+"""The CUDA kernels, compiled as plain C++ over the few lines of CUDA in cuda_on_cpu/, against the same truths.
+
+They run thread after thread on CPU tensors, so that indices, tails and dispatch are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import test_bias_act
+import test_upfirdn2d
+import torch
+from accuracy import DTYPES, TOLERANCE, relative_error
+
+from stylegan_toon import ops
+from stylegan_toon.ops import library
+from stylegan_toon.ops.bias_act import ACTIVATIONS
+
+SOURCES = Path(__file__).parents[2] / "csrc"
+SHIM = Path(__file__).parent / "cuda_on_cpu"
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory) -> ctypes.CDLL:
+    compiler = shlex.split(os.environ.get("CXX") or "g++")
+    if not shutil.which(compiler[0]):
+        pytest.skip(f"there is no C++ compiler ({compiler[0]})")
+    out = tmp_path_factory.mktemp("cuda_on_cpu") / "kernels.so"
+    sources = [str(SOURCES / f"{name}.cu") for name in ("cuda", "bias_act", "upfirdn2d")]
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-DTOON_ISA=cuda"]
+    command = [*compiler, *flags, f"-I{SHIM}", f"-I{SOURCES}", "-x", "c++", *sources, "-o", str(out)]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(out))
+
+
+@pytest.fixture
+def launches(emulated, monkeypatch) -> list[str]:
+    """Sends the ops on CPU tensors to the CUDA kernels, and notes each launch."""
+    done = []
+
+    def launch(op: str, out: torch.Tensor, params: bytes) -> None:
+        function = getattr(emulated, f"toon_{op}_cuda")
+        function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p]
+        error = function(params, 0, None)
+        if error:
+            raise RuntimeError(error.decode())
+        done.append(op)
+
+    monkeypatch.setattr(library, "launch", launch)
+    monkeypatch.setattr(library, "usable", lambda x: True)
+    return done
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_bias_act_matches(act, dtype, launches):
+    for layout in test_bias_act.LAYOUTS:
+        x, b, dim = test_bias_act.make(dtype, layout, "cpu")
+        for bias, options in ((b, {"clamp": 1.5}), (None, {"gain": -0.7})):
+            y = ops.bias_act(x, bias, dim=dim, act=act, **options)
+            zero = torch.zeros_like(b) if bias is None else b
+            true = test_bias_act.truth(x.double(), zero.double(), dim, act, **options)
+            assert relative_error(y, true) < TOLERANCE[dtype]
+    assert len(launches) == 2 * len(test_bias_act.LAYOUTS)
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_bias_act_gradients_match(act, launches):
+    x, b, _ = test_bias_act.make(torch.float64, "image", "cpu")
+    x, b = x[:1, :3, :2].contiguous().requires_grad_(), b[:3].requires_grad_()
+
+    def f(x, b):
+        return ops.bias_act(x, b, act=act, clamp=2.1, gain=1.3)
+
+    assert torch.autograd.gradcheck(f, (x, b)) and torch.autograd.gradgradcheck(f, (x, b))
+    assert launches
+
+
+@pytest.mark.parametrize("name", test_upfirdn2d.FILTERS)
+def test_upfirdn2d_matches(name, launches):
+    cases = list(itertools.product(test_upfirdn2d.RESAMPLINGS, test_upfirdn2d.PADDINGS, (False, True)))
+    for case, (resampling, padding, channels_last) in enumerate(cases):
+        dtype = DTYPES[case % 3 and case % 4]  # float32 above all
+        x, f, options = test_upfirdn2d.make(name, resampling, padding, dtype, channels_last=channels_last)
+        f = f.outer(f) if f is not None and f.ndim == 1 else f  # the op makes two launches of 1-D filters
+        options |= {"flip_filter": bool(case // 2 % 2), "gain": [1.0, 4.0, -0.5][case % 3]}
+        assert relative_error(ops.upfirdn2d(x, f, **options), test_upfirdn2d.truth(x, f, **options)) < TOLERANCE[dtype]
+    assert len(launches) == len(cases)
+
+
+def test_indices_beyond_32_bits(launches):
+    """Sample 1 of a row lies at 2^30 after upsampling; the crop keeps its surroundings."""
+    far = 2**30
+    f = torch.tensor([[1.0, 2.0, 3.0]])
+    x = torch.tensor([[[[5.0, 7.0]]]])
+    y = ops.upfirdn2d(x, f, up=[far, 1], padding=[-far + 3, -far + 4, 0, 0])
+    assert y.flatten().tolist() == [0.0, 7.0, 14.0, 21.0, 0.0] and launches
+
+
+def test_another_device_is_refused(emulated):
+    emulated.toon_cuda_check.restype = ctypes.c_char_p
+    assert emulated.toon_cuda_check(0) is None
+    assert emulated.toon_cuda_check(1) == b"invalid device"

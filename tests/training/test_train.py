@@ -1,0 +1,171 @@
+"""The train verb on tiny sets."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from tiny import tiny_discriminator, tiny_generator
+
+from stylegan_toon.data.dataset import ImageDataset, PairDataset
+from stylegan_toon.train import main
+from stylegan_toon.training.loop import TrainConfig, Trainer
+from stylegan_toon.weights import load_networks, read_header, save_networks
+
+SMALL = ["--resolution", "16", "--batch", "4", "--channel-base", "128", "--channel-max", "16"]
+SMALL += ["--workers", "0", "--quiet"]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        colour = rng.integers(0, 255, (2, 2, 3), dtype=np.uint8)
+        Image.fromarray(colour).resize((16, 16), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_from_scratch_then_transfer(pictures, tmp_path):
+    """A training from scratch; another from what it made, with frozen layers that do not move."""
+    result = run("--data", pictures, "--out", tmp_path / "a", "--kimg", "0.04", "--snapshot-kimg", "0.02", *SMALL)
+    assert result.exit_code == 0, result.output
+    final = tmp_path / "a" / "network.safetensors"
+    assert result.output.strip().splitlines()[-1] == str(final)
+    assert sorted(load_networks(final)) == ["D", "G_ema"]
+    lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert {"kimg", "G", "D", "p", "real"} <= set(lines[-1]) and lines[-1]["kimg"] == 0.04
+    assert Image.open(tmp_path / "a" / "reals.png").size[0] > 16
+    assert len(list((tmp_path / "a").glob("fakes-*.png"))) >= 1
+
+    before = load_networks(final)["D"].state_dict()
+    result = run(
+        "--data", pictures, "--out", tmp_path / "b", "--init-from", final, "--kimg", "0.02", "--freeze-d", "3", *SMALL
+    )
+    assert result.exit_code == 0, result.output
+    after = load_networks(tmp_path / "b" / "network.safetensors")["D"].state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert {"b16.fromrgb.weight", "b16.conv0.weight", "b16.conv1.weight"} <= same
+    assert "b16.skip.weight" not in same and "b4.fc.weight" not in same
+    history = read_header(tmp_path / "b" / "network.safetensors").provenance
+    assert history["verb"] == "train" and history["images_seen"] == 20
+    assert history["parents"][0]["sha256"] in history["ancestors"]
+
+
+def test_pairs_are_learnt(pictures, tmp_path):
+    """Pictures made by one generator are learnt by another from (w, picture); the loss falls, G_ema follows."""
+    torch.manual_seed(0)
+    G = tiny_generator(0, resolution=16)
+    D = tiny_discriminator(0, resolution=16)
+    w = np.random.default_rng(0).standard_normal((12, 32)).astype(np.float32)
+    known = PairDataset(ImageDataset(pictures, 16), w)
+    config = TrainConfig(kimg=0, pairs_kimg=1.2, pairs_lr=0.01, batch=4, workers=0, snapshot_kimg=10)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    trainer = Trainer(G, D, ImageDataset(pictures, 16), folder, config, pairs=known, quiet=True)
+    target = torch.stack([known[i][0] for i in range(12)]) / 127.5 - 1
+    ws = torch.from_numpy(w)[:, None].expand(-1, G.num_ws, -1)
+
+    def error(network) -> float:
+        with torch.no_grad():
+            return (network.synthesis(ws, noise_mode="none") - target).abs().mean().item()
+
+    start = error(G)
+    D_before = {k: v.clone() for k, v in D.state_dict().items()}
+    trainer.run()
+    assert error(G) < 0.3 * start
+    assert error(trainer.G_ema) < 0.5 * start
+    assert all(torch.equal(v, D.state_dict()[k]) for k, v in D_before.items())  # no discriminator in this phase
+
+
+def test_ctrl_c_saves(pictures, tmp_path, monkeypatch):
+    steps = []
+
+    def interrupt(self, n, log):
+        steps.append(n)
+        if n == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_adversarial_step", interrupt)
+    result = run("--data", pictures, "--out", tmp_path / "a", "--kimg", "1", *SMALL)
+    assert result.exit_code == 130 and len(steps) == 4
+    (snapshot,) = (tmp_path / "a").glob("snapshot-*.safetensors")
+    assert sorted(load_networks(snapshot)) == ["D", "G", "G_ema"]
+
+
+def test_training_is_reproducible(pictures, tmp_path):
+    for name in "ab":
+        assert run("--data", pictures, "--out", tmp_path / name, "--kimg", "0.02", *SMALL).exit_code == 0
+    a, b = (load_networks(tmp_path / name / "network.safetensors")["G_ema"].state_dict() for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_ema_is_the_published_average():
+    """One step with half-life h: G_ema moves by 1 - 0.5^(batch / h)."""
+    G, D = tiny_generator(0), tiny_discriminator(0)
+
+    class Nothing(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return torch.zeros(3, 32, 32, dtype=torch.uint8), torch.zeros(0)
+
+    config = TrainConfig(batch=4, ema_kimg=0.016, workers=0)
+    average = tiny_generator(1)
+    before = average.synthesis.b4.const.detach().clone()
+    trainer = Trainer(G, D, Nothing(), None, config, G_ema=average)
+    trainer._average(None)
+    wanted = before + (G.synthesis.b4.const - before) * (1 - 0.5 ** (4 / 16))
+    assert torch.allclose(trainer.G_ema.synthesis.b4.const, wanted, atol=1e-6)
+    assert torch.equal(trainer.G_ema.mapping.w_avg, G.mapping.w_avg)
+
+
+def test_lazy_regularisation_corrects_adam():
+    trainer_config = TrainConfig(lr=0.01, g_reg_interval=4, d_reg_interval=16)
+    G, D = tiny_generator(0), tiny_discriminator(0)
+    trainer = Trainer.__new__(Trainer)
+    trainer.config = trainer_config
+    G_opt, D_opt = trainer._adam(G, 4), trainer._adam(D, 16)
+    assert G_opt.defaults["lr"] == pytest.approx(0.01 * 4 / 5)
+    assert D_opt.defaults["betas"] == (0.0, pytest.approx(0.99 ** (16 / 17)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "missing.zip"], "missing.zip"),
+        (["--pairs-kimg", "1"], "--pairs"),
+        (["--batch", "6"], "multiple"),
+        (["--resolution", "20"], "power of two"),
+        (["--cond"], "dataset.json"),
+    ],
+)
+def test_mistakes_are_one_sentence(pictures, tmp_path, arguments, sentence):
+    result = run("--data", pictures, "--out", tmp_path / "x", "--kimg", "0.01", *SMALL, *arguments)
+    assert result.exit_code == 2 and sentence in result.output
+    assert "Traceback" not in result.output and len(result.output.strip().splitlines()) == 1
+
+
+def test_a_network_of_another_size_is_refused(pictures, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_networks(path, {"G_ema": tiny_generator(0)})
+    result = run("--data", pictures, "--out", tmp_path / "x", "--init-from", path, *SMALL)
+    assert result.exit_code == 2 and "32 px" in result.output
+
+
+def test_a_bad_picture_found_by_a_worker_is_one_sentence(pictures, tmp_path):
+    (pictures / "05.png").write_text("not a picture")
+    arguments = ["--data", pictures, "--out", tmp_path / "x", "--kimg", "0.1", *SMALL, "--workers", "1"]
+    result = run(*arguments)
+    assert result.exit_code == 2 and "05.png" in result.output
+    assert "Traceback" not in result.output and len(result.output.strip().splitlines()) == 1
