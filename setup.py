@@ -21,9 +21,14 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, find_packages, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # only pip --no-build-isolation meets an old one
+    sys.exit(f"stylegan_toon is built with setuptools 77 or newer, this is {setuptools.__version__}: upgrade it.")
 
 ROOT = Path(__file__).parent.resolve()
 SOURCES = ROOT / "csrc"
@@ -185,7 +190,7 @@ def ninja() -> str | None:
         from ninja import BIN_DIR
     except ImportError:
         return shutil.which("ninja")
-    return shutil.which("ninja", path=BIN_DIR)
+    return shutil.which("ninja", path=BIN_DIR) or shutil.which("ninja")  # pip puts a build's own tools on PATH
 
 
 def build_library(tools: Toolchain, build: Path, library: Path) -> None:
@@ -242,10 +247,14 @@ BUILDING = {"bdist_wheel", "editable_wheel", "build", "build_ext", "install"}
 TOOLS = find_toolchain() if BUILDING & set(sys.argv) else Toolchain()
 packages = find_packages(include=["stylegan_toon", "stylegan_toon.*"])
 package_dir, package_data = {}, {}
-if (ROOT / "pretrained").is_dir():
-    packages.append("stylegan_toon.pretrained")
-    package_dir["stylegan_toon.pretrained"] = "pretrained"
-    package_data["stylegan_toon.pretrained"] = ["**/*"]
+# pretrained/ is installed inside the package; to setuptools every folder of it is a package of its own.
+for folder in sorted({file.parent for file in ROOT.glob("pretrained/**/*") if file.is_file()}):
+    if folder.name != "__pycache__":
+        relative = folder.relative_to(ROOT)
+        name = ".".join(["stylegan_toon", *relative.parts])
+        packages.append(name)
+        package_dir[name] = str(relative)
+        package_data[name] = ["*"]
 
 setup(
     packages=packages,

@@ -219,17 +219,21 @@ def main(
         out / f"{photo.stem}{ending}" for ending in (".safetensors", "-projected.png", ".json", "-network.safetensors")
     )
     refuse_overwrite([latent, picture, report, *([tuned] if tune_steps else [])], overwrite)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
     keep_pages()
     G = load_network(network, device=device)
     crop = open_photo(photo, G.config.resolution, aligned=aligned, face=None if aligned else face).faces[0].image
     output_folder(out)
+    measure = perceptual(features, device=device, say=say)
+    embedder = face_embedder(device=device, say=say)  # it may be refused: not after the long work
     bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
     with bar:
         found = project(
-            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=features, callback=move,
-            say=lambda line: click.echo(line, err=True),
+            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure, callback=move
         )  # fmt: skip
-    embedder = face_embedder(device=device)
     with torch.no_grad():
         identity = float(embedder.similarity(found.image, found.target))
     scores = {**found.scores(), "identity": round(identity, 4), "identity_network": embedder.name}
@@ -244,6 +248,7 @@ def main(
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     if found.interrupted:
         click.echo(f"Stopped early; what was found is in {out}.", err=True)
+        raise click.Abort
     click.echo(out)
 
 

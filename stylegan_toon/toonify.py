@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 from PIL import Image
 
@@ -64,8 +65,7 @@ class Toon:
     @property
     def image(self) -> Image.Image:
         """The cartoon of the largest face."""
-        sides = [abs(face.aligned.quad[2] - face.aligned.quad[0]).max() for face in self.faces]
-        return self.faces[sides.index(max(sides))].image
+        return max(self.faces, key=lambda face: np.hypot(*(face.aligned.quad[3] - face.aligned.quad[0]))).image
 
     def sheet(self) -> Image.Image:
         """Photo, aligned, inverted and toon side by side, a row for each face."""
@@ -119,7 +119,7 @@ def toonify(
     """
     base, toon = (load_network(n, device=device) if isinstance(n, (str, Path)) else n for n in (base, toon))
     names = name_of(base, "base"), name_of(toon, "toon")
-    swap_layers(base, toon, swap, width, names=names)  # a swap that cannot be is refused before the long work
+    swap_layers(base, toon, swap, width, names=names)  # refuses what cannot be before the long work
     if not isinstance(photo, Photo):
         photo = open_photo(photo, base.config.resolution, aligned=aligned, face=face)
     measure = perceptual(features, device=device, say=say)
@@ -193,6 +193,7 @@ def main(
         raise ToonError("Two of the photos have the same name and would overwrite each other: do them one at a time.")
     keep_pages()
     networks = [load_network(source, device=device) for source in (base, toon)]
+    swap_layers(*networks, swap, width, names=(name_of(networks[0], base), name_of(networks[1], toon)))  # or refuses
     for photo in photos:
         opened = open_photo(photo, networks[0].config.resolution, aligned=aligned, face=face)
         toons, sheet, pasted = _paths(photo, out, len(opened.faces), paste_back)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import ToonError
-from .align import Aligned, align, detect_faces
-from .images import read_image
+from .align import SMALLEST_PHOTO, Aligned, align, detect_faces
+from .images import read_image, to_rgb
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,17 @@ def open_photo(
         device: where to look for faces.
 
     Raises:
-        ToonError: what is wrong with the file, no face, no such face, or ``aligned`` and not square.
+        ToonError: what is wrong with the file, no face, no such face, or ``aligned`` and not a square
+            of at least 32 pixels.
     """
     name = "the photo" if isinstance(photo, Image.Image) else Path(photo).name
-    image = photo.convert("RGB") if isinstance(photo, Image.Image) else read_image(photo)
+    image = to_rgb(ImageOps.exif_transpose(photo)) if isinstance(photo, Image.Image) else read_image(photo)
     if aligned:
-        if image.width != image.height:
-            raise ToonError(f"{name} is {image.width}x{image.height}, not square: leave out --aligned.")
+        if image.width != image.height or image.width < SMALLEST_PHOTO:
+            raise ToonError(
+                f"{name} is {image.width}x{image.height} pixels, but an aligned crop is a square of at least "
+                f"{SMALLEST_PHOTO}: leave out --aligned."
+            )
         side = image.width
         whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float64)
         small = image if side == size else image.resize((size, size), Image.Resampling.LANCZOS)

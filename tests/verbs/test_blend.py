@@ -21,7 +21,7 @@ from stylegan_toon.data.images import to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.generate import generate
 from stylegan_toon.nn.swap import swap_layers
-from stylegan_toon.weights import lineage, pretrained_folder, save_networks, sha256_of
+from stylegan_toon.weights import lineage, save_networks, sha256_of
 
 
 def run(*args: object):
@@ -188,9 +188,6 @@ def test_no_such_width(tmp_path, checkpoint, child, width):
 
 
 def test_the_defaults_blend_the_shipped_networks(tmp_path):
-    for name in ("faces", "comic"):
-        if not (pretrained_folder() / f"{name}.safetensors").exists():
-            pytest.skip(f"{name}.safetensors is not in this checkout")
     result = run("--swap", "b64,b128", "--seeds", "0", "--out", tmp_path / "out")
     assert result.exit_code == 0 and "warning" not in result.stderr
     network = load_network(tmp_path / "out" / "blend.safetensors")
