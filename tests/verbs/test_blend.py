@@ -87,9 +87,8 @@ def test_the_verb_writes_network_and_picture(tmp_path, checkpoint, child, tiny_G
     assert lineage(network) == {sha256_of(out / "blend.safetensors"), sha256_of(checkpoint), sha256_of(child)}
 
     sheet = comparison(
-        {"base: tiny.safetensors": tiny_G, "toon: child.safetensors": tiny_generator(1), "blend": expected}, [0, 4],
-        psi=0.5,
-    )  # fmt: skip
+        {"base: tiny": tiny_G, "toon: child": tiny_generator(1), "blend": expected}, [0, 4], psi=0.5
+    )
     assert np.array_equal(np.asarray(sheet), np.asarray(Image.open(out / "blend.png")))
 
 

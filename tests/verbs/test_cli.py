@@ -77,7 +77,7 @@ def toy(error: BaseException | None = None, warning: str | None = None) -> click
     [
         (ToonError("The moon is full: wait."), "The moon is full: wait."),
         (MemoryError(), "There is not enough memory for this"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "There is not enough memory for this"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried 20 GiB"), "There is not enough memory for this"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "There is not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device", "out/x.png"), "out/x.png: No space left on device."),
         (click.UsageError("No such thing."), "No such thing."),
