@@ -95,8 +95,8 @@ def main(
     parents = [load_network(source, device=device) for source in (base, toon)]
     blended = blend(*parents, swap, width)
     output_folder(out)
-    labels = [f"base: {name_of(parents[0], base)}", f"toon: {name_of(parents[1], toon)}", "blend"]
-    sheet = comparison(dict(zip(labels, [*parents, blended])), seeds, psi=psi, dtype=dtype)
+    labels = [f"{role}: {Path(name_of(G, role)).stem}" for role, G in zip(("base", "toon"), parents)]
+    sheet = comparison(dict(zip([*labels, "blend"], [*parents, blended])), seeds, psi=psi, dtype=dtype)
     save_networks(network, {"G_ema": blended}, provenance=blended.provenance, overwrite=overwrite)
     save_image(sheet, picture)
     click.echo(out)

@@ -1,27 +1,33 @@
-"""Project a photo: find the latent (and the noise) with which a generator shows it.
-
-    python -m stylegan_toon.project photo.jpg
-"""
+"""Project a photo: find the latent (and the noise) with which a generator shows it."""
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import torch
 from PIL import Image
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from .data.images import to_pil, to_tensor
+from . import cli
+from ._callable import callable_module
+from .data.faces import open_photo
+from .data.images import image_grid, save_image, to_pil, to_tensor
 from .errors import ToonError
+from .files import atomic_path, output_folder, refuse_overwrite
 from .nn import Generator
-from .training.inversion import Callback, invert, noise_maps, tune
+from .training.identity import face_embedder
+from .training.inversion import Callback, Progress, invert, noise_maps, tune
+from .training.memory import keep_pages
 from .training.perceptual import Perceptual, fit, perceptual
-from .weights import load_network
+from .weights import descend, load_network, save_networks
 
 STEPS = {"w": 1000, "w+": 400}
 
@@ -161,3 +167,92 @@ def as_target(image: Image.Image | Tensor, G: Generator) -> Tensor:
     if height != width:
         raise ToonError(f"The picture is {width}x{height} pixels: an aligned one is square; leave out --aligned.")
     return fit(image.detach().float(), G.config.resolution, G.config.img_channels)
+
+
+def save_projection(found: Projection, path: Path, provenance: dict) -> None:
+    """Write ``ws`` and ``noise.*`` as safetensors; the header says ``kind`` "projection", scores and provenance."""
+    tensors = {"ws": found.ws, **{f"noise.{name}": noise for name, noise in found.noise.items()}}
+    header = {"kind": "projection", "scores": json.dumps(found.scores()), "provenance": json.dumps(provenance)}
+    data = to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def progress_bar(total: int, desc: str, quiet: bool) -> tuple[object, Callback]:
+    """A bar for `project`, and the callback that moves it."""
+    bar = cli.progress(total=total, desc=desc, unit="step", quiet=quiet)
+
+    def move(at: Progress) -> None:
+        bar.set_postfix(stage=at.stage, distance=f"{at.distance:.3f}", refresh=False)
+        bar.update()
+
+    return bar, move
+
+
+@cli.verb(
+    "python -m stylegan_toon.project photo.jpg\n"
+    "python -m stylegan_toon.project photo.jpg --space w --steps 1000 --out out/w"
+)
+@click.argument("photo", type=cli.PATH)
+@cli.network()
+@click.option("--space", type=click.Choice(list(STEPS)), default="w+", help="One w for all layers, or one for each.")
+@click.option("--steps", type=click.IntRange(1), help="Steps; 400 in w+, 1000 in w.")
+@click.option("--tune", "tune_steps", type=click.IntRange(0), default=0, help="Steps of pivotal tuning afterwards.")
+@click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
+@click.option("--aligned", is_flag=True, help="The photo is an aligned square crop already.")
+@click.option("--face", type=click.IntRange(1), default=1, help="Which face, counted from the left.")
+@cli.out("out/project")
+@cli.device()
+@cli.seed(303)
+@cli.quiet()
+@cli.overwrite()
+def main(
+    photo: Path, network: str, space: str, steps: int | None, tune_steps: int, features: str, aligned: bool, face: int,
+    out: Path, device: torch.device, seed: int, quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Find the latent behind a photo.
+
+    Writes NAME.safetensors (ws and noise), NAME-projected.png (aligned and projected side by side) and NAME.json
+    (how close it came, in how many seconds); with --tune also NAME-network.safetensors, the tuned network.
+    """
+    latent, picture, report, tuned = (
+        out / f"{photo.stem}{ending}" for ending in (".safetensors", "-projected.png", ".json", "-network.safetensors")
+    )
+    refuse_overwrite([latent, picture, report, *([tuned] if tune_steps else [])], overwrite)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    keep_pages()
+    G = load_network(network, device=device)
+    crop = open_photo(photo, G.config.resolution, aligned=aligned, face=None if aligned else face).faces[0].image
+    output_folder(out)
+    measure = perceptual(features, device=device, say=say)
+    embedder = face_embedder(device=device, say=say)  # it may be refused: not after the long work
+    bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
+    with bar:
+        found = project(
+            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure, callback=move
+        )  # fmt: skip
+    with torch.no_grad():
+        identity = float(embedder.similarity(found.image, found.target))
+    scores = {**found.scores(), "identity": round(identity, 4), "identity_network": embedder.name}
+    options = {"space": space, "steps": steps, "tune": tune_steps, "seed": seed, "features": features}
+    history = descend("project", options, [G])
+    save_projection(found, latent, history)
+    if tune_steps:
+        save_networks(tuned, {"G_ema": found.generator}, provenance=history, overwrite=overwrite)
+    sheet = image_grid([crop, to_pil(found.image[0])], columns=2, size=256, column_labels=["aligned", "projected"])
+    save_image(sheet, picture)
+    with atomic_path(report) as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    if found.interrupted:
+        click.echo(f"Stopped early; what was found is in {out}.", err=True)
+        raise click.Abort
+    click.echo(out)
+
+
+if __name__ == "__main__":
+    main()
+
+callable_module(__name__, project)

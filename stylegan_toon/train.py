@@ -10,6 +10,7 @@ import click
 import torch
 
 from . import cli
+from ._callable import callable_module
 from .data.dataset import ImageDataset, PairDataset
 from .data.images import image_grid, save_image
 from .errors import ToonError
@@ -50,6 +51,15 @@ def load_family(source: str, device: torch.device) -> dict[str, torch.nn.Module]
         with contextlib.suppress(ToonError):  # a file for use, not for training on: G starts from G_ema, D anew
             found[which] = load_network(source, which=which, device=device)
     return found
+
+
+def train(G: Generator, D: Discriminator, pictures: ImageDataset, folder: Path, config: TrainConfig, **more) -> Path:
+    """Train ``G`` and ``D`` on ``pictures``; the arguments, also ``more``, are those of `Trainer`.
+
+    Returns:
+        path of ``network.safetensors`` (``G_ema`` and ``D``) in ``folder``.
+    """
+    return Trainer(G, D, pictures, folder, config, **more).run()
 
 
 @cli.verb(
@@ -101,8 +111,9 @@ def main(
     every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C. With --pairs, latents whose pictures are
     known are learnt first, which saves most of the time of a training from scratch.
     """
-    said = click.get_current_context().params
-    options = {k: str(v) if isinstance(v, (Path, torch.device)) else v for k, v in said.items()}
+    # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
+    said = {**click.get_current_context().params, "init_from": init_from and init_from.rpartition("/")[2]}
+    options = {k: v.name if isinstance(v, Path) else v.type if k == "device" else v for k, v in said.items()}
     out = output_folder(out)
     keep_pages()
     torch.manual_seed(seed)
@@ -155,12 +166,12 @@ def main(
     perceptual = VggLoss(pairs_features).to(device) if pairs_features else None
     reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
     save_image(image_grid(reals, columns=8), out / "reals.png")
-    trainer = Trainer(
-        G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, quiet=quiet,
-        provenance=descend("train", options, [parent] if parent else [], data=str(data.name)),
-    )  # fmt: skip
+    history = descend("train", options, [parent] if parent else [], data=data.name)
     try:
-        final = trainer.run()
+        final = train(
+            G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, provenance=history,
+            quiet=quiet,
+        )  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"Stopped; what was learnt is in {out}.", err=True)
         raise click.Abort from None
@@ -169,3 +180,5 @@ def main(
 
 if __name__ == "__main__":
     main()
+
+callable_module(__name__, train)

@@ -71,7 +71,7 @@ def read_image(
             image.draft("RGB", (max(1, round(width * scale)), max(1, round(height * scale))))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        image = _to_rgb(image)
+        image = to_rgb(image)
     except MemoryError as error:
         raise ToonError(f"{name} ({width}x{height}) does not fit in memory: shrink it first.") from error
     except Exception as error:  # decoders meet damaged files with every kind of exception
@@ -108,7 +108,8 @@ def _damaged(name: str, error: Exception) -> ToonError:
     return ToonError(f"{name} is damaged or not really a picture ({reason}): save it anew in an editor.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of a picture in any mode but floating point; transparency is laid on white."""
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         return _from_16_bit(image).convert("RGB")
     if image.mode == "F":

@@ -1,0 +1,141 @@
+"""Verbs that take a photo, given what they cannot work with: one sentence, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from stylegan_toon.training.identity import ENVIRONMENT
+
+
+@pytest.fixture(params=["project", "toonify"])
+def verb(request, checkpoint, toon_checkpoint, monkeypatch) -> tuple[object, list[object]]:
+    """The command and the options of a short run, offline."""
+    monkeypatch.setenv(ENVIRONMENT, str(checkpoint))
+    networks = {
+        "project": ["--network", checkpoint],
+        "toonify": ["--base", checkpoint, "--toon", toon_checkpoint, "--swap", "b16-", "--paste-back"],
+    }[request.param]
+    command = importlib.import_module(f"stylegan_toon.{request.param}").main
+    return command, [*networks, "--features", checkpoint, "--steps", 2, "--tune", 1, "--device", "cpu"]
+
+
+def run(verb, *args: object):
+    command, options = verb
+    return CliRunner().invoke(command, [str(arg) for arg in (*options, *args)])
+
+
+def refused(verb, *args: object) -> str:
+    """The one line on stderr."""
+    result = run(verb, *args)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    lines = result.stderr.splitlines()
+    if lines[0].startswith("warning: stylegan_toon's compiled kernels"):  # once in a process, where there are none
+        del lines[0]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and lines[0].endswith("."), lines
+    return lines[0]
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of some hundred bytes that claims any size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def gradient(path: Path) -> None:
+    Image.linear_gradient("L").save(path)
+
+
+PHOTOS = {
+    "missing.jpg": (lambda path: None, "missing.jpg does not exist"),
+    "folder.jpg": (Path.mkdir, "folder.jpg is a folder"),
+    "text.jpg": (lambda path: path.write_text("Dear photo,\n"), "text.jpg is not a picture"),
+    "empty.png": (Path.touch, "empty.png is not a picture"),
+    "speck.png": (Image.new("RGB", (1, 1)).save, "speck.png is only 1x1 pixels"),
+    "bomb.png": (lambda path: path.write_bytes(png_header(60_000, 60_000)), "bomb.png is 60000x60000 pixels, over the"),
+    "cut.png": (lambda path: path.write_bytes(png_header(12_000, 9_000)), "cut.png is damaged"),
+    "nobody.png": (gradient, "No face was found in nobody.png"),
+}
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_no_photo_of_a_face(verb, tmp_path, name):
+    make, sentence = PHOTOS[name]
+    make(tmp_path / name)
+    assert sentence in refused(verb, tmp_path / name, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 31), (64, 48)])
+def test_no_aligned_crop(verb, tmp_path, size):
+    Image.new("RGB", size).save(tmp_path / "face.png")
+    line = refused(verb, tmp_path / "face.png", "--aligned", "--out", tmp_path / "out")
+    assert f"face.png is {size[0]}x{size[1]} pixels" in line and not (tmp_path / "out").exists()
+
+
+def test_a_truncated_checkpoint(verb, tmp_path, crop, checkpoint):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(checkpoint.read_bytes()[:5000])
+    for option in ("--network", "--base", "--toon", "--features"):
+        if option in verb[1]:
+            line = refused(verb, crop, "--aligned", option, cut, "--out", tmp_path / "out")
+            assert "cut.safetensors" in line and "cut short" in line
+            assert not any(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_file_in_the_way_of_the_folder(verb, tmp_path, crop, where):
+    (tmp_path / "file").write_text("mine")
+    assert "is a file, not a folder" in refused(verb, crop, "--aligned", "--out", tmp_path / where)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_full_disk(verb, tmp_path, crop, monkeypatch, written):
+    """The disk is full from some file on: those before are whole, of the others nothing is there."""
+    names = {
+        "project": ["face.safetensors", "face-network.safetensors", "face-projected.png"],
+        "toonify": ["face-toon.png", "face-sheet.png", "face-pasted.png"],
+    }[verb[0].name]
+    mkstemp, calls = tempfile.mkstemp, []
+
+    def full(*args, **settings):
+        handle, name = mkstemp(*args, **settings)
+        calls.append(name)
+        if len(calls) > written:  # whatever is written there now meets the real ENOSPC
+            os.unlink(name)
+            os.symlink("/dev/full", name)
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    out = tmp_path / "out"
+    line = refused(verb, crop, "--aligned", "--quiet", "--out", out)
+    assert line.startswith(f"error: The disk is full, so {out / names[written]} could not be written")
+    assert sorted(os.listdir(out)) == sorted(names[:written])
+
+
+def test_nothing_is_overwritten_unasked(verb, tmp_path, crop):
+    assert run(verb, crop, "--aligned", "--out", tmp_path / "out").exit_code == 0
+    for path in (tmp_path / "out").iterdir():
+        only = tmp_path / f"only-{path.name}"
+        only.mkdir()
+        (only / path.name).write_bytes(b"mine")
+        line = refused(verb, crop, "--aligned", "--out", only)
+        assert f"{path.name} exists already" in line and "--overwrite" in line
+        assert os.listdir(only) == [path.name] and (only / path.name).read_bytes() == b"mine"
+        assert run(verb, crop, "--aligned", "--out", only, "--overwrite").exit_code == 0
+        assert (only / path.name).read_bytes() != b"mine"
