@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--teacher", type=Path, required=True, help="folder with mobilestylegan_torch.py and its npz")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kimg", type=float, default=60)
+    parser.add_argument("--kimg", type=float, default=17)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--minutes", type=float, default=1e9)

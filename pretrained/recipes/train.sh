@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Steps 3: train.sh FOLDER VGG. FOLDER holds data/ and features.safetensors from the steps before.
+# Step 3: train.sh FOLDER VGG. FOLDER holds data/ and features.safetensors from the steps before.
 set -euo pipefail
 run="$1" vgg="$2"
 train() { python -m stylegan_toon.train --resolution 128 --channel-base 2048 --channel-max 192 --batch 8 \
