@@ -48,7 +48,9 @@ def assemble(
     expected = network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     check_tensors(path, shapes, tensors)
-    network.load_state_dict({name: read(tensors[name]).to(torch.float32).contiguous() for name in expected}, assign=True)
+    network.load_state_dict(
+        {name: read(tensors[name]).to(torch.float32).contiguous() for name in expected}, assign=True
+    )
     for module in network.modules():
         if "resample_filter" in module._buffers:
             module.resample_filter = setup_filter(config.resample_filter)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from torch import nn
 
 from ..errors import ToonError
@@ -39,8 +40,7 @@ ALLOWED = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"),
     ("dnnlib.util", "EasyDict"),
     ("copyreg", "_reconstructor"),
-    ("builtins", "object"),
-    ("builtins", "set"),
+    *((module, name) for module in ("builtins", "__builtin__") for name in ("object", "set")),
     _TENSORFLOW,
     *((module, name) for module in _MODULES for name in _CLASSES),
 }
@@ -80,9 +80,7 @@ def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> 
         for name in which or ():
             if name not in members:
                 raise ToonError(f"{path} holds no {name}, only {', '.join(members)}: ask for one of those.")
-        networks = {
-            name: _build(file, path, name, members[name]) for name in members if which is None or name in which
-        }
+        networks = {name: _build(file, path, name, members[name]) for name in members if which is None or name in which}
     digest = sha256_of(path)
     for network in networks.values():
         network.provenance |= {"name": path.name, "sha256": digest, "format": "stylegan2-ada-pytorch", **extra}
@@ -92,9 +90,7 @@ def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> 
 def _members(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str, Any]]:
     """The networks of a file by their name in the family, and what else is worth keeping of it."""
     root = file.root
-    if _is(root, *_TENSORFLOW) or (
-        isinstance(root, (tuple, list)) and any(_is(part, *_TENSORFLOW) for part in root)
-    ):
+    if _is(root, *_TENSORFLOW) or (isinstance(root, (tuple, list)) and any(_is(part, *_TENSORFLOW) for part in root)):
         raise ToonError(
             f"{path} is a TensorFlow pickle of the first StyleGAN2 repository, which this does not read: "
             "convert it with legacy.py of stylegan2-ada-pytorch, and give the result."
@@ -200,7 +196,7 @@ def _build(file: PickleFile, path: Path, name: str, module: _Module) -> nn.Modul
         raise misfit(path, "missing", [str(error.args[0])]) from error
     except (IndexError, ValueError) as error:
         raise ToonError(f"{path} describes a network that cannot be built ({error}): give another file.") from error
-    taps = _check_filters(path, file.file, filters)
+    taps = _taps(path, file.file, {key: t for key, t in filters.items() if _resamples(key, module)})
     if taps is not None:
         config = type(config)(**{**vars(config), "resample_filter": taps})
     # Tensors may share storage; together they may still not claim more than the file holds.
@@ -316,21 +312,31 @@ def _activation(attributes: Mapping[str, Any], name: str) -> str:
     return value if type(value) is str else "lrelu"
 
 
-def _check_filters(path: Path, file: BinaryIO, filters: Mapping[str, StoredTensor]) -> tuple[float, ...] | None:
+def _resamples(name: str, module: _Module) -> bool:
+    """Whether a filter is in use; layers that keep the resolution have one as well."""
+    prefix = name.removesuffix("resample_filter")
+    factors = [module.attributes.get(f"{prefix}{key}", 1) for key in ("up", "down")]
+    return factors != [1, 1] or f"{prefix}weight" not in module.tensors
+
+
+def _taps(path: Path, file: BinaryIO, filters: Mapping[str, StoredTensor]) -> tuple[float, ...] | None:
     """The taps of the low-pass filters, which must all be one; None if there are none."""
-    taps = None
+    first = None
     for name, stored in filters.items():
         if math.prod(stored.shape) > 64 * 64 or not stored.shape or not stored.is_floating_point():
             raise misfit(path, "not a filter", [name])
         found = stored.read(file).float()
-        row = (1.0, 3.0, 3.0, 1.0)
-        if found.shape != (4, 4) or not setup_filter(row).equal(found):
-            row = tuple((found.sum(dim=0) if found.ndim == 2 else found).tolist())
-        if taps is None and setup_filter(row).equal(found):
-            taps = row
-        if row != taps:
-            raise misfit(path, "a filter that is not separable, or not the same everywhere", [name])
-    return taps
+        if first is None:
+            first = found
+            taps = (1.0, 3.0, 3.0, 1.0)
+            if not (found.shape == (4, 4) and setup_filter(taps).equal(found)):
+                taps = tuple((found.sum(dim=0) if found.ndim == 2 else found).tolist())
+            built = setup_filter(taps)
+            if built.shape != found.shape or not torch.allclose(built, found, atol=1e-7):
+                raise misfit(path, "a filter that is not separable", [name])
+        elif not first.equal(found):
+            raise misfit(path, "filters that are not the same everywhere", [name])
+    return None if first is None else taps
 
 
 def _check_attributes(path: Path, network: nn.Module, attributes: Mapping[str, Any]) -> None:
@@ -347,4 +353,5 @@ def _check_attributes(path: Path, network: nn.Module, attributes: Mapping[str, A
         if not (math.isclose(ours, theirs, rel_tol=1e-6) if type(ours) is float is type(theirs) else ours == theirs):
             wrong.append(name)
     if wrong:
-        raise misfit(path, "settings this package's networks do not have", wrong)
+        listed = ", ".join(name[:60] for name in sorted(wrong)[:5]) + (" and more" if len(wrong) > 5 else "")
+        raise ToonError(f"{path} has settings that this package's networks do not know ({listed}): it cannot be used.")

@@ -100,7 +100,7 @@ def read_pickle(reader: Reader, allowed: Callable[[Global], bool], budget: int |
 
     Args:
         allowed: whether a name may appear.
-        budget: bytes of memory that may be used, roughly. None = 2 MiB and half of what is left to read.
+        budget: bytes of memory that may be used, roughly. None = 4 MiB and half of what is left to read.
 
     Returns:
         None, bool, int, float, str, bytes, tuple, list, dict (with str or int keys), set of str, or one of
@@ -110,7 +110,7 @@ def read_pickle(reader: Reader, allowed: Callable[[Global], bool], budget: int |
         PickleError: the pickle is damaged, names something that is not allowed, or is none of a network.
     """
     if budget is None:
-        budget = (2 << 20) + (reader.end - reader.at) // 2
+        budget = (4 << 20) + (reader.end - reader.at) // 2
     return _Machine(reader, allowed, budget).run()
 
 

@@ -41,6 +41,7 @@ ALLOWED = {
     ("torch._utils", "_rebuild_parameter"),
     ("torch.storage", "_load_from_bytes"),
     ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -156,6 +157,7 @@ class PickleFile:
         return self._inside[id(source)]
 
     def _embedded(self, content: Any) -> Storage:
+        content = _as_bytes(content)
         if isinstance(content, Span):
             reader = Reader(self.file, content.start, content.start + content.length)
         elif isinstance(content, bytes):
@@ -278,11 +280,22 @@ def number(value: Any) -> Any:
     if not isinstance(value, Record) or value.what.name != "scalar":
         return value
     match value.args:
-        case (Record(what=Global(module="numpy", name="dtype"), args=(str(kind), *_)), bytes(data)):
+        case (Record(what=Global(module="numpy", name="dtype"), args=(str(kind), *_)), data):
             forms = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "b1": "<?"}
-            if kind in forms and len(data) == struct.calcsize(forms[kind]):
+            data = _as_bytes(data)
+            if kind in forms and isinstance(data, bytes) and len(data) == struct.calcsize(forms[kind]):
                 return struct.unpack(forms[kind], data)[0]
     raise PickleError("it is damaged: a number is malformed")
+
+
+def _as_bytes(value: Any) -> Any:
+    """Protocol 2 has no bytes: they are written as text to be encoded."""
+    if _calls(value, "_codecs", "encode") and value.args and type(value.args[0]) is str:
+        try:
+            return value.args[0].encode("latin-1")
+        except UnicodeEncodeError:
+            raise PickleError("it is damaged: bytes are malformed") from None
+    return value
 
 
 def _calls(value: Any, module: str, name: str) -> bool:
