@@ -2,8 +2,8 @@
 
 A pickle is a program for a small stack machine, and Python's own machine calls whatever function the program names.
 This one calls nothing: where the program says "call f(args)", a `Record` of f's name and its arguments is put on the
-stack. Names outside the caller's list end the reading. Long byte strings are not read but noted as a `Span` of the
-file, and every object is paid for from a budget in proportion to the file, so that no file can claim much memory.
+stack. Names outside the caller's list end the reading. Long strings are not read but noted as a `Span` of the file,
+and every object is paid for from a budget in proportion to the file, so that no file can claim much memory.
 
 The opcodes are those of protocols 2 to 5 that pickles of networks use (PEP 307, PEP 3154; documented in the standard
 library's ``pickletools``).
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 _INLINE = 1024  # byte strings up to this long are read at once; the others hold tensors
-_LONGEST_TEXT = 1 << 20  # the longest text in a published file, a module's source code, has 40 kB
+_INLINE_TEXT = 64 << 10  # the same for texts; the source code of a published module has 40 kB
 
 
 class PickleError(Exception):
@@ -39,6 +39,10 @@ class Span(NamedTuple):
 
     start: int
     length: int
+
+
+class TextSpan(Span):
+    """As `Span`, of a text in UTF-8."""
 
 
 class Persistent(NamedTuple):
@@ -104,7 +108,7 @@ def read_pickle(reader: Reader, allowed: Callable[[Global], bool], budget: int |
 
     Returns:
         None, bool, int, float, str, bytes, tuple, list, dict (with str or int keys), set of str, or one of
-        `Global`, `Record`, `Span`, `Persistent`, nested in any way.
+        `Global`, `Record`, `Span`, `TextSpan`, `Persistent`, nested in any way.
 
     Raises:
         PickleError: the pickle is damaged, names something that is not allowed, or is none of a network.
@@ -176,10 +180,11 @@ class _Machine:
 
     def _unicode(self, form: str) -> None:
         size = self._number(form)
-        if size > _LONGEST_TEXT:
-            raise PickleError("it holds a text of absurd length")
-        self._pay(64 + 4 * size)  # one character outside of the basic plane makes all of them four bytes wide
-        self._push(_text(self.reader.take(size)))
+        if size > _INLINE_TEXT:
+            return self._push(TextSpan(*self.reader.skip(size)), 64)
+        data = self.reader.take(size)
+        widest = max(data, default=0)  # one wide character makes all of them as wide
+        self._push(_text(data), 64 + size * (1 if widest < 0xC4 else 2 if widest < 0xF0 else 4))
 
     def _bytes(self, form: str) -> None:
         size = self._number(form)

@@ -7,6 +7,7 @@ whole ``torch.save`` file of the older kind.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import math
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ToonError
-from .pickles import Global, Persistent, PickleError, Reader, Record, Span, read_pickle
+from .pickles import Global, Persistent, PickleError, Reader, Record, Span, TextSpan, read_pickle
 
 STORAGES = {
     "FloatStorage": torch.float32,
@@ -57,7 +58,7 @@ class Storage:
 
     dtype: torch.dtype
     count: int
-    data: int | bytes  # offset into the file, or the bytes
+    data: int | memoryview  # offset into the file, or the bytes
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class StoredTensor:
         """
         buffer = torch.empty(self.nbytes, dtype=torch.uint8)
         start = self.offset * self.dtype.itemsize
-        if isinstance(self.storage.data, bytes):
-            buffer.numpy()[:] = memoryview(self.storage.data)[start : start + self.nbytes]
+        if isinstance(self.storage.data, memoryview):
+            buffer.numpy()[:] = self.storage.data[start : start + self.nbytes]
         else:
             file.seek(self.storage.data + start)
             if file.readinto(buffer.numpy()) != self.nbytes:
@@ -117,7 +118,7 @@ class PickleFile:
         self.size = file.seek(0, io.SEEK_END)
         self._allowed = allowed | ALLOWED
         self._outside: dict[str, Storage] = {}  # storages kept outside of the pickle
-        self._inside: dict[int, Storage] = {}  # those in byte strings, by identity of the record
+        self._inside: dict[Any, Storage] = {}  # those in byte strings, by the string
         file.seek(0)
         if file.read(2) == b"PK":
             self.root = self._read_zip()
@@ -152,27 +153,42 @@ class PickleFile:
             return self._described(source.id, self._outside)
         if not _calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
             raise PickleError("it is damaged: a tensor has no storage")
-        if id(source) not in self._inside:
-            self._inside[id(source)] = self._embedded(source.args[0])
-        return self._inside[id(source)]
-
-    def _embedded(self, content: Any) -> Storage:
-        content = _as_bytes(content)
-        if isinstance(content, Span):
-            reader = Reader(self.file, content.start, content.start + content.length)
-        elif isinstance(content, bytes):
-            reader = Reader(io.BytesIO(content), 0, len(content))
-        else:
+        content = source.args[0]
+        if encoded := _calls(content, "_codecs", "encode") and len(content.args) > 0:
+            content = content.args[0]
+        if not isinstance(content, (Span, bytes, str)):
             raise PickleError("it is damaged: a storage has no bytes")
+        if content not in self._inside:
+            self._inside[content] = self._embedded(self._decoded(content) if encoded else content)
+        return self._inside[content]
+
+    def _embedded(self, content: Span | bytes) -> Storage:
         known: dict[str, Storage] = {}
-        root = self._read_stream(reader, known, budget=_SMALL)
+        if isinstance(content, bytes):
+            root = self._read_stream(Reader(io.BytesIO(content), 0, len(content)), known, _SMALL)
+        else:
+            reader = Reader(self.file, content.start, content.start + content.length)
+            root = self._read_stream(reader, known, _SMALL)
         if not isinstance(root, Persistent):
             raise PickleError("it is damaged: a storage holds something else")
         storage = self._described(root.id, known)
         if isinstance(content, bytes):
-            at = storage.data
-            return Storage(storage.dtype, storage.count, content[at : at + storage.count * storage.dtype.itemsize])
+            return Storage(storage.dtype, storage.count, memoryview(content)[storage.data :])
         return storage
+
+    def _decoded(self, content: Any) -> bytes:
+        """Protocol 2 has no bytes: they are written as text, a character each."""
+        if not isinstance(content, TextSpan):
+            return _latin(content)
+        text = codecs.getincrementaldecoder("utf-8")()
+        reader = Reader(self.file, content.start, content.start + content.length)
+        whole = bytearray()
+        while left := reader.end - reader.at:
+            try:
+                whole += text.decode(reader.take(min(left, 1 << 20))).encode("latin-1")
+            except UnicodeError:
+                raise PickleError("it is damaged: bytes are malformed") from None
+        return bytes(whole)
 
     def _read_stream(self, reader: Reader, storages: dict[str, Storage], budget: int | None = None) -> Any:
         """A plain pickle, or a ``torch.save`` file of the older kind: three pickles ahead and the storages behind."""
@@ -282,20 +298,18 @@ def number(value: Any) -> Any:
     match value.args:
         case (Record(what=Global(module="numpy", name="dtype"), args=(str(kind), *_)), data):
             forms = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "b1": "<?"}
-            data = _as_bytes(data)
+            if _calls(data, "_codecs", "encode") and data.args:
+                data = _latin(data.args[0])
             if kind in forms and isinstance(data, bytes) and len(data) == struct.calcsize(forms[kind]):
                 return struct.unpack(forms[kind], data)[0]
     raise PickleError("it is damaged: a number is malformed")
 
 
-def _as_bytes(value: Any) -> Any:
-    """Protocol 2 has no bytes: they are written as text to be encoded."""
-    if _calls(value, "_codecs", "encode") and value.args and type(value.args[0]) is str:
-        try:
-            return value.args[0].encode("latin-1")
-        except UnicodeEncodeError:
-            raise PickleError("it is damaged: bytes are malformed") from None
-    return value
+def _latin(text: Any) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except (UnicodeError, AttributeError):
+        raise PickleError("it is damaged: bytes are malformed") from None
 
 
 def _calls(value: Any, module: str, name: str) -> bool:
