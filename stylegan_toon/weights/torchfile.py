@@ -26,9 +26,10 @@ import torch
 
 from ..errors import ToonError
 
-MAX_PICKLE = 4 << 20  # bytes; G, G_ema, D and both optimisers at 1024 px need 0.2 MB ...
-MAX_DIRECTORY = 1 << 20  # ... and their zip directory as much
-MAX_OPCODES = 300_000  # ... and 40,000 of these
+# G, G_ema, D and both optimisers at 1024 px have a pickle of 104 kB, a directory of 58 kB and 34,279 opcodes.
+MAX_PICKLE = 1 << 20
+MAX_DIRECTORY = 1 << 20
+MAX_OPCODES = 100_000
 MAX_NAMESPACES = 16  # a training file holds one: its command line
 
 _ITEM_BYTES = {
@@ -79,16 +80,16 @@ def _plain_namespaces() -> contextlib.AbstractContextManager:
 
 
 def _check(file: BinaryIO, size: int) -> bool:
-    """Go through the whole file; raises ValueError. True if its tensors may be used where they lie."""
+    """Go through the whole file; raises _Refusal. True if its tensors may be used where they lie."""
     start = file.read(len(_LEGACY_START))
     if start == _LEGACY_START:
         _check_legacy(file, size)
         return False
     if start[:4] != b"PK\x03\x04":
-        raise ValueError("it is neither a zip nor an older torch file")
+        raise _Refusal("it is neither a zip nor an older torch file")
     members = _members(file, size)
     if "byteorder" in members and _read(file, *members["byteorder"]) != b"little":
-        raise ValueError("its numbers are stored big end first")
+        raise _Refusal("its numbers are stored big end first")
     _require("data.pkl" in members, "it has no data.pkl")
     data = {name.removeprefix("data/"): place for name, place in members.items() if name.startswith("data/")}
     pickle = _Pickle({key: length for key, (_, length) in data.items()})
@@ -97,9 +98,13 @@ def _check(file: BinaryIO, size: int) -> bool:
     return all(offset % 8 == 0 for offset, _ in data.values())  # a zip packed anew by other tools is not aligned
 
 
+class _Refusal(Exception):
+    """What is wrong with a file, to follow "not a PyTorch file that is safe to read"."""
+
+
 def _require(condition: bool, reason: str) -> None:
     if not condition:
-        raise ValueError(reason)
+        raise _Refusal(reason)
 
 
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:
@@ -231,11 +236,11 @@ class _Pickle:
     namespaces: int = 0
 
     def run(self, stream: BinaryIO) -> Any:
-        """Follow one pickle to its end; raises ValueError where it leaves the path of a state dict."""
+        """Follow one pickle to its end; raises _Refusal where it leaves the path of a state dict."""
         try:
             return self._run(pickletools.genops(stream))
-        except (IndexError, KeyError) as error:  # an empty stack, or a memo entry that was never made
-            raise ValueError("its pickle is damaged") from error
+        except (ValueError, IndexError, KeyError) as error:  # no opcode, an empty stack, a memo entry never made
+            raise _Refusal("its pickle is damaged or cut short") from error
 
     def _run(self, opcodes: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]) -> Any:
         stack: list[Any] = []
@@ -288,7 +293,7 @@ class _Pickle:
                 return stack.pop()
             else:
                 _require(name == "PROTO" and arg == 2, f"its pickle uses {name} {arg or ''}".strip()[:80])
-        raise ValueError("it is cut short")
+        raise _Refusal("it is cut short")
 
     def _storage(self, pid: Any) -> _Storage:
         """A storage by its persistent id: ("storage", type, key, device, elements); one more item in older files."""
@@ -318,7 +323,7 @@ class _Pickle:
             if cls == _TENSOR and len(args) == 6 and isinstance(args[0], _Storage):
                 self._tensor(*args[:4])
                 return _Tensor()
-        raise ValueError("it makes an object of its own kind")
+        raise _Refusal("it makes an object of its own kind")
 
     def _tensor(self, storage: _Storage, offset: Any, shape: Any, stride: Any) -> None:
         """A tensor must fill one run of its storage, every element once (in any order of its dimensions)."""
@@ -335,7 +340,7 @@ class _Pickle:
             self.ranges.setdefault(storage.key, set()).add((offset, offset + numel))
 
     def check_ranges(self) -> None:
-        """Tensors may be the same run of a storage or apart, but not in between; raises ValueError."""
+        """Tensors may be the same run of a storage or apart, but not in between; raises _Refusal."""
         for ranges in self.ranges.values():
             ordered = sorted(ranges)
             for (_, end), (begin, _) in itertools.pairwise(ordered):
