@@ -21,10 +21,11 @@ from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
-from .assemble import assemble, check_tensors, misfit, outline
+from .assemble import assemble, check_tensors, infer_channels, misfit, outline
 from .checkpoint import sha256_of
-from .torchfile import load_pt
+from .tensors import PickleFile, StoredTensor, opened, table
 
+ALLOWED = {("argparse", "Namespace")}  # beside tensors: the command line that training files keep
 _KEYS = {"G_ema": "g_ema", "G": "g", "D": "d"}  # our name of a network -> theirs
 _FILTER = (1, 3, 3, 1)
 _W_AVG = "mapping.w_avg"
@@ -49,7 +50,7 @@ def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> 
     Size, widths, depth of the mapping network and ``style_dim`` follow from the tensors' shapes. Every tensor of a
     network comes from the file and every tensor of its state dict is used; ``latent_avg`` becomes ``mapping.w_avg`` of
     G and G_ema. Where a file has none, each gets the mean w of its own mapping network over 10,000 latents of a fixed
-    seed. The networks share the memory of the mapped file: it may be replaced meanwhile, but not rewritten in place.
+    seed.
 
     Each network carries ``.provenance``: ``name``, ``sha256``, ``format`` ("rosinality"), ``dropped`` (entries of the
     file that are no networks) and ``notes`` (sentences on what was worked out or rounded).
@@ -62,22 +63,34 @@ def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> 
         ToonError: what is wrong with the file, in one sentence.
     """
     path = Path(path)
-    content = load_pt(path)
-    states, dropped = _family(path, content)
-    for name in which or ():
-        if name not in states:
-            raise ToonError(f"{path} holds no {name}, only {', '.join(states)}: ask for one of those.")
-    common = {"name": path.name, "sha256": sha256_of(path), "format": "rosinality", "dropped": dropped}
     networks = {}
-    seen: set[int] = set()
-    for name, state in states.items():
-        if which is not None and name not in which:
-            continue
-        tensors = _apart(path, _tensors(path, f"{_KEYS[name]} of " if len(states) > 1 else "", state), seen)
-        average = content.get("latent_avg") if name != "D" else None
-        networks[name], notes = _built(path, name, tensors, average)
-        networks[name].provenance = {**common, "notes": notes}
+    with opened(path, ALLOWED) as file:
+        content, states, dropped = _family(path, file.root)
+        for name in which or ():
+            if name not in states:
+                raise ToonError(f"{path} holds no {name}, only {', '.join(states)}: ask for one of those.")
+        average = file.tensor(content.get("latent_avg"))
+        if average is None and content.get("latent_avg") is not None:
+            raise misfit(path, "not tensors", ["latent_avg"])
+        for name, state in states.items():
+            if which is None or name in which:
+                tensors = _tensors(file, path, f"{_KEYS[name]} of " if len(states) > 1 else "", state)
+                networks[name], notes = _built(file, path, name, tensors, average)
+                networks[name].provenance = {"dropped": dropped, "notes": notes}
+    digest = sha256_of(path)
+    for network in networks.values():
+        network.provenance |= {"name": path.name, "sha256": digest, "format": "rosinality"}
     return networks
+
+
+def recognises(path: str | Path) -> bool:
+    """Whether a pickle or a zip is one of this family, judged by the names in it; False if it cannot be read."""
+    try:
+        with opened(path, ALLOWED) as file:
+            content = table(file.root) or {}
+            return "input.input" in content or any(key in content for key in _KEYS.values())
+    except ToonError:
+        return False
 
 
 def write_networks(path: str | Path, networks: Mapping[str, nn.Module], *, overwrite: bool = False) -> list[str]:
@@ -133,72 +146,63 @@ def write_networks(path: str | Path, networks: Mapping[str, nn.Module], *, overw
 # ---------------------------------------------------------------- what a file holds
 
 
-def _family(path: Path, content: Any) -> tuple[dict[str, Any], list[str]]:
-    """Our name -> state dict as it stands in the file; and the names of what is no network."""
-    if not isinstance(content, dict):
-        raise ToonError(f"{path} holds a {type(content).__name__} and no networks: give a rosinality .pt file.")
+def _family(path: Path, root: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The file as a table; our name -> state dict as it stands in it; and the names of what is no network."""
+    content = table(root)
+    if content is None:
+        raise ToonError(f"{path} holds something else than networks: give a rosinality .pt file.")
     if "input.input" in content:  # a bare state dict
-        return {"G_ema": content}, []
+        return content, {"G_ema": content}, []
     states = {name: content[key] for name, key in _KEYS.items() if key in content}
     if not states:
         found = ", ".join(str(key)[:40] for key in list(content)[:5]) or "nothing"
         raise ToonError(f"{path} holds none of g_ema, g and d, but {found}: give a rosinality .pt file.")
     used = {*_KEYS.values(), "latent_avg"}
-    return states, [str(key)[:80] for key in content if key not in used]
+    return content, states, [str(key)[:80] for key in content if key not in used]
 
 
-def _tensors(path: Path, where: str, state: Any) -> dict[str, Tensor]:
+def _tensors(file: PickleFile, path: Path, where: str, state: Any) -> dict[str, StoredTensor]:
     """A state dict, checked to be one."""
-    if not isinstance(state, dict) or not state:
+    entries = table(state)
+    if not entries:
         raise ToonError(f"{path} should hold a state dict of tensors as {where or 'its content'}: get the file again.")
-    if odd := [str(name) for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+    tensors = {str(name): file.tensor(entry) for name, entry in entries.items()}
+    if odd := [name for name, tensor in tensors.items() if tensor is None]:
         raise misfit(path, "not tensors", odd)
-    return {str(name): tensor.detach() for name, tensor in state.items()}
+    file.check_claims(tensors.values())
+    return tensors
 
 
-def _apart(path: Path, tensors: dict[str, Tensor], seen: set[int]) -> dict[str, Tensor]:
-    """Give each tensor memory of its own: training one network must not change another."""
-    starts = [tensor.data_ptr() for tensor in tensors.values()]
-    if len(set(starts)) < len(starts):
-        twice = [name for name, start in zip(tensors, starts) if starts.count(start) > 1]
-        raise misfit(path, "in the same memory", twice)
-    apart = {name: tensor.clone() if tensor.data_ptr() in seen else tensor for name, tensor in tensors.items()}
-    seen.update(starts)
-    return apart
-
-
-def _built(path: Path, name: str, tensors: dict[str, Tensor], average: Any) -> tuple[nn.Module, list[str]]:
+def _built(
+    file: PickleFile, path: Path, name: str, tensors: dict[str, StoredTensor], average: StoredTensor | None
+) -> tuple[nn.Module, list[str]]:
     """One network, and notes on how it came about."""
     cls = Discriminator if name == "D" else Generator
     config = _discriminator_config(path, tensors) if name == "D" else _generator_config(path, tensors)
-    table = _table(outline(config, cls, path))
+    names = _table(outline(config, cls, path))
     kernels = dict(_kernels(config))
-    shapes = {theirs: shape for theirs, shape, _ in table.values()} | {key: k.shape for key, k in kernels.items()}
+    shapes = {theirs: shape for theirs, shape, _ in names.values()} | {key: k.shape for key, k in kernels.items()}
     check_tensors(path, shapes, tensors)
-    if wrong := [key for key, kernel in kernels.items() if not torch.equal(tensors[key].float(), kernel)]:
+    if wrong := [key for key, kernel in kernels.items() if not tensors[key].read(file.file).float().equal(kernel)]:
         raise misfit(path, "not the filter [1, 3, 3, 1]", wrong)
     notes = []
-    types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
-    if "float64" in types:
+    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         notes.append("Stored in float64: rounded to float32.")
-    ours = {mine: tensors[theirs].reshape(shape) for mine, (theirs, _, shape) in table.items()}
-    if name == "D":
-        return assemble(config, cls, ours, path), notes
-    ours[_W_AVG] = torch.zeros(config.w_dim) if average is None else _latent_avg(path, average, config.w_dim)
-    network = assemble(config, cls, ours, path)
-    if average is None:
+    ours: dict[str, Any] = {mine: tensors[theirs].with_shape(shape) for mine, (theirs, _, shape) in names.items()}
+    if name != "D":
+        ours[_W_AVG] = torch.zeros(config.w_dim) if average is None else _latent_avg(path, average, config.w_dim)
+    network = assemble(config, cls, ours, path, read=lambda t: t.read(file.file) if isinstance(t, StoredTensor) else t)
+    if name != "D" and average is None:
         network.mapping.w_avg.copy_(_mean_w(network))
         notes.append(f"No latent_avg in the file: w_avg is the mean over {_SAMPLES:,} latents of seed 0.")
     return network, notes
 
 
-def _latent_avg(path: Path, average: Any, w_dim: int) -> Tensor:
-    """The stored mean of w, ``[w_dim]`` or ``[1, w_dim]``, in memory that no other network shares."""
-    if isinstance(average, Tensor) and average.shape == (1, w_dim):
-        average = average[0]
-    tensors = {"latent_avg": average} if isinstance(average, Tensor) else {}
-    check_tensors(path, {"latent_avg": (w_dim,)}, tensors)
-    return average.detach().clone()
+def _latent_avg(path: Path, average: StoredTensor, w_dim: int) -> StoredTensor:
+    """The stored mean of w, ``[w_dim]`` or ``[1, w_dim]``."""
+    if average.shape != (1, w_dim):
+        check_tensors(path, {"latent_avg": (w_dim,)}, {"latent_avg": average})
+    return average.with_shape((w_dim,))
 
 
 @torch.no_grad()
@@ -213,11 +217,11 @@ def _mean_w(network: Generator) -> Tensor:
 # ---------------------------------------------------------------- configurations from shapes
 
 
-def _generator_config(path: Path, tensors: Mapping[str, Tensor]) -> GeneratorConfig:
+def _generator_config(path: Path, tensors: Mapping[str, StoredTensor]) -> GeneratorConfig:
     blocks = _count(tensors, "to_rgbs.{}.conv.weight", 0)
     convs = ["input.input", *(f"convs.{2 * i}.conv.weight" for i in range(blocks))]
     widths = {4 << i: _length(path, tensors, name, 1) for i, name in enumerate(convs)}
-    base, most = _channels(path, widths, convs)
+    base, most = infer_channels(path, widths)
     style_dim = _length(path, tensors, "conv1.conv.modulation.weight", 1)
     return GeneratorConfig(
         resolution=4 << blocks,
@@ -230,11 +234,11 @@ def _generator_config(path: Path, tensors: Mapping[str, Tensor]) -> GeneratorCon
     )
 
 
-def _discriminator_config(path: Path, tensors: Mapping[str, Tensor]) -> DiscriminatorConfig:
+def _discriminator_config(path: Path, tensors: Mapping[str, StoredTensor]) -> DiscriminatorConfig:
     blocks = _count(tensors, "convs.{}.conv1.0.weight", 1)
     convs = ["convs.0.0.weight", *(f"convs.{i}.conv2.1.weight" for i in range(1, blocks + 1))]
     widths = {4 << blocks - i: _length(path, tensors, name, 0) for i, name in enumerate(convs)}
-    base, most = _channels(path, widths, convs)
+    base, most = infer_channels(path, widths)
     return DiscriminatorConfig(
         resolution=4 << blocks,
         img_channels=_length(path, tensors, "convs.0.0.weight", 1),
@@ -243,7 +247,7 @@ def _discriminator_config(path: Path, tensors: Mapping[str, Tensor]) -> Discrimi
     )
 
 
-def _count(tensors: Mapping[str, Tensor], pattern: str, first: int) -> int:
+def _count(tensors: Mapping[str, StoredTensor], pattern: str, first: int) -> int:
     """How many tensors of a numbered series are there before the first gap."""
     count = 0
     while pattern.format(first + count) in tensors:
@@ -251,21 +255,12 @@ def _count(tensors: Mapping[str, Tensor], pattern: str, first: int) -> int:
     return count
 
 
-def _length(path: Path, tensors: Mapping[str, Tensor], name: str, axis: int) -> int:
+def _length(path: Path, tensors: Mapping[str, StoredTensor], name: str, axis: int) -> int:
     if name not in tensors:
         raise misfit(path, "missing", [name])
-    if tensors[name].ndim <= axis or tensors[name].shape[axis] == 0:
+    if len(tensors[name].shape) <= axis or tensors[name].shape[axis] == 0:
         raise misfit(path, f"of shape {list(tensors[name].shape)}", [name])
     return tensors[name].shape[axis]
-
-
-def _channels(path: Path, widths: Mapping[int, int], names: list[str]) -> tuple[int, int]:
-    """``(channel_base, channel_max)`` with ``min(base // R, max) == widths[R]`` at every resolution R."""
-    most = max(widths.values())
-    base = max(width * res for res, width in widths.items())
-    if wrong := [name for name, (res, width) in zip(names, widths.items()) if min(base // res, most) != width]:
-        raise misfit(path, "channels that follow no channel_base and channel_max", wrong)
-    return base, most
 
 
 # ---------------------------------------------------------------- names and shapes
