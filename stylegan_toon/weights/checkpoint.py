@@ -179,7 +179,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if file.read(1) != b"{" or length > MAX_HEADER:
-                raise ToonError(f"{path} is not a safetensors file: give a network saved by this package.")
+                raise ToonError(f"{path} is not a file of networks: give a .safetensors, .pkl or .pt network.")
         with safe_open(path, framework="pt") as opened:
             yield opened
     except FileNotFoundError:

@@ -257,7 +257,7 @@ class _Machine:
             raise PickleError("it is damaged: a name is not text")
         found = Global(module, name)
         if not self.allowed(found):
-            raise PickleError(f"it wants to use {_printable(str(found))}, which no network needs: it may be harmful")
+            raise PickleError(f"it asks for {_printable(str(found))}, which no network needs: it may be harmful")
         self._push(found, 120)
 
     def _stack_global(self) -> None:

@@ -368,8 +368,8 @@ def _check_directory(file: BinaryIO, size: int) -> None:
     if at < 0 or len(tail) - at < 22:
         raise PickleError("its zip ends too early")
     (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    wide = tail.rfind(b"PK\6\6", 0, at)
-    if wide >= 0 and len(tail) - wide >= 56:
+    wide = at - 20 - 56  # of zip64, if its locator stands ahead
+    if wide >= 0 and tail[at - 20 : at - 16] == b"PK\6\7":
         (length,) = struct.unpack("<Q", tail[wide + 40 : wide + 48])
     if length > min(_MAX_DIRECTORY, size):
         raise PickleError("its zip lists far too many parts")

@@ -183,7 +183,7 @@ def having(key: str, **tensors: Any) -> Callable[[dict[str, Any]], None]:
         (having("g_ema", input__input=torch.zeros(3)), "of shape [3]: input.input"),
         (having("g_ema", input__input=torch.zeros(1, 0, 4, 4)), "of shape [1, 0, 4, 4]: input.input"),
         (having("g_ema", style__3__weight=torch.zeros(16, 32)), "of shape [16, 32] instead of [16, 16]"),
-        (having("g_ema", convs__0__conv__weight=torch.zeros(1, 6, 8, 3, 3)), "widths that no channel_base and channel_max give (b4 8, b8 6, b16 8)"),
+        (having("g_ema", convs__0__conv__weight=torch.zeros(1, 6, 8, 3, 3)), "channel_max give (b4 8, b8 6, b16 8)"),
         (having("g_ema", to_rgbs__0__upsample__kernel=torch.ones(4, 4) / 4), "not the filter [1, 3, 3, 1]: to_rgbs.0"),
         (having("d", convs__1__skip__0__kernel=torch.ones(4, 4) / 16), "not the filter [1, 3, 3, 1]: convs.1.skip"),
         (lambda content: content.update(latent_avg=torch.zeros(17)), "of shape [17] instead of [16]: latent_avg"),
