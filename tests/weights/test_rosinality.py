@@ -294,6 +294,17 @@ def test_nothing_is_overwritten_nor_left_half_written(tmp_path, tiny_G, monkeypa
     assert path.read_bytes() == b"mine" and os.listdir(tmp_path) == ["x.pt"]
 
 
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, tiny_G):
+    def full(self: Path, data: bytes) -> int:
+        with open("/dev/full", "wb", buffering=0) as device:
+            return device.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ToonError, match="The disk is full"):
+        write_networks(tmp_path / "x.pt", {"G_ema": tiny_G})
+    assert os.listdir(tmp_path) == []
+
+
 def test_views_are_written_alone(tmp_path, tiny_G):
     """A parameter that is part of a larger tensor must not drag it into the file."""
     state = tiny_G.state_dict()
