@@ -30,6 +30,7 @@ VERBS = {
     "project": "Find the latent behind a photo.",
     "train": "Train a network, or teach one a new style.",
     "finetoon": "Tune a blended network to keep the face.",
+    "evaluate": "Measure a network or pictures: FID, KID, identity ...",
     "env": "Show versions, kernels, weights and folders.",
 }
 
