@@ -41,7 +41,7 @@ class Project(Extractor):
 
     def forward(self, pictures: Tensor) -> Tensor:
         self.seen += len(pictures)
-        return pictures.float().flatten(1) @ self.matrix / 1000
+        return pictures.float().flatten(1) @ self.matrix / 10_000
 
 
 @pytest.fixture
