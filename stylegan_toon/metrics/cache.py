@@ -29,7 +29,7 @@ _digests: WeakKeyDictionary[ImageDataset, dict[int, str]] = WeakKeyDictionary()
 
 
 def chosen(pictures: ImageDataset, count: int) -> list[int]:
-    """``count`` indices spread evenly over a set: all of them, or every so-manieth."""
+    """``count`` indices spread evenly over a set: all of them, or one in every so many."""
     return [i * len(pictures) // count for i in range(count)]
 
 

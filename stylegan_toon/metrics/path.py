@@ -51,13 +51,14 @@ def path_distances(
     Returns:
         ``[N]``
     """
-    t = t.double()[:, None]
+    exact = torch.float32 if z.device.type == "mps" else torch.float64  # mps has no float64
+    t = t.to(exact)[:, None]
     twice = None if c is None else torch.cat([c, c])
     if space == "z":
-        start, end = z.double()
+        start, end = z.to(exact)
         ws = G.mapping(torch.cat([slerp(start, end, t), slerp(start, end, t + epsilon)]), twice, psi=psi)
     else:
-        start, end = G.mapping(z.flatten(0, 1), twice, psi=psi).double().chunk(2)
+        start, end = G.mapping(z.flatten(0, 1), twice, psi=psi).to(exact).chunk(2)
         t = t[:, :, None]
         ws = torch.cat([start.lerp(end, t), start.lerp(end, t + epsilon)])
     a, b = G.synthesis(ws, noise_mode="const", dtype=torch.float32).chunk(2)
