@@ -157,9 +157,7 @@ def load_networks(
             if name not in header.kind:
                 raise ToonError(f"{path} holds no {name}, only {', '.join(header.kind)}: ask for one of those.")
         networks = {
-            name: _build(file, path, header, name).to(device)
-            for name in header.kind
-            if which is None or name in which
+            name: _build(file, path, header, name).to(device) for name in header.kind if which is None or name in which
         }
     for network in networks.values():
         network.provenance = {**header.provenance, "name": path.name, "sha256": digest}

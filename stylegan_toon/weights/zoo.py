@@ -163,4 +163,3 @@ def _refuse_foreign(text: str) -> None:
             f"{text} is a {suffix} file, which this version does not read (pickles can run code): give a .safetensors "
             "network or a name."
         )
-
