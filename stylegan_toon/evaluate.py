@@ -19,6 +19,7 @@ from .files import append_line, atomic_path, output_folder, refuse_overwrite
 from .metrics import DEFAULT, Suite, evaluate_generator, evaluate_pictures, parse_metric
 from .metrics.collect import labels_of, latents
 from .metrics.pairs import evaluate_pairs, match
+from .metrics.suite import MAX_REALS
 from .nn import Generator
 from .weights import load_network, provenance_of
 
@@ -130,7 +131,7 @@ def main(
         figures, picture = pairs.figures, pairs.sheet
         report |= {"toons": toons.name, "pairs": pairs.count}
     if suite.compares:
-        report |= {"data": data.name, "reals": min(reals or len(known), len(known)), "resolution": known.resolution}
+        report |= {"data": data.name, "reals": min(reals or MAX_REALS, len(known)), "resolution": known.resolution}
     report |= {"metrics": figures, "networks": suite.digests(), "version": __version__}
     with atomic_path(files[0]) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

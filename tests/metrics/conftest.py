@@ -36,7 +36,7 @@ class Project(Extractor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.matrix = torch.randn(3 * 32 * 32, 8, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("matrix", torch.randn(3 * 32 * 32, 8, generator=torch.Generator().manual_seed(0)))
         self.seen = 0
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -80,6 +80,13 @@ def test_batches_and_repetition_change_nothing(tiny_G, pictures, suite):
     assert a != evaluate_generator(tiny_G, pictures, suite, samples=11, batch=11, seed=1)
 
 
+def test_devices_agree(tiny_G, pictures, project, device):
+    """A random picture is right on an edge of 8 bits now and then, hence the tolerance."""
+    truth = evaluate_generator(tiny_G, pictures, Suite(NAMES, networks={"project": project}), samples=20)
+    suite = Suite(NAMES, networks={"project": project}, device=device)
+    assert evaluate_generator(tiny_G.to(device), pictures, suite, samples=20) == pytest.approx(truth, rel=1e-2)
+
+
 def test_a_training_in_progress_does_not_notice(tiny_G, pictures, suite):
     torch.manual_seed(7)
     np.random.seed(7)
