@@ -69,18 +69,25 @@ def evaluate_generator(
         return network(z[indices].to(home), c, psi=psi, noise_mode=noise_mode, dtype=dtype)
 
     def step(indices: Tensor) -> dict[str, Tensor]:
-        img = generated(G, indices)
+        img = generated(G, indices).to(suite.device)
         rows = suite.features(to_bytes(img))
-        other = generated(base, indices) if suite.embedders else None
+        other = generated(base, indices).to(suite.device) if suite.embedders else None
         alike = {m.name: suite.embedders[m.network].similarity(img, other) for m in suite.of_kind("identity")}
         return rows | alike
 
     def step_along(metric: Metric, ends: Tensor, t: Tensor, indices: Tensor) -> dict[str, Tensor]:
         c = labels[indices].to(home) if config.c_dim else None
         ends, t = ends[:, indices].to(home), t[indices].to(home)
-        distance = suite.perceptual[metric.network].distance
+        network = suite.perceptual[metric.network]
+
+        def distance(a: Tensor, b: Tensor) -> Tensor:
+            return network.distance(a.to(suite.device), b.to(suite.device))
+
         return {metric.name: path_distances(G, ends, t, c, distance, space=metric.path[0], psi=psi)}
 
+    known = {}
+    if suite.compares:  # first, since a set that cannot be read ends it
+        known = suite.reals(pictures, reals, grey=config.img_channels == 1, batch=batch, quiet=quiet)
     fakes: dict[str, Tensor] = {}
     if suite.extractors or suite.embedders:
         fakes = collect(samples, step, batch=batch, desc="generated pictures", quiet=quiet)
@@ -89,9 +96,6 @@ def evaluate_generator(
         t = torch.rand(samples, generator=torch.Generator().manual_seed(seed)) * metric.path.endswith("full")
         walk = partial(step_along, metric, ends, t)
         fakes |= collect(samples, walk, batch=max(1, batch // 2), desc=metric.name, quiet=quiet)
-    known = {}
-    if suite.compares:
-        known = suite.reals(pictures, reals, grey=config.img_channels == 1, batch=batch, quiet=quiet)
     return suite.share(lambda: suite.score(fakes, known, quiet=quiet))
 
 
@@ -140,6 +144,6 @@ def evaluate_pictures(
     def step(indices: Tensor) -> dict[str, Tensor]:
         return suite.features(torch.stack([fakes[rows[index]][0] for index in indices.tolist()]))
 
-    found = collect(len(rows), step, batch=batch, desc="pictures", quiet=quiet)
     known = suite.reals(reals, real_samples, batch=batch, quiet=quiet) if suite.compares else {}
+    found = collect(len(rows), step, batch=batch, desc="pictures", quiet=quiet)
     return suite.share(lambda: suite.score(found, known, quiet=quiet))
