@@ -38,13 +38,7 @@ def assemble(
     Raises:
         ToonError: the config cannot be built, or tensors are missing, unknown, or of another shape or type.
     """
-    try:
-        # On the meta device a network takes no memory, whatever sizes the config claims.
-        with torch.device("meta"):
-            network = network_class(config)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise ToonError(f"{path} describes a network that cannot be built ({reason}): give another file.") from error
+    network = outline(config, network_class, path)
     expected = network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     check_tensors(path, shapes, tensors)
@@ -55,6 +49,20 @@ def assemble(
         if "resample_filter" in module._buffers:
             module.resample_filter = setup_filter(config.resample_filter)
     return network.eval()
+
+
+def outline(config: Any, network_class: type[nn.Module], path: str | Path) -> nn.Module:
+    """``network_class(config)`` on the meta device, where it takes no memory whatever sizes the config claims.
+
+    Raises:
+        ToonError: the config cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return network_class(config)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ToonError(f"{path} describes a network that cannot be built ({reason}): give another file.") from error
 
 
 def check_tensors(path: str | Path, expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Any]) -> None:

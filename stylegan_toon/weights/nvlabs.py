@@ -27,7 +27,7 @@ from ..ops import setup_filter
 from .assemble import assemble, infer_channels, misfit
 from .checkpoint import sha256_of
 from .pickles import PickleError, Record
-from .tensors import PickleFile, StoredTensor, number, opened
+from .tensors import PickleFile, StoredTensor, number, opened, table
 
 _MODULES = ("training.networks", "training.networks_stylegan2", "training.networks_stylegan3", "training.augment")
 _CLASSES = (
@@ -98,13 +98,13 @@ def _members(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str
     alone = _module(file, root)
     if alone is not None:
         return {"D" if alone.class_name == "Discriminator" else "G_ema": alone}, {}
-    table = _table(root)
-    if table is None:
+    entries = _table(root)
+    if entries is None:
         return {}, {}
-    if "synthesis.b4.const" in table or "b4.fc.weight" in table:
-        return {"G_ema" if "synthesis.b4.const" in table else "D": _from_state_dict(file, table)}, {}
+    if "synthesis.b4.const" in entries or "b4.fc.weight" in entries:
+        return {"G_ema" if "synthesis.b4.const" in entries else "D": _from_state_dict(file, entries)}, {}
     members, extra, dropped = {}, {}, []
-    for name, value in table.items():
+    for name, value in entries.items():
         if name in _FAMILY and (found := _module(file, value)) is not None:
             members[name] = found
         elif name in _FAMILY and (state := _table(value)) is not None:
@@ -147,8 +147,8 @@ def _module(file: PickleFile, value: Any) -> _Module | None:
     return top
 
 
-def _from_state_dict(file: PickleFile, table: Mapping[str, Any]) -> _Module:
-    tensors = {name: tensor for name, entry in table.items() if (tensor := file.tensor(entry)) is not None}
+def _from_state_dict(file: PickleFile, entries: Mapping[str, Any]) -> _Module:
+    tensors = {name: tensor for name, entry in entries.items() if (tensor := file.tensor(entry)) is not None}
     return _Module("", tensors)
 
 
@@ -174,9 +174,9 @@ def _class_and_state(value: Any) -> tuple[str, dict] | None:
 
 def _table(value: Any) -> dict | None:
     """What was a dict of some kind."""
-    if isinstance(value, Record) and value.what in (("collections", "OrderedDict"), ("dnnlib.util", "EasyDict")):
-        return value.items if not value.args else None
-    return value if isinstance(value, dict) else None
+    if isinstance(value, Record) and value.what == ("dnnlib.util", "EasyDict"):
+        return value.items
+    return table(value)
 
 
 def _is(value: Any, module: str, name: str) -> bool:
@@ -199,9 +199,7 @@ def _build(file: PickleFile, path: Path, name: str, module: _Module) -> nn.Modul
     taps = _taps(path, file.file, {key: t for key, t in filters.items() if _resamples(key, module)})
     if taps is not None:
         config = type(config)(**{**vars(config), "resample_filter": taps})
-    # Tensors may share storage; together they may still not claim more than the file holds.
-    if sum(tensor.nbytes for tensor in tensors.values()) > file.size:
-        raise PickleError("its tensors claim more than the file holds")
+    file.check_claims(tensors.values())
     network_class = Discriminator if name == "D" else Generator
     network = assemble(config, network_class, tensors, path, read=lambda tensor: tensor.read(file.file))
     _check_attributes(path, network, module.attributes)

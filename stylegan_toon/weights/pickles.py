@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 _INLINE = 1024  # byte strings up to this long are read at once; the others hold tensors
 _INLINE_TEXT = 64 << 10  # the same for texts; the source code of a published module has 40 kB
+_MOST_NUMBERS = 4096  # keys that are numbers; two optimisers at 1024 px have 400
 
 
 class PickleError(Exception):
@@ -126,6 +127,7 @@ class _Machine:
         self.reader, self.allowed, self.budget = reader, allowed, budget
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.numbers = 0  # keys of tables that are numbers
 
     def run(self) -> Any:
         take = self.reader.take
@@ -222,8 +224,9 @@ class _Machine:
         self._pay(80 * len(items))
         target = target.items if isinstance(target, Record) else target
         for key, value in zip(items[::2], items[1::2]):
-            # Nothing else is needed, and other keys can be made to collide.
-            if type(key) is not str and not (type(key) is int and 0 <= key < 1 << 16):
+            # Names are needed, and the numbers of parameters in optimisers; numbers can be made to collide.
+            self.numbers += type(key) is int
+            if type(key) not in (str, int) or self.numbers > _MOST_NUMBERS:
                 raise PickleError("it holds a table whose keys are not names")
             target[key] = value
 
@@ -254,7 +257,7 @@ class _Machine:
             raise PickleError("it is damaged: a name is not text")
         found = Global(module, name)
         if not self.allowed(found):
-            raise PickleError(f"it wants to use {_printable(str(found))}, which no network needs: it may be harmful")
+            raise PickleError(f"it asks for {_printable(str(found))}, which no network needs: it may be harmful")
         self._push(found, 120)
 
     def _stack_global(self) -> None:

@@ -13,8 +13,8 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,6 +88,11 @@ class StoredTensor:
     def nbytes(self) -> int:
         return self.extent * self.dtype.itemsize
 
+    def with_shape(self, shape: tuple[int, ...]) -> StoredTensor:
+        """The same tensor with axes of length 1 taken out or put in."""
+        steps = iter([step for size, step in zip(self.shape, self.stride) if size != 1])
+        return replace(self, shape=shape, stride=tuple(1 if size == 1 else next(steps) for size in shape))
+
     def read(self, file: BinaryIO) -> Tensor:
         """The tensor, contiguous, on the CPU; the only memory it takes is its own.
 
@@ -124,6 +129,11 @@ class PickleFile:
             self.root = self._read_zip()
         else:
             self.root = self._read_stream(Reader(file, 0, self.size), self._outside)
+
+    def check_claims(self, tensors: Iterable[StoredTensor]) -> None:
+        """Refuse tensors that share storage so often that together they claim more than the file holds."""
+        if sum(tensor.nbytes for tensor in tensors) > self.size:
+            raise PickleError("its tensors claim more than it holds")
 
     def tensor(self, value: Any) -> StoredTensor | None:
         """The tensor or parameter that a value of the pickle stands for, or None if it is none.
@@ -287,6 +297,13 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
         raise ToonError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
 
 
+def table(value: Any) -> dict | None:
+    """What was a dict or an OrderedDict, or None."""
+    if isinstance(value, Record) and value.what == ("collections", "OrderedDict"):
+        return value.items if not value.args else None
+    return value if isinstance(value, dict) else None
+
+
 def number(value: Any) -> Any:
     """A numpy scalar of a pickle as a Python number; other values as they are.
 
@@ -351,8 +368,8 @@ def _check_directory(file: BinaryIO, size: int) -> None:
     if at < 0 or len(tail) - at < 22:
         raise PickleError("its zip ends too early")
     (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    wide = tail.rfind(b"PK\6\6", 0, at)
-    if wide >= 0 and len(tail) - wide >= 56:
+    wide = at - 20 - 56  # of zip64, if its locator stands ahead
+    if wide >= 0 and tail[at - 20 : at - 16] == b"PK\6\7":
         (length,) = struct.unpack("<Q", tail[wide + 40 : wide + 48])
     if length > min(_MAX_DIRECTORY, size):
         raise PickleError("its zip lists far too many parts")
