@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_pictures
+from projection import write_pictures
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.data.dataset import ImageDataset
@@ -224,7 +224,7 @@ def test_a_cache_that_cannot_be_is_only_a_warning(pictures, suite, home):
 TWO = """
 import json, sys, torch, torch.distributed as dist
 sys.path[:0] = sys.argv[3:]
-from conftest import Project
+from projection import Project
 from tiny import tiny_generator
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.metrics import Suite, evaluate_generator
@@ -240,8 +240,8 @@ for _ in range(2):
 
 def test_two_processes_equal_one(tiny_G, pictures, suite, tmp_path):
     """9 pictures are shared out as 5 and 4 (and one again), 12 reals as 6 and 6; then the reals are cached."""
-    here = Path(__file__).parent
-    paths = [str(tmp_path), str(here), str(here.parent), str(here.parents[1])]
+    tests = Path(__file__).parents[1]
+    paths = [str(tmp_path), str(tests), str(tests.parent)]
     command = [sys.executable, "-c", TWO]
     both = [subprocess.Popen([*command, rank, *paths], stdout=-1, stderr=-1, text=True) for rank in "01"]
     outputs = [process.communicate(timeout=300) for process in both]
