@@ -31,6 +31,7 @@ VERBS = {
     "train": "Train a network, or teach one a new style.",
     "convert": "Carry networks between formats.",
     "finetoon": "Tune a blended network to keep the face.",
+    "evaluate": "Measure a network or pictures: FID, KID, identity ...",
     "env": "Show versions, kernels, weights and folders.",
 }
 

@@ -18,7 +18,8 @@ from .errors import ToonError
 from .weights import Entry, cache_folder, catalogue, pretrained_folder, sha256_of
 
 PACKAGES = (
-    "torchvision", "numpy", "scipy", "pillow", "click", "tqdm", "safetensors", "lpips", "facenet-pytorch", "ninja"
+    "torchvision", "numpy", "scipy", "pillow", "click", "tqdm", "safetensors", "lpips", "facenet-pytorch",
+    "torch-fidelity", "ninja",
 )  # fmt: skip
 
 
