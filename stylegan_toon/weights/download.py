@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -32,14 +33,20 @@ def cache_folder() -> Path:
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    schemes: tuple[str, ...] = ("https",)
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        _require_https(newurl)
+        _require_scheme(newurl, self.schemes)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _require_https(url: str) -> None:
-    if urlsplit(url).scheme != "https":
-        raise ToonError(f"{url} is not an https address: networks are only fetched over https.")
+class _HttpToo(_HttpsOnly):
+    schemes = ("https", "http")
+
+
+def _require_scheme(url: str, schemes: tuple[str, ...]) -> None:
+    if urlsplit(url).scheme not in schemes:
+        raise ToonError(f"{url} is not an {' or '.join(schemes)} address: give one that is.")
 
 
 def download(url: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES) -> Path:
@@ -53,7 +60,7 @@ def download(url: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES)
     Raises:
         ToonError: not https, no answer, too large, cut short, or with another digest. Nothing is kept then.
     """
-    _require_https(url)
+    _require_scheme(url, _HttpsOnly.schemes)
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:] or "network"
     path = cache_folder() / "networks" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     if path.exists() and (sha256 is None or sha256_of(path) == sha256.lower()):
@@ -65,25 +72,32 @@ def download(url: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES)
             f"{path.parent} cannot be made ({error.strerror or error}): set STYLEGAN_TOON_HOME to another folder."
         ) from error
     with atomic_path(path) as temporary:
-        digest = _fetch(url, temporary, max_bytes)
+        with open(temporary, "wb") as file:
+            digest = fetch(url, file, max_bytes)
         if sha256 is not None and digest != sha256.lower():
             raise ToonError(f"{url} is not the file it should be (sha256 {digest}, not {sha256}): nothing was kept.")
     print(f"{url}: sha256 {digest}", file=sys.stderr)
     return path
 
 
-def _fetch(url: str, path: Path, max_bytes: int) -> str:
-    """Write the answer to ``path``; its sha256."""
+def fetch(url: str, file: BinaryIO, max_bytes: int, *, http: bool = False, quiet: bool = False) -> str:
+    """Write the answer to an open file; its sha256. ``http`` allows plain http as well as https.
+
+    Raises:
+        ToonError: another scheme, no answer, more than ``max_bytes``, or cut short.
+    """
+    handler = _HttpToo if http else _HttpsOnly
+    _require_scheme(url, handler.schemes)
     request = urllib.request.Request(url, headers={"User-Agent": f"stylegan_toon/{__version__}"})
     digest = hashlib.sha256()
     received = 0
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "wb"))
         with _explained(url):
-            answer = stack.enter_context(_open(request))
+            answer = stack.enter_context(_open(request, handler))
             length = answer.headers.get("Content-Length", "")
         expected = int(length) if length.isdecimal() else None
-        bar = stack.enter_context(tqdm(total=expected, unit="B", unit_scale=True, desc=path.suffix, disable=None))
+        hidden = quiet or None  # None: shown on a terminal
+        bar = stack.enter_context(tqdm(total=expected, unit="B", unit_scale=True, desc="fetching", disable=hidden))
         while True:
             with _explained(url):
                 chunk = answer.read(1 << 20)
@@ -100,8 +114,8 @@ def _fetch(url: str, path: Path, max_bytes: int) -> str:
     return digest.hexdigest()
 
 
-def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
-    return urllib.request.build_opener(_HttpsOnly).open(request, timeout=TIMEOUT)
+def _open(request: urllib.request.Request, handler: type[_HttpsOnly]) -> http.client.HTTPResponse:
+    return urllib.request.build_opener(handler).open(request, timeout=TIMEOUT)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def serve(monkeypatch, body: bytes = b"", *, length: int | None = None, error: E
     """Answer every request with ``body``; the list returned collects the addresses asked for."""
     asked = []
 
-    def answer(request):
+    def answer(request, handler):
         asked.append(request.full_url)
         if error is not None:
             raise error
