@@ -40,8 +40,8 @@ def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
         return 90.0, 90.0, 0.0
     x, y = u @ vt  # the nearest pair of orthonormal rows
     z = np.cross(x, y)
-    yaw, pitch, roll = np.arctan2(-x[2], z[2]), np.arctan2(-y[2], np.hypot(y[0], y[1])), np.arctan2(y[0], y[1])
-    return tuple(float(np.degrees(angle)) for angle in (yaw, pitch, -roll))
+    yaw, pitch, roll = np.arctan2(z[0], z[2]), np.arcsin(np.clip(z[1], -1, 1)), np.arctan2(-x[1], y[1])
+    return tuple(float(np.degrees(angle)) for angle in (yaw, pitch, roll))
 
 
 def glasses(face: Image.Image) -> float:
