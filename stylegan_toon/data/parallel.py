@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import signal
 from collections import deque
@@ -20,15 +19,12 @@ T, R = TypeVar("T"), TypeVar("R")
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1, chunk: int = 4) -> Iterator[R]:
     """``map(function, items)`` over ``workers`` processes, results in order; in this process if ``workers`` is 1.
 
-    torch, where it is used, gets one thread in either case, so that results do not depend on ``workers``.
-
     Raises:
         ToonError: a process was killed, most often because the memory was full.
     """
     items = iter(items)
     if workers <= 1:
-        with _one_torch_thread():
-            yield from map(function, items)
+        yield from map(function, items)
         return
     # Spawned, because forking a process in which torch or BLAS threads run can hang.
     context = multiprocessing.get_context("spawn")
@@ -48,21 +44,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1
 
 
 def _apply(function: Callable[[T], R], part: list[T]) -> list[R]:
-    with _one_torch_thread():
-        return [function(item) for item in part]
+    return [function(item) for item in part]
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -53,6 +53,11 @@ class Recipe:
     comic: bool = False
     format: str = "png"
 
+    @property
+    def needs_faces(self) -> bool:
+        """Whether the face detector is needed."""
+        return self.crop == "align" or self.front is not None
+
     def __post_init__(self) -> None:
         if self.background == "transparent" and self.format == "jpg":
             raise ToonError("JPEG knows no transparency: choose --format png or --background white.")
@@ -92,7 +97,16 @@ class Preparation:
             data = source.read(name)
         except ToonError as error:
             return called, label, [Outcome(f"unreadable: {error}")]
-        return called, label, prepare(data, name, self.recipe)
+        if not self.recipe.needs_faces:
+            return called, label, prepare(data, name, self.recipe)
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # one a process, and the same results however many processes there are
+        try:
+            return called, label, prepare(data, name, self.recipe)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def prepare(data: bytes, name: str, recipe: Recipe) -> list[Outcome]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,9 +64,7 @@ class Lmdb:
     _SIZED = re.compile(rb"(\d{1,5})-\d{5,}")
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._environment = None
-        self._owner = -1
+        self.path = Path(path).parent if Path(path).name == "data.mdb" else Path(path)
         with self._transaction() as transaction:
             if transaction.stat()["entries"] > MAX_MEMBERS:
                 raise ToonError(f"{self.path} holds more than {MAX_MEMBERS:,} entries: split it.")
@@ -95,18 +96,18 @@ class Lmdb:
         except ImportError:
             raise ToonError(f"{self.path} is an lmdb: pip install 'stylegan_toon[data]' to read it.") from None
         try:
-            if self._environment is None or self._owner != os.getpid():  # lmdb must not be used across a fork
-                self._environment = lmdb.open(
-                    str(self.path), subdir=self.path.is_dir(), readonly=True, lock=False, create=False, readahead=False
-                )
-                self._owner = os.getpid()
-            with self._environment.begin(buffers=False) as transaction:
+            with _lmdb(str(self.path), os.getpid()).begin() as transaction:
                 yield transaction
         except lmdb.Error as error:
             raise ToonError(f"{self.path} is no readable lmdb ({error}): copy it there again.") from error
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_environment": None}
+
+@lru_cache(maxsize=4)
+def _lmdb(path: str, process: int) -> Any:
+    """An open lmdb. A process must open it once only, and not use one from before a fork."""
+    import lmdb
+
+    return lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, create=False, readahead=False)
 
 
 class Video:
@@ -129,7 +130,10 @@ class Video:
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 raise ToonError(f"The frames of {self.path} are too large: shrink the video first.")
             packets = itertools.islice(container.demux(stream), MAX_MEMBERS)
-            times = sorted({packet.pts for packet in packets if packet.pts is not None and not packet.is_corrupt})
+            shown = [(p.pts, p.dts, p.is_keyframe) for p in packets if p.pts is not None and not p.is_corrupt]
+            times = sorted({pts for pts, _, _ in shown})
+            # Where to begin decoding: containers seek by decoding time, which is at most the time shown.
+            self._keys = sorted((pts, pts if dts is None else min(pts, dts)) for pts, dts, key in shown if key)
             self._base = Fraction(stream.time_base)
         if fps is not None:
             ticks: dict[int, int] = {}
@@ -156,7 +160,9 @@ class Video:
         """The frame shown at ``wanted``; going on where the last call stopped if that is not behind."""
         if self._decoder is None or self._owner != os.getpid() or self._decoder[2] >= wanted:
             container = self._container()
-            container.seek(wanted, stream=container.streams.video[0], backward=True, any_frame=False)
+            before = bisect_right(self._keys, (wanted, math.inf)) - 1
+            if before > 0:
+                container.seek(self._keys[before][1], stream=container.streams.video[0], backward=True)
             self._decoder, self._owner = (container, container.decode(video=0), -1), os.getpid()
         container, frames, _ = self._decoder
         for frame in frames:

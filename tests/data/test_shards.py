@@ -129,7 +129,9 @@ def test_vector_labels(tmp_path):
 @pytest.mark.parametrize("place", ["shards/", "shards/index.json", "shards/train-{0000..0002}.tar"])
 def test_shards_behind_http_equal_the_folder(by_hand, server, place):
     local = Shards(by_hand)
-    write_index(by_hand, [(s.name, s.size, LABELS[i * 3 - (i == 2) * 2 :][: s.size]) for i, s in enumerate(local.shards)])
+    write_index(
+        by_hand, [(s.name, s.size, LABELS[i * 3 - (i == 2) * 2 :][: s.size]) for i, s in enumerate(local.shards)]
+    )
     dataset = ImageDataset(f"{server}/{place}", labels=True)
     assert_same(dataset)
     for file in by_hand.glob("*.tar"):
@@ -293,4 +295,7 @@ def test_only_shards_have_lanes(by_hand, tmp_path):
     assert type(ImageDataset(tmp_path / "set.zip").sampler()) is InfiniteSampler
     sampler = ImageDataset(by_hand, xflip=True).sampler(seed=4, start=9)
     assert isinstance(sampler, ShardSampler) and sampler.n == 14
-    assert list(itertools.islice(sampler, 5)) == list(itertools.islice(ImageDataset(by_hand, xflip=True).sampler(seed=4), 14))[9:]
+    assert (
+        list(itertools.islice(sampler, 5))
+        == list(itertools.islice(ImageDataset(by_hand, xflip=True).sampler(seed=4), 14))[9:]
+    )
