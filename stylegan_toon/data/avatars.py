@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -23,7 +24,7 @@ FRONTAL = ("toon-head", "personas", "avataaars")  # these face the viewer
 PASTEL = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf", "d5f0d2"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Avatars:
     """Draws avatar ``index``: the same for the same arguments and version of the styles, wherever it runs.
 
@@ -43,7 +44,6 @@ class Avatars:
     seed: int = 0
     background: str = "pastel"
     format: str = "png"
-    _made: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.licences()
@@ -61,7 +61,7 @@ class Avatars:
 
         colours = ["ffffff"] if self.background == "white" else PASTEL
         options = {"seed": f"{self.seed}-{index}", "backgroundColor": colours}
-        svg = Avatar(self._style(self.styles[index % len(self.styles)]), options).to_string()
+        svg = Avatar(_style(self.styles[index % len(self.styles)]), options).to_string()
         png = svg_to_bytes(svg_string=svg, width=self.size, height=self.size, skip_system_fonts=True)
         return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 
@@ -69,7 +69,7 @@ class Avatars:
         """Style, artist, source and licence, in the order of ``styles``."""
         rows = []
         for name in self.styles:
-            meta = self._style(name).meta()
+            meta = _style(name).meta()
             rows.append(
                 {
                     "style": name,
@@ -87,20 +87,18 @@ class Avatars:
         packages = ("dicebear-core", "dicebear-styles", "resvg-py")
         return {package: importlib.metadata.version(package) for package in packages}
 
-    def _style(self, name: str) -> Any:
-        if name not in self._made:
-            try:
-                import resvg_py  # noqa: F401
-                from dicebear import Style
 
-                folder = files("dicebear_styles")
-            except ImportError:
-                raise ToonError("Avatars are drawn by other packages: pip install 'stylegan_toon[avatars]'.") from None
-            known = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json"))
-            if name not in known:
-                raise ToonError(f"There is no style {name!r}: choose from {', '.join(known)}.")
-            self._made[name] = Style(json.loads((folder / f"{name}.json").read_text("utf-8")))
-        return self._made[name]
+@lru_cache
+def _style(name: str) -> Any:
+    """A style by name; checking its definition takes DiceBear a second or more."""
+    try:
+        import resvg_py  # noqa: F401
+        from dicebear import Style
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": {}}
+        folder = files("dicebear_styles")
+    except ImportError:
+        raise ToonError("Avatars are drawn by other packages: pip install 'stylegan_toon[avatars]'.") from None
+    known = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json"))
+    if name not in known:
+        raise ToonError(f"There is no style {name!r}: choose from {', '.join(known)}.")
+    return Style(json.loads((folder / f"{name}.json").read_text("utf-8")))
