@@ -30,6 +30,7 @@ VERBS = {
     "project": "Find the latent behind a photo.",
     "dataset": "Make a training set: crop, filter, draw.",
     "train": "Train a network, or teach one a new style.",
+    "convert": "Carry networks between formats.",
     "finetoon": "Tune a blended network to keep the face.",
     "env": "Show versions, kernels, weights and folders.",
 }

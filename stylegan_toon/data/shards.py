@@ -17,6 +17,7 @@ import json
 import os
 import re
 import tarfile
+import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -159,31 +160,18 @@ class Shards:
         return self._open[number]
 
     def _fetched(self, shard: Shard) -> Path:
-        from filelock import FileLock
-
         from ..weights.download import cache_folder, fetch
 
         folder = self._cache or cache_folder() / "shards"
         path = folder / f"{hashlib.sha256(f'{shard.place} {shard.sha256}'.encode()).hexdigest()[:16]}-{shard.name}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{path}.lock"):  # the workers of one machine want the same shards at the same time
-                if path.exists():
-                    os.utime(path)
-                    return path
-                with atomic_path(path) as temporary:
-                    with open(temporary, "wb") as file:
-                        digest = fetch(shard.place, file, MAX_SHARD_BYTES, http=True, quiet=True)
-                    if shard.sha256 not in (None, digest):
-                        raise ToonError(f"{shard.place} is not the file its {INDEX} describes: copy it there again.")
-                self._make_room(folder, keep=path)
-        except OSError as error:
-            reason = error.strerror or error
-            raise ToonError(f"{folder} cannot hold shards ({reason}): set STYLEGAN_TOON_HOME.") from error
+        fetch(shard.place, path, sha256=shard.sha256, max_bytes=MAX_SHARD_BYTES, quiet=True)
+        self._make_room(folder, keep=path)
         return path
 
     def _make_room(self, folder: Path, keep: Path) -> None:
-        files = sorted(folder.glob("[!.]*.tar"), key=lambda file: file.stat().st_mtime)
+        with contextlib.suppress(OSError):
+            os.utime(keep)  # used last
+        files = sorted(folder.glob("*.tar"), key=lambda file: file.stat().st_mtime)
         total = sum(file.stat().st_size for file in files)
         for file in files:
             if total <= self._cache_bytes or file == keep:
@@ -321,9 +309,9 @@ def _listed_there(place: str) -> list[Shard]:
         index, wanted = urljoin(place, INDEX), list(_braces(place))
     else:
         index, wanted = urljoin(place.rstrip("/") + "/", INDEX), None
-    with io.BytesIO() as answer:
-        fetch(index, answer, MAX_INDEX_BYTES, http=True, quiet=True)
-        shards = _read_index(answer.getvalue(), index)
+    with tempfile.TemporaryDirectory() as folder:  # not from the cache: a set may have grown
+        fetch(index, Path(folder) / INDEX, max_bytes=MAX_INDEX_BYTES, quiet=True)
+        shards = _read_index((Path(folder) / INDEX).read_bytes(), index)
     if wanted is None:
         return shards
     known = {shard.place: shard for shard in shards}

@@ -26,6 +26,7 @@ from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.data.sampling import InfiniteSampler, ShardSampler
 from stylegan_toon.data.shards import Shards, write_index, write_shards
 from stylegan_toon.errors import ToonError
+from stylegan_toon.weights import download
 
 PIXELS = np.random.default_rng(11).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
 LABELS = [2, 0, 1, 1, 0, 2, 2]
@@ -167,7 +168,7 @@ def test_what_http_may_not_do(by_hand, server, tmp_path):
     index["shardlist"][0]["sha256"] = "0" * 64
     (by_hand / "index.json").write_text(json.dumps(index))
     far = Shards(f"{server}/shards/", cache=tmp_path / "cache")
-    with pytest.raises(ToonError, match="not the file its index"):
+    with pytest.raises(ToonError, match="not the file it should be"):
         far.read(far.names[0])
     assert not list((tmp_path / "cache").glob("*.tar"))
     index["shardlist"][0]["url"] = "file:///etc/passwd"
@@ -299,3 +300,11 @@ def test_only_shards_have_lanes(by_hand, tmp_path):
         list(itertools.islice(sampler, 5))
         == list(itertools.islice(ImageDataset(by_hand, xflip=True).sampler(seed=4), 14))[9:]
     )
+
+
+def test_plain_http_leads_to_no_files(tmp_path):
+    handler = download._HttpToo()
+    with pytest.raises(ToonError, match="neither an http nor"):
+        handler.redirect_request(None, None, 302, "Found", {}, "file:///etc/passwd")
+    with pytest.raises(ToonError, match="neither an http nor"):
+        download.fetch("file:///etc/hostname", tmp_path / "x")

@@ -62,7 +62,7 @@ def serve(monkeypatch, body: bytes = b"", *, length: int | None = None, error: E
     """Answer every request with ``body``; the list returned collects the addresses asked for."""
     asked = []
 
-    def answer(request, handler):
+    def answer(request):
         asked.append(request.full_url)
         if error is not None:
             raise error
@@ -142,7 +142,7 @@ def test_pickles_are_refused_unopened(tmp_path, monkeypatch, suffix):
     asked = serve(monkeypatch)
     assert "does not read" in refused(f"https://example.invalid/network{suffix}")
     path.rename(tmp_path / "network.safetensors")
-    assert "is not a safetensors file" in refused(tmp_path / "network.safetensors")
+    assert "is not a file of networks" in refused(tmp_path / "network.safetensors")
     assert not mark.exists() and asked == []
 
 
