@@ -62,32 +62,27 @@ class Dice:
     """
 
     def __init__(self, n: int, generator: torch.Generator | None = None) -> None:
-        self.n, self.generator = n, generator
+        self.n = n
+        self._options = {} if generator is None else {"generator": generator}
 
     def uniform(self, *size: int) -> Tensor:
         """``[n, *size]`` in [0, 1)."""
-        return torch.rand(self.n, *size, generator=self.generator, dtype=torch.float64)
+        return torch.rand(self.n, *size, dtype=torch.float64, **self._options)
 
     def symmetric(self, *size: int) -> Tensor:
         """``[n, *size]`` in [-1, 1)."""
         return self.uniform(*size) * 2 - 1
 
     def normal(self, *size: int) -> Tensor:
-        return torch.randn(self.n, *size, generator=self.generator, dtype=torch.float64)
+        return torch.randn(self.n, *size, dtype=torch.float64, **self._options)
 
-    def integer(self, low: int, high: int, *size: int) -> Tensor:
-        """``[n, *size]`` from ``low`` to ``high - 1``."""
-        return torch.randint(low, high, (self.n, *size), generator=self.generator).double()
+    def integer(self, low: int, high: int) -> Tensor:
+        """``[n]`` from ``low`` to ``high - 1``, exact up to 2^53."""
+        return torch.randint(low, high, (self.n,), **self._options).double()
 
     def gate(self, value: Tensor, probability: float) -> Tensor:
         """Keep the values ``[n, ...]`` of a picture with ``probability``, else set them all to 0."""
         return value * (self.uniform(*[1] * (value.ndim - 1)) < probability)
-
-    def normal_like(self, images: Tensor) -> Tensor:
-        """Standard normal pixels on the device of ``images``, seeded by this generator."""
-        seed = torch.randint(2**62, (), generator=self.generator).item()
-        device = torch.Generator(images.device).manual_seed(seed)
-        return torch.randn(images.shape, generator=device, dtype=images.dtype, device=images.device)
 
 
 def on_rows(images: Tensor, rows: Tensor, transform: Callable[..., Tensor], *parameters: Tensor) -> Tensor:

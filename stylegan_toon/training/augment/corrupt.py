@@ -74,6 +74,13 @@ def amplify(images: Tensor, gains: Tensor) -> Tensor:
     return along_width(along_width(images).mT.contiguous()).mT.contiguous()
 
 
+def white_noise(like: Tensor, seeds: Tensor) -> Tensor:
+    """Standard normal pixels in the shape of ``like`` ``[N, C, H, W]``, each picture from its seed ``[N]``."""
+    options = {"dtype": like.dtype, "device": like.device}
+    sources = (torch.Generator(like.device).manual_seed(int(seed)) for seed in seeds.tolist())
+    return torch.stack([torch.randn(like.shape[1:], generator=source, **options) for source in sources])
+
+
 def cut_out(images: Tensor, center: Tensor, size: Tensor) -> Tensor:
     """Set a box of ``[N, C, H, W]`` to 0; its ``center`` and ``size`` ``[N, 2]``, (x, y), are shares of the sides."""
     height, width = images.shape[2:]

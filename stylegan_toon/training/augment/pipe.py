@@ -147,8 +147,10 @@ class AugmentPipe(Augment):
         images = on_rows(images, (log2_gain != 0).any(dim=1), corrupt.amplify, corrupt.balanced_gains(log2_gain))
 
         sigma = dice.gate(dice.normal().abs() * self.config.noise_std, self.p * self.config.noise)
-        add_noise = lambda x, sigma: x + dice.normal_like(x) * sigma[:, None, None, None]  # noqa: E731
-        images = on_rows(images, sigma > 0, add_noise, sigma)
+        seeds = dice.integer(0, 2**53)[sigma > 0]  # a picture's noise is its own, however the batch is cut up
+        images = on_rows(
+            images, sigma > 0, lambda x, s: x + corrupt.white_noise(x, seeds) * s[:, None, None, None], sigma
+        )
 
         size = dice.gate(torch.full((dice.n, 2), self.config.cutout_size).double(), self.p * self.config.cutout)
         return on_rows(images, size[:, 0] > 0, corrupt.cut_out, dice.uniform(2), size)
