@@ -62,8 +62,7 @@ def _bank_matrices(size: int, dtype: torch.dtype, device: torch.device) -> Tenso
 def amplify(images: Tensor, gains: Tensor) -> Tensor:
     """Amplify the bands of ``[N, C, H, W]`` along both axes by ``gains`` ``[N, 4]``; reflected outside.
 
-    Written as two products with banded matrices: at the usual sizes that beats a convolution with other taps for each
-    picture, and no pixel is copied for padding.
+    Every picture has its own taps; with the reflected ends they make a matrix, so that this is two batched products.
     """
 
     def along_width(x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from stylegan_toon.training.augment import (
     pipe as pipe_module,
 )
 from stylegan_toon.training.augment.base import Dice
+from stylegan_toon.training.augment.geometry import permute, warp
 
 N = 4000
 
@@ -81,6 +82,28 @@ def test_both_shifts_are_two_independent_numbers():
     for name, method in (("xint", "blit_matrix"), ("xfrac", "geometry_matrix")):
         m = getattr(AugmentPipe(AugmentConfig(**{name: 1}), p=1), method)(Dice(N, seeded()), 1000, 1000)
         assert abs(stats.pearsonr(m[:, 0, 2], m[:, 1, 2])[0]) < 0.05
+
+
+def test_a_rotation_before_and_one_after_the_stretch_and_the_shift_last():
+    """The axes of the stretch lie anywhere in the input and in the output; the shift is told in output pixels."""
+    m = AugmentPipe("geom", p=1).geometry_matrix(Dice(N, seeded()), 1000, 1000)
+    linear = m[:, :2, :2]
+    axes = [
+        torch.atan2(2 * square[:, 0, 1], square[:, 0, 0] - square[:, 1, 1]) / math.pi
+        for square in (linear @ linear.mT, linear.mT @ linear)
+    ]
+    for axis in axes:
+        assert stats.kstest(axis.numpy(), UNIFORM.cdf).pvalue > 0.01
+    assert abs(torch.exp(1j * math.pi * (axes[0] - axes[1])).mean()) < 0.05  # and independently of each other
+    shift = torch.linalg.solve(linear, -m[:, :2, 2])
+    assert stats.kstest((shift / 125).flatten().numpy(), NORMAL.cdf).pvalue > 0.01
+
+
+def test_contrast_multiplies_what_brightness_added():
+    m = AugmentPipe(AugmentConfig(brightness=1, contrast=1), p=1).color_matrix(Dice(N, seeded()))
+    added, factor = m[:, 0, 3] / m[:, 0, 0], m[:, 0, 0]
+    assert stats.kstest((added / 0.2).numpy(), NORMAL.cdf).pvalue > 0.01
+    assert stats.spearmanr(added.abs(), factor).pvalue > 0.01  # independent
 
 
 @pytest.mark.parametrize("p", [0.4, 1.0])
@@ -182,6 +205,19 @@ def test_only_what_needs_it_is_resampled(monkeypatch):
     assert sum(resampled) == pytest.approx(N * (1 - 0.9**4), rel=0.08)  # scale, rotate, aniso or xfrac fired
     AugmentPipe("blit", p=1)(torch.randn(N, 1, 8, 9), generator=seeded())
     assert resampled[-1] == pytest.approx(N / 2, rel=0.08)  # odd quarter turns of oblong pictures
+
+
+def test_blit_and_geometry_are_one_move():
+    """Where both fire, the picture is resampled once, by the product: the flip of the picture first."""
+    torch.manual_seed(0)
+    x = torch.randn(32, 3, 16, 16)
+    pipe, dice = AugmentPipe("bg", p=0.4), Dice(32, seeded())
+    blit, geometry = pipe.blit_matrix(dice, 16, 16), pipe.geometry_matrix(dice, 16, 16)
+    still = (geometry == torch.eye(3)).flatten(1).all(dim=1)[:, None, None, None]
+    inverse = (blit @ geometry).float()
+    wanted = torch.where(still, permute(x, blit.float()), warp(x, inverse))
+    assert torch.allclose(pipe(x, generator=seeded()), wanted, atol=1e-5)
+    assert 0 < still.sum() < 32
 
 
 def test_oblong_and_small_pictures():
