@@ -16,6 +16,7 @@ from .data.images import image_grid, save_image
 from .errors import ToonError
 from .files import output_folder
 from .nn import PRESETS, Discriminator, Generator, preset
+from .training.augment import AUGMENTATIONS, build_augment
 from .training.loop import TrainConfig, Trainer
 from .training.memory import keep_pages
 from .training.vgg import VggLoss
@@ -81,7 +82,8 @@ python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --fre
 @click.option("--channel-max", type=click.IntRange(4), help="... and at most this.")
 @click.option("--mapping-layers", type=click.IntRange(1), help="Depth of a new mapping network.")
 @click.option("--mapping-features", type=click.IntRange(1), help="Width of its hidden layers.")
-@click.option("--aug", type=click.Choice(["ada", "fixed", "off"]), default="ada", help="Augmentation.")
+@click.option("--aug", type=click.Choice(AUGMENTATIONS), default="ada", help="Augmentation; diff is DiffAugment.")
+@click.option("--augpipe", help="blit, geom, color, filter, noise, cutout, bg, bgc, ... bgcfnc; or parts of diff.")
 @click.option("--p", type=click.FloatRange(0, 1), default=0.0, help="Augmentation probability to begin with.")
 @click.option("--target", type=click.FloatRange(0, 1), default=0.6, help="Aim of ADA.")
 @click.option("--freeze-d", type=click.IntRange(0), default=0, help="Freeze-D: layers of D to keep.")
@@ -100,7 +102,8 @@ python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --fre
 def main(
     data: Path, out: Path, init_from: str | None, cfg: str, resolution: int | None, kimg: float, batch: int | None,
     gamma: float | None, lr: float | None, ema_kimg: float | None, pl_weight: float | None, channel_base: int | None,
-    channel_max: int | None, mapping_layers: int | None, mapping_features: int | None, aug: str, p: float,
+    channel_max: int | None, mapping_layers: int | None, mapping_features: int | None, aug: str,
+    augpipe: str | None, p: float,
     target: float, freeze_d: int, mirror: bool, cond: bool, pairs: Path | None, pairs_kimg: float, pairs_lr: float,
     pairs_weight: float, pairs_features: Path | None, snapshot_kimg: float, workers: int, device: torch.device,
     seed: int, quiet: bool,
@@ -114,6 +117,7 @@ def main(
     # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
     said = {**click.get_current_context().params, "init_from": init_from and init_from.rpartition("/")[2]}
     options = {k: v.name if isinstance(v, Path) else v.type if k == "device" else v for k, v in said.items()}
+    build_augment(aug, augpipe, p)  # a wrong name is told before anything is written
     out = output_folder(out)
     keep_pages()
     torch.manual_seed(seed)
@@ -154,7 +158,7 @@ def main(
     given = {"batch": batch, "gamma": gamma, "lr": lr, "ema_kimg": ema_kimg, "pl_weight": pl_weight}
     chosen = {k: getattr(row, k) if v is None else v for k, v in given.items()}
     config = TrainConfig(
-        kimg=kimg, **chosen, style_mixing=row.style_mixing, augment=aug, p=p, ada_target=target,
+        kimg=kimg, **chosen, style_mixing=row.style_mixing, augment=aug, augpipe=augpipe, p=p, ada_target=target,
         # A network that has learnt pictures before needs no ramp, and overfits sooner (ADA, appendix).
         ema_rampup=None if parents else row.ema_rampup, ada_kimg=100 if parents else 500, freeze_d=freeze_d,
         pairs_kimg=pairs_kimg, pairs_lr=pairs_lr, pairs_weight=pairs_weight, snapshot_kimg=snapshot_kimg, seed=seed,

@@ -16,7 +16,7 @@ from ..data.dataset import ImageDataset, InfiniteSampler, PairDataset
 from ..errors import ToonError
 from ..nn import Discriminator, Generator
 from ..weights import save_networks
-from .augment import AdaController, AugmentPipe
+from .augment import AdaController, build_augment
 from .log import Log, SampleGrid
 from .losses import PathLength, discriminator_loss, generator_loss, mixed_ws, r1_penalty
 from .warmstart import pair_loss
@@ -36,7 +36,8 @@ class TrainConfig:
         g_reg_interval, d_reg_interval: steps between path length and R1 (lazy regularisation).
         ema_kimg: half-life of G_ema in thousands of pictures.
         ema_rampup: shorten the half-life to this share of the pictures seen. None = off.
-        augment: "ada" (adapts p), "fixed" (keeps p) or "off".
+        augment: "ada" (adapts p), "fixed" (keeps p), "diff" (DiffAugment) or "off".
+        augpipe: one of the published pipes, or a policy of DiffAugment. None = "bgc", or all of it.
         p: augmentation probability to begin with.
         ada_target, ada_kimg: mean sign of real scores aimed at; pictures for p to cross from 0 to 1.
         freeze_d: layers of the discriminator to keep fixed (Freeze-D), counted from the highest resolution.
@@ -60,6 +61,7 @@ class TrainConfig:
     ema_kimg: float = 5.0
     ema_rampup: float | None = None
     augment: str = "ada"
+    augpipe: str | None = None
     p: float = 0.0
     ada_target: float = 0.6
     ada_kimg: float = 500
@@ -109,7 +111,7 @@ class Trainer:
         self.seen = self.pairs_seen = 0
         torch.manual_seed(config.seed)
         self.grid = SampleGrid(G, seed=config.seed)
-        self.pipe = AugmentPipe(p=config.p)
+        self.pipe = build_augment(config.augment, config.augpipe, config.p)
         self.ada = AdaController(self.pipe, target=config.ada_target, kimg=config.ada_kimg).to(self.device)
         self.path_length = PathLength(self.device)
         D.freeze_layers(config.freeze_d)
