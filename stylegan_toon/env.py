@@ -86,7 +86,10 @@ def _state(entry: Entry) -> str:
     if path.exists():
         changed = entry.sha256 is not None and sha256_of(path) != entry.sha256
         return "shipped, but changed: reinstall stylegan_toon" if changed else "shipped"
-    return f"downloaded when asked for, from {entry.url}" if entry.url else "missing: reinstall stylegan_toon"
+    if entry.url is None:
+        return "missing: reinstall stylegan_toon"
+    verified = "" if entry.sha256 else " (not verified here)"
+    return f"downloaded when asked for, from {entry.url}{verified}"
 
 
 @cli.verb("python -m stylegan_toon.env --json")
