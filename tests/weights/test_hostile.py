@@ -352,9 +352,17 @@ def one_number_spread_over_terabytes():
     return one(4, 0, (512, 512, 1024, 1024), (0, 0, 0, 0))
 
 
-@hostile("holds tensors that make no whole network (missing")
+@hostile("larger than what is stored of it")
 def strides_that_repeat():
     return one(4, 0, (2, 2), (1, 1))
+
+
+@hostile("larger than what is stored of it")
+def a_network_spread_out_of_one_number():
+    """Every tensor has the right shape, and all but no bytes in the file."""
+    state = torch.load(FIXTURES / "rosinality.pt", weights_only=False)["g_ema"]
+    pool = torch.zeros(8 * 8 * 9)
+    return saved({"g_ema": {name: pool.as_strided(t.shape, [0] * t.ndim) for name, t in state.items()}})
 
 
 @hostile("is damaged")
