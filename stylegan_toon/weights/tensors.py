@@ -285,8 +285,6 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             yield PickleFile(file, allowed)
     except FileNotFoundError:
