@@ -285,6 +285,8 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited on for ever
+            raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             yield PickleFile(file, allowed)
     except FileNotFoundError:
