@@ -29,8 +29,6 @@ def read_networks(
         ToonError: what is wrong with the file, in one sentence.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ToonError(f"{path} is no ordinary file: give one network file.")
     if not _is_pickle(path):
         return load_networks(path, which=which, sha256=sha256)
     if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
@@ -66,6 +64,8 @@ def write_networks(
 
 
 def _is_pickle(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited on for ever
+        return False
     try:
         with open(path, "rb") as file:
             head = file.read(9)
