@@ -96,7 +96,7 @@ def round_trip(networks: dict[str, nn.Module], path: str | Path) -> dict[str, fl
 
 
 def _pictures(network: Generator) -> torch.Tensor:
-    return generate(network, SEEDS, psi=1.0)
+    return generate(network, SEEDS, psi=1.0, label=0 if network.config.c_dim else None)
 
 
 def table(networks: dict[str, nn.Module]) -> str:
