@@ -42,10 +42,7 @@ def seeds(folder: Path) -> None:
 
 
 def _forbid(event: str, args: tuple) -> None:
-    if (
-        event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "marshal.loads")
-        and reading
-    ):
+    if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class") and reading:
         raise SystemExit(f"{event} {args} while reading")
 
 
