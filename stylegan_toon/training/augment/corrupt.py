@@ -67,7 +67,7 @@ def amplify(images: Tensor, gains: Tensor) -> Tensor:
 
     def along_width(x: Tensor) -> Tensor:
         bank = _bank_matrices(x.shape[3], x.dtype, x.device)
-        matrix = (gains @ bank.flatten(1)).unflatten(1, bank.shape[1:])  # [N, W, W]
+        matrix = (gains[:, :, None, None] * bank).sum(dim=1)  # [N, W, W]
         return (x.flatten(1, 2) @ matrix.mT).view_as(x)
 
     return along_width(along_width(images).mT.contiguous()).mT.contiguous()
