@@ -116,8 +116,8 @@ class AugmentPipe:
             g = g @ _scale(flip, one)
             turns = torch.randint(0, 4, (n,), device=device) * self._fires(n, device, self.blit)
             g = g @ _rotate(turns * (math.pi / 2))
-            shift = (torch.rand(2, n, device=device) * 2 - 1) * 0.125 * self._fires(n, device, self.blit)
-            g = g @ _translate(-(shift[0] * width).round(), -(shift[1] * height).round())
+            shift = (torch.rand(n, 2, device=device) * 2 - 1) * 0.125 * self._fires(n, device, self.blit)[:, None]
+            g = g @ _translate(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round())
         if self.geometry > 0:
             s = torch.exp2(torch.randn(n, device=device) * 0.2 * self._fires(n, device, self.geometry))
             g = g @ _scale(1 / s, 1 / s)
@@ -129,8 +129,8 @@ class AugmentPipe:
                 if stretch:
                     s = torch.exp2(torch.randn(n, device=device) * 0.2 * self._fires(n, device, self.geometry))
                     g = g @ _scale(1 / s, s)
-            shift = torch.randn(2, n, device=device) * 0.125 * self._fires(n, device, self.geometry)
-            g = g @ _translate(-shift[0] * width, -shift[1] * height)
+            shift = torch.randn(n, 2, device=device) * 0.125 * self._fires(n, device, self.geometry)[:, None]
+            g = g @ _translate(-shift[:, 0] * width, -shift[:, 1] * height)
         return g
 
     def _color(self, images: Tensor) -> Tensor:
