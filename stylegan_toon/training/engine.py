@@ -204,10 +204,14 @@ class Engine:
         if self.team.rank > 0 or self.progress.seen == self._saved:
             return
         picture = self.folder / f"fakes-{self.progress.seen:09d}.png"
-        if with_warning(lambda: self.grid.save(self.G_ema, picture)):
-            self.log.picture(self.progress.seen, "fakes", picture)
-        if with_warning(self._write):
+
+        def write() -> None:
+            self._write()
             self._saved = self.progress.seen
+            self.grid.save(self.G_ema, picture)
+            self.log.picture(self.progress.seen, "fakes", picture)
+
+        with_warning(write)
 
     def _write(self) -> None:
         self.progress.p = self.pipe.p

@@ -132,10 +132,11 @@ def read_snapshot(path: Path) -> Snapshot:
         if version > FORMAT_VERSION:
             raise ToonError(f"{path} was made by a newer version (format {version}): upgrade stylegan_toon.")
         progress, config = _progress(progress), _config(config)
-        if sha256_of(path / OPTIMIZERS) != digests[OPTIMIZERS]:
-            raise ValueError(f"{OPTIMIZERS} is not what was written")
+        for name in (NETWORKS, OPTIMIZERS):
+            if sha256_of(path / name) != digests[name]:
+                raise ValueError(f"{name} is not what was written")
         tensors = load_file(path / OPTIMIZERS)
-        networks = load_networks(path / NETWORKS, which=("G", "G_ema", "D"), sha256=digests[NETWORKS])
+        networks = load_networks(path / NETWORKS, which=("G", "G_ema", "D"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ToonError(f"{path} is no whole snapshot ({reason}): take another.") from error
@@ -220,7 +221,8 @@ def restore_optimizer(
         }
         if not found:
             continue
-        if len(found) < len(_MOMENTS) or found["exp_avg"].shape != parameter.shape != found["exp_avg_sq"].shape:
+        shapes = [found[moment].shape for moment in found if moment != "step"]
+        if len(found) < len(_MOMENTS) or any(shape != parameter.shape for shape in shapes):
             raise ToonError(f"The snapshot's optimiser does not fit the network at {key}: take another snapshot.")
         # Adam keeps its step count on the CPU and the moments beside the parameter.
         moved = {moment: tensor.to(parameter.device) for moment, tensor in found.items() if moment != "step"}
