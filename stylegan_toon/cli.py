@@ -29,6 +29,7 @@ VERBS = {
     "generate": "Make pictures from seeds.",
     "project": "Find the latent behind a photo.",
     "train": "Train a network, or teach one a new style.",
+    "convert": "Carry networks between formats.",
     "finetoon": "Tune a blended network to keep the face.",
     "env": "Show versions, kernels, weights and folders.",
 }

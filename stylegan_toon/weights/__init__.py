@@ -2,8 +2,9 @@
 
 from .checkpoint import KINDS, Header, load_networks, read_header, save_networks, sha256_of
 from .download import cache_folder
+from .formats import read_networks, write_networks
 from .provenance import descend, lineage, name_of, provenance_of, unrelated
-from .zoo import Entry, catalogue, load_network, locate, pretrained_folder
+from .zoo import Entry, catalogue, load_family, load_network, locate, pretrained_folder
 
 __all__ = [
     "KINDS",
@@ -13,6 +14,7 @@ __all__ = [
     "catalogue",
     "descend",
     "lineage",
+    "load_family",
     "load_network",
     "load_networks",
     "locate",
@@ -20,7 +22,9 @@ __all__ = [
     "pretrained_folder",
     "provenance_of",
     "read_header",
+    "read_networks",
     "save_networks",
     "sha256_of",
     "unrelated",
+    "write_networks",
 ]

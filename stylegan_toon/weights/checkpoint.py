@@ -157,9 +157,7 @@ def load_networks(
             if name not in header.kind:
                 raise ToonError(f"{path} holds no {name}, only {', '.join(header.kind)}: ask for one of those.")
         networks = {
-            name: _build(file, path, header, name).to(device)
-            for name in header.kind
-            if which is None or name in which
+            name: _build(file, path, header, name).to(device) for name in header.kind if which is None or name in which
         }
     for network in networks.values():
         network.provenance = {**header.provenance, "name": path.name, "sha256": digest}
@@ -181,7 +179,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if file.read(1) != b"{" or length > MAX_HEADER:
-                raise ToonError(f"{path} is not a safetensors file: give a network saved by this package.")
+                raise ToonError(f"{path} is not a file of networks: give a .safetensors, .pkl or .pt network.")
         with safe_open(path, framework="pt") as opened:
             yield opened
     except FileNotFoundError:

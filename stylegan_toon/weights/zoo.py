@@ -3,7 +3,8 @@
 ``pretrained/models.toml`` lists the names. An entry is of one of four sorts:
 
     file (+ sha256)              a file shipped with the package
-    url + sha256 (+ size)        downloaded once into the cache; with ``file`` too, only where that is missing
+    url (+ sha256) (+ size)      downloaded once into the cache; with ``file`` too, only where that is missing.
+                                 Without sha256 its publisher names none, and nobody here has seen the file
     base + toon + swap (+ width) a blend made on the spot
     same_as                      another name
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +26,8 @@ from torch import nn
 from ..errors import ToonError
 from ..nn import Discriminator, Generator
 from ..nn.swap import swap_layers
-from .checkpoint import load_networks
 from .download import MAX_BYTES, download
+from .formats import read_networks
 from .provenance import descend
 
 if sys.version_info >= (3, 11):
@@ -34,7 +36,6 @@ else:
     import tomli as tomllib
 
 _ROLES = {"G": Generator, "G_ema": Generator, "D": Discriminator}
-_FOREIGN = (".pkl", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -95,37 +96,44 @@ def load_network(source: str | Path, *, which: str = "G_ema", device: str | torc
     """Load one network, in float32 and eval mode, with ``.provenance``.
 
     Args:
-        source: a name of the zoo (``"faces"``), a file, or an ``https://`` address, which may end in
-            ``#sha256=...`` to be checked. A string without a dot or a slash is a name.
+        source: a name of the zoo (``"faces"``), a file of any kind that `formats` reads, or an ``https://`` address
+            of one, which may end in ``#sha256=...`` to be checked. A string without a dot or a slash is a name.
         which: member of the family: ``"G_ema"``, ``"G"`` or ``"D"``.
         device: where to put it.
 
     Raises:
         ToonError: what is wrong with the source, in one sentence.
     """
-    text = str(source)
-    if isinstance(source, str) and "://" in text:
-        network = _load_address(text, which, device)
-    elif isinstance(source, Path) or "." in text or "/" in text or "\\" in text:
-        _refuse_foreign(text)
-        network = load_networks(source, which=[which], device=device)[which]
-    else:
-        network = _load_entry(_find(text), which, device)
+    network = load_family(source, which=[which], device=device)[which]
     role = _ROLES.get(which, nn.Module)
     if not isinstance(network, role):
-        raise ToonError(f"{which} of {text} is a {type(network).__name__}, not a {role.__name__}: give another file.")
+        raise ToonError(f"{which} of {source} is a {type(network).__name__}, not a {role.__name__}: give another file.")
     return network
 
 
-def _load_address(text: str, which: str, device: str | torch.device) -> nn.Module:
+def load_family(
+    source: str | Path, *, which: Collection[str] | None = None, device: str | torch.device = "cpu"
+) -> dict[str, nn.Module]:
+    """Load all networks of a source, or those named in ``which``; otherwise as `load_network`."""
+    text = str(source)
+    if isinstance(source, str) and "://" in text:
+        networks = _load_address(text, which)
+    elif isinstance(source, Path) or "." in text or "/" in text or "\\" in text:
+        networks = read_networks(source, which=which)
+    else:
+        networks = _load_entry(_find(text), which)
+    return {name: network.to(device) for name, network in networks.items()}
+
+
+def _load_address(text: str, which: Collection[str] | None) -> dict[str, nn.Module]:
     address, _, fragment = text.partition("#")
-    _refuse_foreign(address)
     if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
         raise ToonError(f"#{fragment} after an address should be #sha256= and 64 hexadecimal digits: correct it.")
     digest = fragment.removeprefix("sha256=") or None
-    network = load_networks(download(address, sha256=digest), which=[which], device=device, sha256=digest)[which]
-    network.provenance["name"] = address.rpartition("/")[2]
-    return network
+    networks = read_networks(download(address, sha256=digest), which=which, sha256=digest)
+    for network in networks.values():
+        network.provenance["name"] = address.rpartition("/")[2]
+    return networks
 
 
 def _find(name: str) -> Entry:
@@ -136,31 +144,27 @@ def _find(name: str) -> Entry:
     return entries[name]
 
 
-def _load_entry(entry: Entry, which: str, device: str | torch.device) -> nn.Module:
+def _load_entry(entry: Entry, which: Collection[str] | None) -> dict[str, nn.Module]:
     if entry.same_as is not None:
-        network = _load_entry(_find(entry.same_as), which, device)
+        networks = _load_entry(_find(entry.same_as), which)
     elif entry.swap is not None:
-        network = _blend_entry(entry, which, device)
+        networks = {"G_ema": _blend_entry(entry, which)}
     else:
-        network = load_networks(locate(entry), which=[which], device=device, sha256=entry.sha256)[which]
-    network.provenance["name"] = entry.name
-    return network
+        networks = read_networks(locate(entry), which=which, sha256=entry.sha256)
+    for network in networks.values():
+        network.provenance["name"] = entry.name
+        if entry.licence:
+            network.provenance.setdefault("licence", entry.licence)
+    return networks
 
 
-def _blend_entry(entry: Entry, which: str, device: str | torch.device) -> nn.Module:
-    if which != "G_ema":
-        raise ToonError(f"'{entry.name}' is a blend and has no {which}: ask for G_ema, or for {which} of {entry.base}.")
-    parents = [load_network(name, device=device) for name in (entry.base, entry.toon)]
+def _blend_entry(entry: Entry, which: Collection[str] | None) -> nn.Module:
+    for name in which or ():
+        if name != "G_ema":
+            raise ToonError(
+                f"'{entry.name}' is a blend and has no {name}: ask for G_ema, or for {name} of {entry.base}."
+            )
+    parents = [load_network(name) for name in (entry.base, entry.toon)]
     network = swap_layers(*parents, entry.swap, entry.width, names=(entry.base, entry.toon))
     network.provenance = descend("blend", {"swap": entry.swap, "width": entry.width}, parents)
     return network
-
-
-def _refuse_foreign(text: str) -> None:
-    suffix = Path(text).suffix.lower()
-    if suffix in _FOREIGN:
-        raise ToonError(
-            f"{text} is a {suffix} file, which this version does not read (pickles can run code): give a .safetensors "
-            "network or a name."
-        )
-

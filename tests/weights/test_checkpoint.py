@@ -153,7 +153,7 @@ def test_not_a_file(tmp_path):
     assert "is a folder" in refused(tmp_path)
     for content in (b"", b"hello", b"PK\x03\x04" + bytes(100), b"\x80\x02ctorch._utils\n" * 9):
         (tmp_path / "x").write_bytes(content)
-        assert "is not a safetensors file" in refused(tmp_path / "x")
+        assert "is not a file of networks" in refused(tmp_path / "x")
 
 
 def test_every_truncation_is_refused(checkpoint):
@@ -169,7 +169,7 @@ def test_every_truncation_is_refused(checkpoint):
 def test_a_giant_header_is_refused_unread(tmp_path):
     for claim in (MAX_HEADER + 1, 2**63, 2**64 - 1):
         (tmp_path / "x").write_bytes(struct.pack("<Q", claim) + b"{" + b" " * 100)
-        assert "is not a safetensors file" in refused(tmp_path / "x")
+        assert "is not a file of networks" in refused(tmp_path / "x")
 
 
 def test_somebody_elses_tensors(tmp_path):

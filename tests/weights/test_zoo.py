@@ -142,7 +142,7 @@ def test_pickles_are_refused_unopened(tmp_path, monkeypatch, suffix):
     asked = serve(monkeypatch)
     assert "does not read" in refused(f"https://example.invalid/network{suffix}")
     path.rename(tmp_path / "network.safetensors")
-    assert "is not a safetensors file" in refused(tmp_path / "network.safetensors")
+    assert "is not a file of networks" in refused(tmp_path / "network.safetensors")
     assert not mark.exists() and asked == []
 
 

@@ -1,0 +1,143 @@
+"""Carry networks between this package, the NVIDIA repositories and rosinality's, and prove that nothing was lost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from . import cli
+from ._callable import callable_module
+from .errors import ToonError
+from .files import output_folder, refuse_overwrite
+from .generate import generate
+from .nn import Generator
+from .weights import descend, load_family, read_networks, save_networks, write_networks
+from .weights.formats import WRITTEN
+from .weights.nvlabs_writer import LAYOUTS
+
+SEEDS = range(4)
+
+
+def convert(
+    network: str | Path,
+    out: str | Path,
+    *,
+    only: list[str] | None = None,
+    layout: str = "ada",
+    half: bool = False,
+    overwrite: bool = False,
+) -> tuple[dict[str, nn.Module], list[str]]:
+    """Read a family of networks from any source and write it in the format that the ending of ``out`` names.
+
+    Args:
+        network: source for `load_family`.
+        out: ``.safetensors``, ``.pkl`` (NVIDIA) or ``.pt`` (rosinality).
+        only: members to take: ``"G_ema"``, ``"G"``, ``"D"``. None = all.
+        layout: for ``.pkl``, the repository that shall load it: "ada" or "stylegan3".
+        half: store ``.safetensors`` in float16, half the size.
+        overwrite: replace ``out`` if it exists.
+
+    Returns:
+        the networks that were read, and sentences about what was left out, added or taken as published.
+
+    Raises:
+        ToonError: what cannot be read or written, in one sentence.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in WRITTEN:
+        raise ToonError(f"{out} should end in {', '.join(WRITTEN)}: that tells in which format to write it.")
+    refuse_overwrite([out], overwrite)
+    networks = load_family(network, which=only)
+    notes = _notes(networks)
+    output_folder(out.parent)
+    if out.suffix.lower() == ".safetensors":
+        provenance = descend("convert", {"half": half}, list(networks.values()))
+        save_networks(out, networks, provenance=provenance, dtype=torch.float16 if half else None, overwrite=overwrite)
+    else:
+        notes += write_networks(out, networks, layout=layout, overwrite=overwrite)
+    return networks, notes
+
+
+def _notes(networks: dict[str, nn.Module]) -> list[str]:
+    notes = []
+    for known in (network.provenance for network in networks.values()):
+        notes += known.get("notes", [])
+        if known.get("dropped"):
+            notes.append(f"left out, as no network: {', '.join(known['dropped'])}")
+        if known.get("augment_pipe"):
+            notes.append("the augmentation pipe is not a network; its settings are kept in the provenance")
+    return list(dict.fromkeys(notes))
+
+
+def round_trip(networks: dict[str, nn.Module], path: str | Path) -> dict[str, float]:
+    """Largest difference of pictures (generators, seeds 0 to 3) and of scores of them (D) between ``networks`` and
+    those in the file at ``path``."""
+    again = read_networks(path, which=list(networks))
+    pictures, found = {}, {}
+    for name, network in networks.items():
+        if isinstance(network, Generator):
+            pictures[name] = _pictures(network)
+            found[name] = (_pictures(again[name]) - pictures[name]).abs().max().item()
+    for name, network in networks.items():
+        if not isinstance(network, Generator):
+            c = network.config
+            shape = (len(SEEDS), c.img_channels, c.resolution, c.resolution)
+            shown = next((p for p in pictures.values() if p.shape == shape), None)
+            if shown is None:
+                shown = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            with torch.no_grad():
+                found[name] = (again[name](shown) - network(shown)).abs().max().item()
+    return found
+
+
+def _pictures(network: Generator) -> torch.Tensor:
+    return generate(network, SEEDS, psi=1.0)
+
+
+def table(networks: dict[str, nn.Module]) -> str:
+    """The configurations of a family side by side, a line for each field."""
+    configs = {name: dataclasses.asdict(network.config) for name, network in networks.items()}
+    fields = list(dict.fromkeys(field for config in configs.values() for field in config))
+    rows = [["", *configs], *([field, *(str(c.get(field, "")) for c in configs.values())] for field in fields)]
+    parameters = [f"{sum(p.numel() for p in network.parameters()):,}" for network in networks.values()]
+    rows.append(["parameters", *parameters])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+@cli.verb(
+    "python -m stylegan_toon.convert ffhq.pkl --out ffhq.safetensors\n"
+    "python -m stylegan_toon.convert comic --out comic.pt"
+)
+@click.argument("network")
+@click.option("--out", type=cli.PATH, required=True, help="File to write: .safetensors, .pkl or .pt.")
+@click.option("--only", help="Members to take, like G_ema,D; all by default.")
+@click.option("--layout", type=click.Choice(list(LAYOUTS)), default="ada", help="Repository that shall load the .pkl.")
+@click.option("--half", is_flag=True, help="Store .safetensors in float16.")
+@cli.overwrite()
+def main(network: str, out: Path, only: str | None, layout: str, half: bool, overwrite: bool) -> None:
+    """Convert NETWORK (name, file or https address) between formats.
+
+    Prints what was found, and the largest difference between the pictures of the original and of the written file.
+    """
+    members = [part.strip() for part in only.split(",")] if only else None
+    networks, notes = convert(network, out, only=members, layout=layout, half=half, overwrite=overwrite)
+    click.echo(table(networks))
+    for note in notes:
+        click.echo(f"note: {note}")
+    for name, difference in round_trip(networks, out).items():
+        what = "pictures" if isinstance(networks[name], Generator) else "scores"
+        click.echo(
+            f"{name}: largest difference of {what} on {len(SEEDS)} seeds after reading it back: {difference:.3g}"
+        )
+    click.echo(out)
+
+
+if __name__ == "__main__":
+    main()
+
+callable_module(__name__, convert)

@@ -1,0 +1,109 @@
+"""A network from a configuration and tensors: every tensor in its place, or a sentence that lists what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ToonError
+from ..ops import setup_filter
+
+
+def assemble(
+    config: Any,
+    network_class: type[nn.Module],
+    tensors: Mapping[str, Any],
+    path: str | Path,
+    read: Callable[[Any], Tensor] = lambda tensor: tensor,
+) -> nn.Module:
+    """Build ``network_class(config)`` from exactly these tensors, in float32 and eval mode, on the CPU.
+
+    No initial value is ever computed or kept, and float32 tensors become the network's own without a copy: the
+    network shares their memory.
+
+    Args:
+        config: an instance of the network's config dataclass.
+        network_class: such as ``Generator``; its only buffers that are not part of its state are
+            ``resample_filter``.
+        tensors: the names of ``network_class(config).state_dict()`` -> tensors of those shapes, of any
+            floating-point type, on the CPU, or stand-ins with the same ``shape``, ``dtype`` and
+            ``is_floating_point()`` that ``read`` turns into them one by one.
+        path: where they come from, for messages.
+        read: stand-in -> tensor.
+
+    Raises:
+        ToonError: the config cannot be built, or tensors are missing, unknown, or of another shape or type.
+    """
+    network = outline(config, network_class, path)
+    expected = network.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    check_tensors(path, shapes, tensors)
+    network.load_state_dict(
+        {name: read(tensors[name]).to(torch.float32).contiguous() for name in expected}, assign=True
+    )
+    for module in network.modules():
+        if "resample_filter" in module._buffers:
+            module.resample_filter = setup_filter(config.resample_filter)
+    return network.eval()
+
+
+def outline(config: Any, network_class: type[nn.Module], path: str | Path) -> nn.Module:
+    """``network_class(config)`` on the meta device, where it takes no memory whatever sizes the config claims.
+
+    Raises:
+        ToonError: the config cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return network_class(config)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ToonError(f"{path} describes a network that cannot be built ({reason}): give another file.") from error
+
+
+def check_tensors(path: str | Path, expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Any]) -> None:
+    """Hold tensors against ``expected`` names and shapes.
+
+    Raises:
+        ToonError: listing those that are missing, unknown, or of another shape or not floating-point.
+    """
+    if missing := [name for name in expected if name not in tensors]:
+        raise misfit(path, "missing", missing)
+    if unknown := [name for name in tensors if name not in expected]:
+        raise misfit(path, "unknown", unknown)
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != tuple(shape):
+            raise misfit(path, f"of shape {list(tensor.shape)} instead of {list(shape)}", [name])
+        if not tensor.is_floating_point():
+            raise misfit(path, f"of type {str(tensor.dtype).removeprefix('torch.')}", [name])
+
+
+def misfit(path: str | Path, how: str, names: Sequence[str]) -> ToonError:
+    """The sentence for tensors that do not fit; ``how`` is such as "missing"."""
+    short = [name if len(name) <= 60 else name[:59] + "…" for name in names[:5]]
+    listed = ", ".join(short) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ToonError(f"{path} holds tensors that make no whole network ({how}: {listed}): get the file again.")
+
+
+def infer_channels(path: str | Path, channels: Mapping[int, int]) -> tuple[int, int]:
+    """``channel_base`` and ``channel_max`` of the widths ``{resolution: channels}`` of a network's blocks.
+
+    They are not unique: the smallest base that gives these widths is returned, which is the published one
+    whenever that is divisible by the resolutions.
+
+    Raises:
+        ToonError: no pair gives these widths.
+    """
+    channel_max = max(channels.values())
+    base = max((res * width for res, width in channels.items()), default=0)
+    if any(min(base // res, channel_max) != width for res, width in channels.items()):
+        widths = ", ".join(f"b{res} {width}" for res, width in sorted(channels.items()))
+        raise ToonError(
+            f"{path} has blocks of widths that no channel_base and channel_max give ({widths[:200]}): it is not read."
+        )
+    return base, channel_max

@@ -1,0 +1,72 @@
+"""Every kind of file a network comes in: told apart by what is in it, whatever it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import ToonError
+from . import nvlabs, nvlabs_writer, rosinality
+from .checkpoint import load_networks, save_networks, sha256_of
+
+# Endings of names -> what is written.
+WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", ".pt": "rosinality's"}
+
+
+def read_networks(
+    path: str | Path, *, which: Collection[str] | None = None, sha256: str | None = None
+) -> dict[str, nn.Module]:
+    """Build the networks of a file of any known kind, in float32 and eval mode, on the CPU, with ``.provenance``.
+
+    Args:
+        path: ``.safetensors`` of this package, ``.pkl`` of NVIDIA's PyTorch repositories, ``.pt`` of rosinality's.
+        which: build only these members (``"G"``, ``"D"``, ``"G_ema"``); None = all.
+        sha256: refuse a file with another digest.
+
+    Raises:
+        ToonError: what is wrong with the file, in one sentence.
+    """
+    path = Path(path)
+    if not _is_pickle(path):
+        return load_networks(path, which=which, sha256=sha256)
+    if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
+        raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
+    reader = rosinality if rosinality.recognises(path) else nvlabs
+    return reader.read_networks(path, which=which)
+
+
+def write_networks(
+    path: str | Path, networks: Mapping[str, nn.Module], *, layout: str = "ada", overwrite: bool = False
+) -> list[str]:
+    """Write networks in the format that the ending of ``path`` names; see `WRITTEN`.
+
+    Args:
+        layout: for ``.pkl``: the repository that shall load it; see `nvlabs_writer.LAYOUTS`.
+
+    Returns:
+        sentences about what was added or left out.
+
+    Raises:
+        ToonError: an unknown ending, or what the writer of the format raises.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".pkl":
+        return nvlabs_writer.write_networks(path, networks, layout=layout, overwrite=overwrite)
+    if suffix == ".pt":
+        return rosinality.write_networks(path, networks, overwrite=overwrite)
+    if suffix != ".safetensors":
+        raise ToonError(f"{path} should end in {', '.join(WRITTEN)}: that tells in which format to write it.")
+    provenance = next(iter(networks.values())).provenance if networks else {}
+    save_networks(path, networks, provenance=provenance, overwrite=overwrite)
+    return []
+
+
+def _is_pickle(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            head = file.read(2)
+    except OSError:
+        return False  # whatever it is, the reader of this package's files says what is wrong
+    return head == b"PK" or head[:1] == b"\x80"

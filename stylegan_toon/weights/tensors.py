@@ -1,0 +1,375 @@
+"""Tensors and numbers inside pickles, found without building them and read from the file one at a time.
+
+torch writes a tensor as a call of a rebuilding function on a storage. The storage is either kept outside of the
+pickle (``torch.save``: in a zip since 1.6, after the pickle before) or, in a plain pickle, a byte string that is a
+whole ``torch.save`` file of the older kind.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..errors import ToonError
+from .pickles import Global, Persistent, PickleError, Reader, Record, Span, TextSpan, read_pickle
+
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+ALLOWED = {
+    *((("torch", name)) for name in STORAGES),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch.storage", "_load_from_bytes"),
+    ("collections", "OrderedDict"),
+    ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+}
+_MAGIC = 0x1950A86A20F9469CFC6C  # first number of every torch.save file before 1.6
+_SMALL = 32 << 10  # budget of the pickles in a single storage's file
+_MAX_DIRECTORY = 4 << 20  # bytes of a zip's table of contents: 30,000 storages
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of numbers: where it lies in the file, or its bytes if it is short."""
+
+    dtype: torch.dtype
+    count: int
+    data: int | memoryview  # offset into the file, or the bytes
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that has not been read yet; ``shape``, ``dtype`` and ``is_floating_point()`` as a tensor has them."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.storage.dtype
+
+    def is_floating_point(self) -> bool:
+        return self.dtype.is_floating_point
+
+    @property
+    def extent(self) -> int:
+        """How many numbers of the storage it reaches over."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
+
+    @property
+    def nbytes(self) -> int:
+        return self.extent * self.dtype.itemsize
+
+    def with_shape(self, shape: tuple[int, ...]) -> StoredTensor:
+        """The same tensor with axes of length 1 taken out or put in."""
+        steps = iter([step for size, step in zip(self.shape, self.stride) if size != 1])
+        return replace(self, shape=shape, stride=tuple(1 if size == 1 else next(steps) for size in shape))
+
+    def read(self, file: BinaryIO) -> Tensor:
+        """The tensor, contiguous, on the CPU; the only memory it takes is its own.
+
+        Raises:
+            PickleError: the file has become shorter.
+        """
+        buffer = torch.empty(self.nbytes, dtype=torch.uint8)
+        start = self.offset * self.dtype.itemsize
+        if isinstance(self.storage.data, memoryview):
+            buffer.numpy()[:] = self.storage.data[start : start + self.nbytes]
+        else:
+            file.seek(self.storage.data + start)
+            if file.readinto(buffer.numpy()) != self.nbytes:
+                raise PickleError("it ends too early")
+        return buffer.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
+
+
+class PickleFile:
+    """An open file with one pickle of networks in it: plain, ``torch.save`` of before 1.6, or its zip.
+
+    Attributes:
+        root: the pickle, as `pickles.read_pickle` gives it.
+        size: of the file, in bytes.
+    """
+
+    def __init__(self, file: BinaryIO, allowed: set[tuple[str, str]]) -> None:
+        self.file = file
+        self.size = file.seek(0, io.SEEK_END)
+        self._allowed = allowed | ALLOWED
+        self._outside: dict[str, Storage] = {}  # storages kept outside of the pickle
+        self._inside: dict[Any, Storage] = {}  # those in byte strings, by the string
+        file.seek(0)
+        if file.read(2) == b"PK":
+            self.root = self._read_zip()
+        else:
+            self.root = self._read_stream(Reader(file, 0, self.size), self._outside)
+
+    def check_claims(self, tensors: Iterable[StoredTensor]) -> None:
+        """Refuse tensors that share storage so often that together they claim more than the file holds."""
+        if sum(tensor.nbytes for tensor in tensors) > self.size:
+            raise PickleError("its tensors claim more than it holds")
+
+    def tensor(self, value: Any) -> StoredTensor | None:
+        """The tensor or parameter that a value of the pickle stands for, or None if it is none.
+
+        Raises:
+            PickleError: it is one, but malformed.
+        """
+        while _calls(value, "torch._utils", "_rebuild_parameter") and value.args:
+            value = value.args[0]
+        if not _calls(value, "torch._utils", "_rebuild_tensor_v2"):
+            return None
+        malformed = PickleError("it is damaged: a tensor is malformed")
+        if len(value.args) < 4:
+            raise malformed
+        source, offset, shape, stride = value.args[:4]
+        storage = self._storage(source)
+        whole = (offset, *shape, *stride) if type(shape) is type(stride) is tuple else (None,)
+        if not all(type(n) is int and n >= 0 for n in whole) or len(shape) != len(stride) or len(shape) > 8:
+            raise malformed
+        tensor = StoredTensor(storage, offset, shape, stride)
+        if offset + tensor.extent > storage.count or math.prod(shape) > storage.count:
+            raise PickleError("it is damaged: a tensor is larger than what is stored of it")
+        return tensor
+
+    def _storage(self, source: Any) -> Storage:
+        if isinstance(source, Persistent):
+            return self._described(source.id, self._outside)
+        if not _calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
+            raise PickleError("it is damaged: a tensor has no storage")
+        content = source.args[0]
+        if encoded := _calls(content, "_codecs", "encode") and len(content.args) > 0:
+            content = content.args[0]
+        if not isinstance(content, (Span, bytes, str)):
+            raise PickleError("it is damaged: a storage has no bytes")
+        if content not in self._inside:
+            self._inside[content] = self._embedded(self._decoded(content) if encoded else content)
+        return self._inside[content]
+
+    def _embedded(self, content: Span | bytes) -> Storage:
+        known: dict[str, Storage] = {}
+        if isinstance(content, bytes):
+            root = self._read_stream(Reader(io.BytesIO(content), 0, len(content)), known, _SMALL)
+        else:
+            reader = Reader(self.file, content.start, content.start + content.length)
+            root = self._read_stream(reader, known, _SMALL)
+        if not isinstance(root, Persistent):
+            raise PickleError("it is damaged: a storage holds something else")
+        storage = self._described(root.id, known)
+        if isinstance(content, bytes):
+            return Storage(storage.dtype, storage.count, memoryview(content)[storage.data :])
+        return storage
+
+    def _decoded(self, content: Any) -> bytes:
+        """Protocol 2 has no bytes: they are written as text, a character each."""
+        if not isinstance(content, TextSpan):
+            return _latin(content)
+        text = codecs.getincrementaldecoder("utf-8")()
+        reader = Reader(self.file, content.start, content.start + content.length)
+        whole = bytearray()
+        while left := reader.end - reader.at:
+            try:
+                whole += text.decode(reader.take(min(left, 1 << 20))).encode("latin-1")
+            except UnicodeError:
+                raise PickleError("it is damaged: bytes are malformed") from None
+        return bytes(whole)
+
+    def _read_stream(self, reader: Reader, storages: dict[str, Storage], budget: int | None = None) -> Any:
+        """A plain pickle, or a ``torch.save`` file of the older kind: three pickles ahead and the storages behind."""
+        root = read_pickle(reader, self._permits, budget)
+        if type(root) is not int or root != _MAGIC:
+            return root
+        read_pickle(reader, self._permits, _SMALL)  # version of the protocol
+        system = read_pickle(reader, self._permits, _SMALL)
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise PickleError("it was written on a big-endian machine")
+        root = read_pickle(reader, self._permits, budget)
+        keys = read_pickle(reader, self._permits, budget)
+        kinds: dict[str, torch.dtype] = {}
+        for found in _persistents(root):
+            kind, key, _ = _description(found)
+            kinds[key] = kind
+        for key in keys if isinstance(keys, list) else ():
+            if type(key) is not str or key not in kinds:
+                raise PickleError("it is damaged: a storage belongs to nothing")
+            (count,) = struct.unpack("<q", reader.take(8))
+            if count < 0:
+                raise PickleError("it is damaged: a storage is smaller than nothing")
+            span = reader.skip(count * kinds[key].itemsize)
+            storages[key] = Storage(kinds[key], count, span.start)
+        return root
+
+    def _read_zip(self) -> Any:
+        try:
+            return self._read_members()
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, ValueError, NotImplementedError) as error:
+            raise PickleError(f"its zip is damaged: {error}") from error
+
+    def _read_members(self) -> Any:
+        _check_directory(self.file, self.size)
+        archive = zipfile.ZipFile(self.file)
+        pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise PickleError("it is a zip but none of torch.save")
+        folder = pickles[0].filename.removesuffix("data.pkl")
+        with contextlib.suppress(KeyError):
+            if self._member(archive.getinfo(f"{folder}byteorder")).take(6) != b"little":
+                raise PickleError("it was written on a big-endian machine")
+        root = read_pickle(self._member(pickles[0]), self._permits)
+        kinds = {key: kind for kind, key, _ in map(_description, _persistents(root))}
+        for key, kind in kinds.items():
+            try:
+                member = self._member(archive.getinfo(f"{folder}data/{key}"))
+            except KeyError:
+                raise PickleError("it is damaged: a storage is missing") from None
+            self._outside[key] = Storage(kind, (member.end - member.at) // kind.itemsize, member.at)
+        return root
+
+    def _member(self, info: zipfile.ZipInfo) -> Reader:
+        """The bytes of a member; torch stores them as they are."""
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise PickleError("its zip is compressed or encrypted, which torch.save does not do")
+        header = Reader(self.file, info.header_offset, self.size).take(30)
+        if header[:4] != b"PK\3\4":
+            raise PickleError("its zip is damaged")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        if start + info.file_size > self.size:
+            raise PickleError("it ends too early")
+        return Reader(self.file, start, start + info.file_size)
+
+    def _described(self, description: Any, known: dict[str, Storage]) -> Storage:
+        kind, key, count = _description(Persistent(description))
+        if key not in known or known[key].dtype != kind or known[key].count < count:
+            raise PickleError("it is damaged: a storage is missing or too short")
+        return known[key]
+
+    def _permits(self, name: Global) -> bool:
+        return name in self._allowed
+
+
+@contextlib.contextmanager
+def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFile]:
+    """Open a file of networks for reading; what is wrong with it becomes a sentence.
+
+    Args:
+        allowed: (module, name) of what may appear in the pickle beside tensors.
+
+    Raises:
+        ToonError: whatever goes wrong in the file, also inside the ``with`` block.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise ToonError(f"{path} is no ordinary file: give one network file.")
+        with open(path, "rb") as file:
+            yield PickleFile(file, allowed)
+    except FileNotFoundError:
+        raise ToonError(f"{path} does not exist: check the path.") from None
+    except PickleError as error:
+        raise ToonError(f"{path} is not read because {error}; nothing in it was run.") from error
+    except OSError as error:
+        raise ToonError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
+
+
+def table(value: Any) -> dict | None:
+    """What was a dict or an OrderedDict, or None."""
+    if isinstance(value, Record) and value.what == ("collections", "OrderedDict"):
+        return value.items if not value.args else None
+    return value if isinstance(value, dict) else None
+
+
+def number(value: Any) -> Any:
+    """A numpy scalar of a pickle as a Python number; other values as they are.
+
+    Raises:
+        PickleError: a scalar, but malformed.
+    """
+    if not isinstance(value, Record) or value.what.name != "scalar":
+        return value
+    match value.args:
+        case (Record(what=Global(module="numpy", name="dtype"), args=(str(kind), *_)), data):
+            forms = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "b1": "<?"}
+            if _calls(data, "_codecs", "encode") and data.args:
+                data = _latin(data.args[0])
+            if kind in forms and isinstance(data, bytes) and len(data) == struct.calcsize(forms[kind]):
+                return struct.unpack(forms[kind], data)[0]
+    raise PickleError("it is damaged: a number is malformed")
+
+
+def _latin(text: Any) -> bytes:
+    try:
+        return text.encode("latin-1")
+    except (UnicodeError, AttributeError):
+        raise PickleError("it is damaged: bytes are malformed") from None
+
+
+def _calls(value: Any, module: str, name: str) -> bool:
+    return isinstance(value, Record) and value.what == (module, name)
+
+
+def _description(found: Persistent) -> tuple[torch.dtype, str, int]:
+    """dtype, key and count of a storage kept outside: ("storage", class, key, device, count[, view])."""
+    match found.id:
+        case ("storage", Global(module="torch", name=kind), str(key), str(_), int(count), *view):
+            if kind in STORAGES and count >= 0 and not any(view):
+                return STORAGES[kind], key, count
+    raise PickleError("it is damaged: a storage is described wrongly")
+
+
+def _persistents(root: Any) -> Iterator[Persistent]:
+    """Every `Persistent` in a pickle, each object visited once."""
+    waiting, visited = [root], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Persistent):
+            yield value
+            continue
+        if not isinstance(value, (tuple, list, dict, Record)) or id(value) in visited:
+            continue
+        visited.add(id(value))
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, Record):
+            waiting.extend((value.args, value.state, value.items))
+        else:
+            waiting.extend(value)
+
+
+def _check_directory(file: BinaryIO, size: int) -> None:
+    """Refuse a zip whose table of contents is larger than any torch.save makes, before it is read."""
+    tail = Reader(file, max(size - 65557, 0), size).take(min(size, 65557))
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        raise PickleError("its zip ends too early")
+    (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
+    wide = at - 20 - 56  # of zip64, if its locator stands ahead
+    if wide >= 0 and tail[at - 20 : at - 16] == b"PK\6\7":
+        (length,) = struct.unpack("<Q", tail[wide + 40 : wide + 48])
+    if length > min(_MAX_DIRECTORY, size):
+        raise PickleError("its zip lists far too many parts")

@@ -1,0 +1,52 @@
+"""A network is assembled from exactly its tensors, without a copy and without a single initial value."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_discriminator, tiny_generator
+
+from stylegan_toon.errors import ToonError
+from stylegan_toon.nn import GeneratorConfig
+from stylegan_toon.weights.assemble import assemble
+
+
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+@pytest.mark.parametrize("build", [tiny_generator, tiny_discriminator])
+def test_the_same_network_in_the_same_memory(build, architecture):
+    original = build(3, architecture=architecture, c_dim=2, resample_filter=(1, 2, 1)).train()
+    state = original.state_dict()
+    rebuilt = assemble(original.config, type(original), state, "x.pt")
+    assert not rebuilt.training and all(parameter.requires_grad for parameter in rebuilt.parameters())
+    assert {name: t.data_ptr() for name, t in rebuilt.state_dict().items()} == {
+        n: t.data_ptr() for n, t in state.items()
+    }
+    assert not any(tensor.is_meta for tensor in [*rebuilt.parameters(), *rebuilt.buffers()])
+    c = torch.eye(2)
+    args = (torch.randn(2, 32), c) if build is tiny_generator else (torch.randn(2, 3, 32, 32), c)
+    assert torch.equal(rebuilt(*args), original.eval()(*args))
+
+
+def test_other_floating_types_become_float32(tiny_G):
+    state = {name: tensor.half() for name, tensor in tiny_G.state_dict().items()}
+    rebuilt = assemble(tiny_G.config, type(tiny_G), state, "x.pt").state_dict()
+    assert all(
+        rebuilt[name].dtype == torch.float32 and torch.equal(rebuilt[name], state[name].float()) for name in state
+    )
+
+
+def test_what_does_not_fit_is_listed(tiny_G):
+    state, config, cls = tiny_G.state_dict(), tiny_G.config, type(tiny_G)
+    bias = "synthesis.b8.conv1.bias"
+    for tensors, reason in [
+        ({}, "missing: synthesis.b4.const, .* and 59 more"),
+        ({k: v for k, v in state.items() if k != bias}, f"missing: {bias}\\)"),
+        ({**state, "evil" * 90: state[bias]}, "unknown: evilevil.*…"),
+        ({**state, bias: state[bias][None]}, rf"of shape \[1, 32\] instead of \[32\]: {bias}"),
+        ({**state, bias: state[bias].long()}, f"of type int64: {bias}"),
+    ]:
+        with pytest.raises(ToonError, match=reason) as caught:
+            assemble(config, cls, tensors, "x.pt")
+        assert "\n" not in str(caught.value) and str(caught.value).startswith("x.pt ")
+    with pytest.raises(ToonError, match="cannot be built"):
+        assemble(GeneratorConfig(z_dim=-4), cls, state, "x.pt")
