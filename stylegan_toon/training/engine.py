@@ -230,10 +230,10 @@ class Engine:
         if now.pictures != then.pictures:
             warnings.warn(f"The set has {now.pictures} pictures, it had {then.pictures}.", stacklevel=3)
         self.progress = replace(then, batch_gpu=now.batch_gpu or then.batch_gpu, pictures=now.pictures)
-        if self.config.augment == "ada":
-            self.pipe.p = then.p
         self.path_length.state.copy_(tensors["path_length"])
+        p = then.p if self.config.augment == "ada" else self.pipe.p
         self.ada.load_state_dict({k: tensors[f"ada.{k}"] for k in self.ada.state_dict()})
+        self.pipe.p = p
         for name, learner in self.learners.items():
             learner.broken.copy_(tensors[f"broken.{name}"])
             restore_optimizer(name, learner.optimizer, learner.network, tensors)

@@ -101,12 +101,15 @@ def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
     names = []
     for images in (0, 16):
         sink = WandB(tmp_path, "toons", {"lr": 0.1}, images)
-        sink.numbers(images + 8, {"G": 0.5})
+        sink.numbers(images + 8, {"path_length": 0.5})
         sink.picture(images + 8, "fakes", tmp_path / "a.png")
         names.append(sink._run.id)
-        assert sink._run.config["lr"] == 0.1 and sink._run.summary["G"] == 0.5
+        assert sink._run.config["lr"] == 0.1
         sink.close()
     assert names[0] == names[1] == (tmp_path / "wandb.id").read_text()
+    records = [path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/*.wandb")]
+    assert records and all(b"path_length" in data for data in records)
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/fakes*.png"))
 
 
 def test_the_grid_shows_one_class_a_column(tmp_path, monkeypatch):
