@@ -19,6 +19,7 @@ from PIL import Image
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.data.dataset import ImageDataset, PairDataset
+from stylegan_toon.errors import ToonError
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.distributed import team
 from stylegan_toon.training.loop import Trainer
@@ -101,20 +102,29 @@ def start(function: Callable, *args: Any, **kwargs: Any) -> multiprocessing.Proc
     return process
 
 
-def member(rank: int, size: int, port: int, *args: Any, **kwargs: Any) -> None:
+def member(rank: int, size: int, port: int, last_words: Any, *args: Any, **kwargs: Any) -> None:
     """`go` as one of many, as torchrun would start it."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    go(*args, **kwargs)
+    try:
+        go(*args, **kwargs)
+    except ToonError as error:
+        last_words.put((rank, str(error)))
 
 
-def go_together(size: int, *args: Any, **kwargs: Any) -> None:
+def start_together(size: int, *args: Any, **kwargs: Any) -> tuple[list[multiprocessing.Process], Any]:
+    """``size`` processes that train as one, and a queue of ``(rank, sentence)`` from those that cannot."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [start(member, rank, size, port, *args, **kwargs) for rank in range(size)]
+    last_words = SERVER.Queue()
+    return [start(member, rank, size, port, last_words, *args, **kwargs) for rank in range(size)], last_words
+
+
+def go_together(size: int, *args: Any, **kwargs: Any) -> None:
+    processes, last_words = start_together(size, *args, **kwargs)
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * size
+    assert last_words.empty() and [process.exitcode for process in processes] == [0] * size
 
 
 def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 import torch
-from runs import close, go, go_together, tensors
+from runs import SERVER, close, go, go_together, start_together, tensors
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
@@ -52,15 +53,28 @@ def test_uneven_shares(pictures, tmp_path):
     close(one, tmp_path / "two" / one.name)
 
 
-def test_a_dead_process_ends_all_with_a_sentence(monkeypatch):
-    """What gloo raises when a connection closes."""
+def test_a_dead_process_ends_all_with_a_sentence(pictures, tmp_path):
+    done = SERVER.Value("q", 0)
+    processes, last_words = start_together(2, pictures, tmp_path / "run", kimg=1000, done=done)
+    while done.value < 16:
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    processes[1].kill()
+    rank, sentence = last_words.get(timeout=120)
+    processes[0].join()
+    assert (
+        rank == 0 and sentence.startswith("Another process of this training has ended") and "--resume auto" in sentence
+    )
 
-    def closed(*_):
-        raise RuntimeError("[gloo] Connection closed by peer")
 
-    monkeypatch.setattr(distributed.dist, "all_reduce", closed)
-    with pytest.raises(ToonError, match=r"Another process .* --resume auto"):
-        Team(0, 2).sum(torch.zeros(1))
+def test_one_that_cannot_read_a_picture_ends_all(pictures, tmp_path):
+    (pictures / "07.png").write_text("not a picture")
+    processes, last_words = start_together(2, pictures, tmp_path / "run", kimg=1000)
+    told = dict(last_words.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert sorted("07.png" in sentence for sentence in told.values()) == [False, True]
+    assert sorted("Another process" in sentence for sentence in told.values()) == [False, True]
 
 
 def test_processes_that_cannot_meet(monkeypatch):
