@@ -83,8 +83,10 @@ def _explained() -> Iterator[None]:
     except RuntimeError as error:  # a closed connection has no class of its own
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        reason = str(error).strip().partition("\n")[0][:200]
         raise ToonError(
-            "Another process of this training has ended: see its message, mend the cause, and go on with --resume auto."
+            f"Another process of this training has ended ({reason}): see its message, mend the cause, and go on with "
+            "--resume auto."
         ) from error
 
 
