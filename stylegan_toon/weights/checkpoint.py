@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from .pickles import PickleError
+from .tensors import Storage, StoredTensor
 
 FORMAT_VERSION = 1
 MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
@@ -37,7 +39,11 @@ KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "discriminator": (DiscriminatorConfig, Discriminator),
 }
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def load_networks(
             if name not in header.kind:
                 raise ToonError(f"{path} holds no {name}, only {', '.join(header.kind)}: ask for one of those.")
         networks = {
-            name: _build(file, path, header, name).to(device) for name in header.kind if which is None or name in which
+            name: _build(path, header, name).to(device) for name in header.kind if which is None or name in which
         }
     for network in networks.values():
         network.provenance = {**header.provenance, "name": path.name, "sha256": digest}
@@ -189,6 +195,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         reason = " ".join(str(error).split())
         raise ToonError(f"{path} is damaged or cut short ({reason}): copy or download it again.") from error
+    except PickleError as error:
+        raise ToonError(f"{path} changed while it was read ({error}): try again.") from error
     except OSError as error:
         raise ToonError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
 
@@ -222,7 +230,7 @@ def _header(file: Any, path: Path) -> Header:
     return Header(version, kind, config, provenance, tensors)
 
 
-def _build(file: Any, path: Path, header: Header, name: str) -> nn.Module:
+def _build(path: Path, header: Header, name: str) -> nn.Module:
     """One network of the file, on the CPU."""
     prefix = f"{name}."
     stored = {key.removeprefix(prefix): info for key, info in header.tensors.items() if key.startswith(prefix)}
@@ -243,12 +251,21 @@ def _build(file: Any, path: Path, header: Header, name: str) -> nn.Module:
         dtype, shape = stored[key]
         if shape != tuple(tensor.shape):
             raise _misfit(path, f"of shape {list(shape)} instead of {list(tensor.shape)}", [prefix + key])
-        if tensor.is_floating_point() != (dtype in _FLOATS):
+        if dtype not in _DTYPES or tensor.is_floating_point() != _DTYPES[dtype].is_floating_point:
             raise _misfit(path, f"of type {dtype}", [prefix + key])
 
     with torch.random.fork_rng(devices=[]):  # reading a file leaves the caller's random numbers alone
         network = network_class(config)
-    network.load_state_dict({key: file.get_tensor(prefix + key) for key in expected})
+    # Tensor by tensor, and not through the library's memory map, whose pages would count as much again.
+    with open(path, "rb") as raw, torch.no_grad():
+        length = int.from_bytes(raw.read(8), "little")
+        places = json.loads(raw.read(length))  # the library has checked them, and that they fit the file
+        for key, tensor in network.state_dict().items():
+            dtype, shape = stored[key]
+            start = 8 + length + places[prefix + key]["data_offsets"][0]
+            stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+            storage = Storage(_DTYPES[dtype], math.prod(shape), start)
+            tensor.copy_(StoredTensor(storage, 0, shape, stride).read(raw))
     return network.eval()
 
 

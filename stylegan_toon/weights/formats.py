@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import ToonError
 from . import nvlabs, nvlabs_writer, rosinality
-from .checkpoint import load_networks, save_networks, sha256_of
+from .checkpoint import MAX_HEADER, load_networks, save_networks, sha256_of
 
 # Endings of names -> what is written.
 WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", ".pt": "rosinality's"}
@@ -66,7 +66,9 @@ def write_networks(
 def _is_pickle(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
-            head = file.read(2)
+            head = file.read(9)
     except OSError:
         return False  # whatever it is, the reader of this package's files says what is wrong
-    return head == b"PK" or head[:1] == b"\x80"
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
+        return False  # a safetensors header may be of any length, also one that looks like a pickle's start
+    return head[:2] == b"PK" or head[:1] == b"\x80"

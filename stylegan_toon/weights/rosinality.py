@@ -9,6 +9,7 @@ filter [1, 3, 3, 1] (stored beside each layer that uses it), and no tensor diffe
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,11 @@ def write_networks(path: str | Path, networks: Mapping[str, nn.Module], *, overw
         content["d_optim"] = _fresh_adam(content["d"], 16)
     else:
         notes.append("train.py --ckpt needs G_ema, G and D: this file serves to generate and to project.")
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+    # Bytes first, so that a full disk is an OSError of ours to explain and not one of torch's own kind.
+    data = io.BytesIO()
+    torch.save(content, data)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.getbuffer())
     return list(dict.fromkeys(notes))
 
 

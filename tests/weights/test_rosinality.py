@@ -294,6 +294,17 @@ def test_nothing_is_overwritten_nor_left_half_written(tmp_path, tiny_G, monkeypa
     assert path.read_bytes() == b"mine" and os.listdir(tmp_path) == ["x.pt"]
 
 
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, tiny_G):
+    def full(self: Path, data: bytes) -> int:
+        with open("/dev/full", "wb", buffering=0) as device:
+            return device.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ToonError, match="The disk is full"):
+        write_networks(tmp_path / "x.pt", {"G_ema": tiny_G})
+    assert os.listdir(tmp_path) == []
+
+
 def test_views_are_written_alone(tmp_path, tiny_G):
     """A parameter that is part of a larger tensor must not drag it into the file."""
     state = tiny_G.state_dict()
@@ -305,19 +316,23 @@ def test_views_are_written_alone(tmp_path, tiny_G):
 # Memory
 
 _PEAK = """
-import resource, sys
+import sys
 from pathlib import Path
 from stylegan_toon.weights.rosinality import read_networks
+
+def peak():  # bytes; getrusage would count the parent's, too
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+
 small, large = sys.argv[1:]
 read_networks(small)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 G = read_networks(large)["G_ema"]
 total = sum(tensor.double().sum() for tensor in G.state_dict().values())  # look at every page
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / Path(large).stat().st_size)
+print((peak() - before) / Path(large).stat().st_size)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in other units elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("old_form", [False, True])
 def test_reading_takes_less_than_twice_the_file(tmp_path, old_form):
     G = tiny_generator(0, resolution=16, channel_base=8192, channel_max=512, mapping_layers=1)
@@ -325,4 +340,4 @@ def test_reading_takes_less_than_twice_the_file(tmp_path, old_form):
     torch.save(stored(tmp_path / "large.pt"), tmp_path / "large.pt", _use_new_zipfile_serialization=not old_form)
     command = [sys.executable, "-c", _PEAK, str(FAMILY), str(tmp_path / "large.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.6
+    assert 0.5 < float(done.stdout) < 1.6
