@@ -28,9 +28,11 @@ VERBS = {
     "blend": "Swap layers between two networks.",
     "generate": "Make pictures from seeds.",
     "project": "Find the latent behind a photo.",
+    "dataset": "Make a training set: crop, filter, draw.",
     "train": "Train a network, or teach one a new style.",
     "convert": "Carry networks between formats.",
     "finetoon": "Tune a blended network to keep the face.",
+    "evaluate": "Measure a network or pictures: FID, KID, identity ...",
     "env": "Show versions, kernels, weights and folders.",
 }
 
@@ -91,6 +93,23 @@ class Verb(_Told, click.Command):
                 formatter.write(f"  {line}\n")
 
 
+class VerbGroup(Verb, click.Group):
+    """A verb with verbs of its own; arguments that begin with none of them are for the one named ``default``."""
+
+    def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def verb(self, name: str, example: str) -> Callable[[Callable[..., None]], click.Command]:
+        """Decorator: make a function the sub-command ``name``."""
+        return self.command(name, cls=Verb, example=example, context_settings=_SETTINGS)
+
+
 class _Verbs(_Told, click.Group):
     """Imports a verb's module when it is asked for."""
 
@@ -114,6 +133,16 @@ def verb(example: str) -> Callable[[Callable[..., None]], Verb]:
     def decorate(function: Callable[..., None]) -> Verb:
         name = function.__module__.rpartition(".")[2]
         return click.command(name, cls=Verb, example=example, context_settings=_SETTINGS)(function)
+
+    return decorate
+
+
+def verb_group(example: str, default: str) -> Callable[[Callable[..., None]], VerbGroup]:
+    """Decorator: like `verb`, for a command with sub-commands, of which ``default`` may be left unsaid."""
+
+    def decorate(function: Callable[..., None]) -> VerbGroup:
+        name = function.__module__.rpartition(".")[2]
+        return click.group(name, cls=VerbGroup, example=example, default=default, context_settings=_SETTINGS)(function)
 
     return decorate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import click
@@ -95,7 +96,7 @@ def round_trip(networks: dict[str, nn.Module], path: str | Path) -> dict[str, fl
 
 
 def _pictures(network: Generator) -> torch.Tensor:
-    return generate(network, SEEDS, psi=1.0)
+    return generate(network, SEEDS, psi=1.0, label=0 if network.config.c_dim else None)
 
 
 def table(networks: dict[str, nn.Module]) -> str:
@@ -118,12 +119,17 @@ def table(networks: dict[str, nn.Module]) -> str:
 @click.option("--only", help="Members to take, like G_ema,D; all by default.")
 @click.option("--layout", type=click.Choice(list(LAYOUTS)), default="ada", help="Repository that shall load the .pkl.")
 @click.option("--half", is_flag=True, help="Store .safetensors in float16.")
+@click.option("--mirror", help="https folder to download networks from instead of their own address.")
 @cli.overwrite()
-def main(network: str, out: Path, only: str | None, layout: str, half: bool, overwrite: bool) -> None:
+def main(
+    network: str, out: Path, only: str | None, layout: str, half: bool, mirror: str | None, overwrite: bool
+) -> None:  # fmt: skip
     """Convert NETWORK (name, file or https address) between formats.
 
     Prints what was found, and the largest difference between the pictures of the original and of the written file.
     """
+    if mirror:
+        os.environ["STYLEGAN_TOON_MIRROR"] = mirror
     members = [part.strip() for part in only.split(",")] if only else None
     networks, notes = convert(network, out, only=members, layout=layout, half=half, overwrite=overwrite)
     click.echo(table(networks))

@@ -18,7 +18,8 @@ from .errors import ToonError
 from .weights import Entry, cache_folder, catalogue, pretrained_folder, sha256_of
 
 PACKAGES = (
-    "torchvision", "numpy", "scipy", "pillow", "click", "tqdm", "safetensors", "lpips", "facenet-pytorch", "ninja"
+    "torchvision", "numpy", "scipy", "pillow", "click", "tqdm", "safetensors", "lpips", "facenet-pytorch",
+    "torch-fidelity", "ninja",
 )  # fmt: skip
 
 
@@ -85,7 +86,10 @@ def _state(entry: Entry) -> str:
     if path.exists():
         changed = entry.sha256 is not None and sha256_of(path) != entry.sha256
         return "shipped, but changed: reinstall stylegan_toon" if changed else "shipped"
-    return f"downloaded when asked for, from {entry.url}" if entry.url else "missing: reinstall stylegan_toon"
+    if entry.url is None:
+        return "missing: reinstall stylegan_toon"
+    verified = "" if entry.sha256 else " (not verified here)"
+    return f"downloaded when asked for, from {entry.url}{verified}"
 
 
 @cli.verb("python -m stylegan_toon.env --json")

@@ -19,6 +19,7 @@ from .data.images import image_grid, save_image
 from .errors import ToonError
 from .files import output_folder, remove_leftovers
 from .nn import PRESETS, Discriminator, Generator, Preset, preset
+from .training.augment import AUGMENTATIONS, build_augment
 from .training.config import TrainConfig
 from .training.distributed import team
 from .training.log import sinks
@@ -146,17 +147,17 @@ def check_precision(config: TrainConfig, device: torch.device, trained: dict[str
         raise ToonError("--dtype float16 needs networks with conv_clamp, and these have none: use bfloat16.")
 
 
-def history(said: click.Context, data: Path, family: dict[str, torch.nn.Module], resumed: bool) -> dict[str, Any]:
+def history(said: click.Context, family: dict[str, torch.nn.Module], resumed: bool) -> dict[str, Any]:
     """The provenance of what is trained; going on adds nothing to it."""
     if resumed:
         known = provenance_of(family["G_ema"])
         return {key: value for key, value in known.items() if key not in ("name", "sha256")}
     # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
-    source = said.params["init_from"]
-    options = {**said.params, "init_from": source and source.rpartition("/")[2]}
+    names = {key: said.params[key] and said.params[key].rpartition("/")[2] for key in ("init_from", "data", "resume")}
+    options = {**said.params, **names}
     options["device"], options["dtype"] = options["device"].type, options["dtype"] and str(options["dtype"])
     options = {key: value.name if isinstance(value, Path) else value for key, value in options.items()}
-    return descend("train", options, [family["G_ema"]] if family else [], data=data.name)
+    return descend("train", options, [family["G_ema"]] if family else [], data=names["data"])
 
 
 @cli.verb(
@@ -164,7 +165,7 @@ def history(said: click.Context, data: Path, family: dict[str, torch.nn.Module],
 python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --freeze-d 4 --out runs/cartoons
 torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/faces --resume auto"""
 )
-@click.option("--data", type=cli.PATH, required=True, help="Folder or zip of square pictures.")
+@click.option("--data", required=True, help="Folder, zip or tar shards (also http) of square pictures.")
 @cli.out("runs/train")
 @click.option("--init-from", help="Start from this network (transfer learning): zoo name, file or https address.")
 @click.option("--resume", help="Go on exactly: auto (the newest snapshot in --out, if any), a snapshot, or a run.")
@@ -181,7 +182,10 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--channel-max", type=click.IntRange(4), help="... and at most this.")
 @click.option("--mapping-layers", type=click.IntRange(1), help="Depth of a new mapping network.")
 @click.option("--mapping-features", type=click.IntRange(1), help="Width of its hidden layers.")
-@click.option("--aug", "augment", type=click.Choice(["ada", "fixed", "off"]), default="ada", help="Augmentation.")
+@click.option(
+    "--aug", "augment", type=click.Choice(AUGMENTATIONS), default="ada", help="Augmentation; diff is DiffAugment."
+)
+@click.option("--augpipe", help="blit, geom, color, filter, noise, cutout, bg, bgc, ... bgcfnc; or parts of diff.")
 # torchrun takes --p for an abbreviation of one of its own options, hence the second name.
 @click.option(
     "--p", "--augment-p", "p", type=click.FloatRange(0, 1), default=0.0, help="Augmentation probability to begin with."
@@ -189,6 +193,7 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--target", "ada_target", type=click.FloatRange(0, 1), default=0.6, help="Aim of ADA.")
 @click.option("--freeze-d", type=click.IntRange(0), default=0, help="Freeze-D: layers of D to keep.")
 @click.option("--freeze-g", default="", help="Layers of G to keep, such as mapping,b4-b16.")
+@click.option("--skip-bad", is_flag=True, help="Pass over pictures that cannot be read, with a warning.")
 @click.option("--mirror", is_flag=True, help="Double the set by mirror images.")
 @click.option("--cond", is_flag=True, help="Use the labels in dataset.json.")
 @click.option("--pairs", type=cli.PATH, help="npz with w [N, w_dim]: row i is the latent of picture i.")
@@ -207,9 +212,9 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @cli.overwrite()
 @cli.quiet()
 def main(
-    data: Path, out: Path, init_from: str | None, resume: str | None, cfg: str, resolution: int | None,
+    data: str, out: Path, init_from: str | None, resume: str | None, cfg: str, resolution: int | None,
     channel_base: int | None, channel_max: int | None, mapping_layers: int | None, mapping_features: int | None,
-    mirror: bool, cond: bool, pairs: Path | None, pairs_features: Path | None, wandb: str | None,
+    skip_bad: bool, mirror: bool, cond: bool, pairs: Path | None, pairs_features: Path | None, wandb: str | None,
     device: torch.device, tf32: bool, seed: int, overwrite: bool, quiet: bool, **_: Any,
 ) -> None:  # fmt: skip
     """Train StyleGAN2-ADA on a set of pictures.
@@ -220,6 +225,8 @@ def main(
     learnt first, which saves most of the time of a training from scratch. torchrun starts many processes.
     """
     said = click.get_current_context()
+    if not resume:  # a wrong name is told before anything is written
+        build_augment(said.params["augment"], said.params["augpipe"], said.params["p"])
     out = output_folder(out)
     keep_pages()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
@@ -232,7 +239,7 @@ def main(
         family = snapshot.networks if snapshot else load_family(init_from, torch.device("cpu")) if init_from else {}
         if resolution is None and family:
             resolution = family["G_ema"].config.resolution
-        pictures = ImageDataset(data, resolution, resize=True, labels=cond, xflip=mirror)
+        pictures = ImageDataset(data, resolution, resize=True, labels=cond, xflip=mirror, skip_bad=skip_bad)
         resolution = pictures.resolution
         if resolution < 8 or resolution & (resolution - 1):
             raise ToonError(f"The pictures are {resolution} px wide: say --resolution with a power of two, like 128.")
@@ -259,7 +266,7 @@ def main(
             final = train(
                 pictures=pictures, folder=out, config=config, pairs=known, team=processes, sinks=tell, resume=snapshot,
                 perceptual=VggLoss(pairs_features).to(device) if pairs_features else None, quiet=quiet,
-                provenance=history(said, data, family, resumed=snapshot is not None),
+                provenance=history(said, family, resumed=snapshot is not None),
                 **{name: network.to(device) for name, network in trained.items()},
             )  # fmt: skip
         except KeyboardInterrupt:

@@ -9,19 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
-from PIL import Image
-
-from stylegan_toon import ToonError, generate, load_network
-from stylegan_toon.data.align import detect_faces
+from stylegan_toon import generate, load_network
+from stylegan_toon.data.align import has_face
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.files import output_folder
-
-
-def has_face(image: Image.Image) -> bool:
-    try:
-        return bool(detect_faces(image))
-    except ToonError:
-        return False
 
 
 def main() -> None:
@@ -33,8 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     out = output_folder(args.out)
     images = [to_pil(x) for x in generate(load_network(args.network), range(args.seeds), psi=args.psi)]
-    # Twice the size: the detector looks for faces of 20 px and more, and wants some border around them.
-    found = [has_face(image.resize((256, 256))) for image in images]
+    found = [has_face(image) for image in images]
     name = Path(args.network).stem
     save_image(image_grid(images[:32], columns=8), out / f"{name}.png")
     report = {"network": args.network, "psi": args.psi, "seeds": args.seeds, "detected": sum(found) / len(found)}

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from stylegan_toon.data.comic import draw_folder
+from stylegan_toon.data.prepare import Recipe
+from stylegan_toon.dataset import dataset
 
 
 def load_teacher(folder: Path) -> nn.Module:
@@ -59,7 +60,8 @@ def main() -> None:
                 faces.writestr(name, source.read(name))
     np.savez(args.out / "faces.npz", w=table[: args.split], samples=(w[:20000] * scale).numpy())
     np.savez(args.out / "comic.npz", w=table[args.split :])
-    draw_folder(args.data / "faces-256.zip", args.out / "comic.zip", args.split, workers=args.workers)
+    drawn = Recipe(256, crop="none", comic=True, format="jpg")
+    dataset(args.data / "faces-256.zip", args.out / "comic.zip", drawn, start=args.split, workers=args.workers)
 
 
 if __name__ == "__main__":

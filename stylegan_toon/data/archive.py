@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import bisect
+import json
 import os
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from ..errors import ToonError
 from .images import SUFFIXES
 
+LABEL_FILE = "dataset.json"
+MAX_MEMBERS = 20_000_000
 MAX_MEMBER_BYTES = 512 * 1024 * 1024  # a compressed file that says it unpacks to more is refused
 
 # RuntimeError: encrypted; NotImplementedError: a compression method this Python lacks.
@@ -44,13 +49,36 @@ class Archive:
             raise ToonError(f"{self.path} does not exist: give a folder or a zip of pictures.")
         else:
             self._members = [info.filename for info in self._opened().infolist() if not info.is_dir()]
+        if len(self._members) > MAX_MEMBERS:
+            raise ToonError(f"{self.path} holds more than {MAX_MEMBERS:,} files: split it into tar shards.")
         self._members.sort()
-        self.names = [name for name in self._members if _is_picture(name)]
+        self.names = [name for name in self._members if is_picture(name)]
         if not self.names:
             raise ToonError(f"{self.path} holds no pictures ({', '.join(SUFFIXES)}).")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._members
+        index = bisect.bisect_left(self._members, name)
+        return index < len(self._members) and self._members[index] == name
+
+    def labels(self) -> list[Any] | None:
+        """The label of every picture in ``names``, as ``dataset.json`` has them; None if it has none.
+
+        Raises:
+            ToonError: the file is not ``{"labels": [["00000/img00000000.png", 3], …]}``, or misses a picture.
+        """
+        if LABEL_FILE not in self:
+            return None
+        try:
+            pairs = json.loads(self.read(LABEL_FILE))["labels"]
+            given = None if pairs is None else dict(pairs)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise malformed_labels(self.path) from error
+        if given is None:
+            return None
+        missing = next((name for name in self.names if name not in given), None)
+        if missing is not None:
+            raise ToonError(f"{LABEL_FILE} in {self.path} has no label for {missing}: add it.")
+        return [given[name] for name in self.names]
 
     def read(self, name: str) -> bytes:
         """The bytes of one member. Raises ToonError if it is missing, damaged, encrypted or far too large."""
@@ -85,6 +113,14 @@ class Archive:
         return {**self.__dict__, "_zip": None}
 
 
-def _is_picture(name: str) -> bool:
+def malformed_labels(path: object) -> ToonError:
+    """What to raise about labels that cannot be used."""
+    return ToonError(
+        f'{LABEL_FILE} in {path} is malformed: it must hold {{"labels": [["name", class or numbers], …]}}.'
+    )
+
+
+def is_picture(name: str) -> bool:
+    """Whether a member's name ends like a picture's and is not hidden."""
     parts = name.split("/")
     return name.lower().endswith(SUFFIXES) and not any(part.startswith((".", "__MACOSX")) for part in parts)

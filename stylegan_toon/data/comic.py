@@ -7,26 +7,14 @@ from the face itself, so the drawings are alike enough for a network to learn fr
 
 from __future__ import annotations
 
-import contextlib
-import io
-import multiprocessing
-import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from tqdm import tqdm
 
 from ..errors import ToonError
-from ..files import atomic_path, output_folder, refuse_overwrite
-from .archive import Archive
 from .drawing import Flow, blur, foreground, from_oklab, guided_filter, smoothstep, soft_levels, to_oklab
-from .images import read_image
 
 # Where features lie in an FFHQ crop of 256 px. Lengths in this file are in 1/256 of the side.
 LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)
@@ -191,17 +179,7 @@ def _mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _regions(face: _Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Person ``[n, n]``, skin colour ``[3]`` and skin ``[n, n]``."""
     lab, s = face.lab, face.scale
-    n = lab.shape[0]
-    small = np.stack([_resized(lab[..., c], 64, Image.Resampling.BOX) for c in range(3)], -1)
-    grid = (np.arange(64) + 0.5) / 64
-    x, y = grid[None, :], grid[:, None]
-    head = ((x - 0.5) / 0.34) ** 2 + ((y - 0.46) / 0.44) ** 2
-    body = ((x - 0.5) / 0.60) ** 2 + ((y - 1.12) / 0.36) ** 2
-    prior = 1 / (1 + np.exp(5 * (np.minimum(head, body) - 1.05)))
-    core = ((x - 0.5) / 0.20) ** 2 + ((y - 0.56) / 0.27) ** 2 < 1
-    person = _resized(foreground(small, prior, core).astype(np.float32), n, Image.Resampling.BICUBIC)
-    person = smoothstep(guided_filter(_edges(lab), person, 6 * s, 1e-4), 0.15, 0.75)
-
+    person = _person(lab)
     colour = _skin_colour(lab)
     off = lab - colour
     hue = (off[..., 1:] ** 2).sum(-1) / 0.035**2
@@ -210,6 +188,25 @@ def _regions(face: _Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     skin = np.exp(-(hue + too_dark**2 + too_light**2) / 2) * person
     skin = smoothstep(guided_filter(_edges(lab), skin, 4 * s, 4e-4), 0.25, 0.75)
     return person, colour, skin
+
+
+def person_mask(face: np.ndarray) -> np.ndarray:
+    """Where the person is in an aligned face, uint8 ``[n, n, 3]`` -> ``[n, n]`` in [0, 1]; see `drawing.foreground`."""
+    return _person(to_oklab(face))
+
+
+def _person(lab: np.ndarray) -> np.ndarray:
+    n = lab.shape[0]
+    s = n / UNIT
+    small = np.stack([_resized(lab[..., c], 64, Image.Resampling.BOX) for c in range(3)], -1)
+    grid = (np.arange(64) + 0.5) / 64
+    x, y = grid[None, :], grid[:, None]
+    head = ((x - 0.5) / 0.34) ** 2 + ((y - 0.46) / 0.44) ** 2
+    body = ((x - 0.5) / 0.60) ** 2 + ((y - 1.12) / 0.36) ** 2
+    prior = 1 / (1 + np.exp(5 * (np.minimum(head, body) - 1.05)))
+    core = ((x - 0.5) / 0.20) ** 2 + ((y - 0.56) / 0.27) ** 2 < 1
+    person = _resized(foreground(small, prior, core).astype(np.float32), n, Image.Resampling.BICUBIC)
+    return smoothstep(guided_filter(_edges(lab), person, 6 * s, 1e-4), 0.15, 0.75)
 
 
 def _skin_colour(lab: np.ndarray) -> np.ndarray:
@@ -319,67 +316,3 @@ def _brighten_eyes(face: _Face, drawing: np.ndarray, skin_light: float) -> np.nd
         light = light + spark * (0.97 - light)
         a, b = (channel * colour * (1 - 0.8 * spark) for channel in (a, b))
     return np.stack([light, a, b], -1)
-
-
-def draw_folder(
-    source: str | Path,
-    out: str | Path,
-    start: int = 0,
-    stop: int | None = None,
-    *,
-    workers: int = 1,
-    quality: int = 95,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Draw the aligned faces of a folder or zip into a zip (or, if ``out`` has no ``.zip`` suffix, a folder).
-
-    Pictures ``start`` to ``stop`` (exclusive) in order of name are drawn; each keeps its name with the suffix
-    ``.jpg``, so a table of latents still matches by name and, counted from ``start``, by row.
-
-    Raises:
-        ToonError: as `Archive`, `draw_comic` and `files.refuse_overwrite` do; a zip is written whole or not.
-    """
-    archive = Archive(source)
-    names = archive.names[start:stop]
-    out = Path(out)
-    if not names:
-        raise ToonError(f"{source} holds {len(archive.names)} pictures, none of them from {start} to {stop}.")
-    draw = partial(_draw_member, archive, quality=quality)
-    with _pool(workers) as run:
-        drawings = zip(names, run(draw, names))
-        if progress:
-            drawings = tqdm(drawings, total=len(names), desc="drawing", unit="face")
-        if out.suffix.lower() == ".zip":
-            refuse_overwrite([out], overwrite)
-            output_folder(out.parent)
-            with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w") as archive_out:
-                for name, data in drawings:
-                    # A fixed date: the same faces give the same file.
-                    archive_out.writestr(zipfile.ZipInfo(str(PurePosixPath(name).with_suffix(".jpg"))), data)
-        else:
-            refuse_overwrite([(out / name).with_suffix(".jpg") for name in names], overwrite)
-            for name, data in drawings:
-                path = (out / name).with_suffix(".jpg")
-                output_folder(path.parent)
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(data)
-    return out
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[Callable]:
-    """An ordered map over processes, or over nothing but this one."""
-    if workers <= 1:
-        yield map
-        return
-    # Spawned, because forking a process in which torch or BLAS threads run can hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield partial(pool.map, chunksize=8)
-
-
-def _draw_member(archive: Archive, name: str, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    picture = read_image(io.BytesIO(archive.read(name)), name=f"{name} in {archive.path}")
-    draw_comic(picture).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()

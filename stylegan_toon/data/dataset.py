@@ -1,10 +1,10 @@
-"""Picture sets for training: folders and zips, with labels in NVIDIA's ``dataset.json`` layout."""
+"""Picture sets for training: folders, zips, tar shards and more, with labels."""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,29 +12,35 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import ToonError
-from .archive import Archive
+from .archive import malformed_labels
 from .images import read_image
+from .sampling import InfiniteSampler, ShardSampler
+from .shards import Shards
+from .sources import open_source
 
 if TYPE_CHECKING:
     import torch
 
-LABEL_FILE = "dataset.json"
+__all__ = ["ImageDataset", "InfiniteSampler", "PairDataset"]
+
 MAX_CLASSES = 100_000  # a larger number is a mistake, and one-hot labels would fill the memory
+MAX_BAD_IN_A_ROW = 100
 
 
 class ImageDataset:
-    """Square pictures of a folder or zip, in order of name; a map-style dataset for ``torch.utils.data``.
+    """Square pictures of a set, in order of name; a map-style dataset for ``torch.utils.data``.
 
     Grey, palette, transparent, CMYK, 16-bit and EXIF-turned files come out as upright RGB. It may be sent to
     DataLoader workers; each opens the zip for itself.
 
     Args:
-        path: folder or zip.
+        path: anything `open_source` takes: a folder, a zip, tar shards (also http addresses), lmdb, a video.
         resolution: side of the pictures in pixels; that of the first one if None.
         resize: cut pictures of another size to a square about their centre and resize them (antialiased),
             instead of refusing them.
         labels: read ``dataset.json``: ``{"labels": [["00000/img00000000.png", 3], …]}`` with a class number
-            or a list of numbers for every picture.
+            or a list of numbers for every picture (tar shards hold them as ``.cls`` or ``.json`` members).
+        skip_bad: pictures that cannot be used give way to the next one that can, each with a warning.
         xflip: double the set by mirror images; picture ``i + len(names)`` is the mirror image of ``i``.
 
     Attributes:
@@ -43,8 +49,9 @@ class ImageDataset:
         label_dim: length of a label; 0 without labels.
 
     Raises:
-        ToonError: as `Archive` does; the first picture is unreadable or not square; labels are missing or malformed.
-            A picture that turns out bad later raises it, naming the file, when it is fetched.
+        ToonError: as `open_source` does; the first picture is unreadable or not square; labels are missing or
+            malformed. A picture that turns out bad later raises it, naming the file, when it is fetched, unless
+            ``skip_bad`` passes over it.
     """
 
     def __init__(
@@ -55,21 +62,22 @@ class ImageDataset:
         resize: bool = False,
         labels: bool = False,
         xflip: bool = False,
+        skip_bad: bool = False,
     ) -> None:
-        self._archive = Archive(path)
-        self.path = self._archive.path
-        self.names = self._archive.names
+        self._source = open_source(path)
+        self.path = self._source.path
+        self.names = self._source.names
         self.xflip = xflip
-        self._resize = resize
-        if resolution is None:
-            first = self._read(0)
-            if first.width != first.height and not resize:
-                raise self._wrong_size(0, first, "not square")
-            resolution = min(first.size)
+        self._resize, self._skip_bad = resize, skip_bad
+        self._told: set[int] = set()
         self.resolution = resolution
-        self._labels = self._read_labels() if labels else np.zeros((len(self.names), 0), np.float32)
-        self.label_dim = self._labels.shape[1]
-        self.image(0)  # a set that does not fit is refused now, not in a worker an hour later
+        if resolution is None:
+            first, row = self._usable(0, self._read)
+            if first.width != first.height and not resize:
+                raise self._wrong_size(row, first, "not square")
+            self.resolution = min(first.size)
+        self._labels, self.label_dim = self._read_labels() if labels else (None, 0)
+        self._usable(0)  # a set that does not fit is refused now, not in a worker an hour later
 
     def __len__(self) -> int:
         return len(self.names) * (1 + self.xflip)
@@ -81,9 +89,15 @@ class ImageDataset:
         if not -len(self) <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
         flip, row = divmod(index % len(self), len(self.names))
-        image = self.image(row)
+        image, row = self._usable(row)
         pixels = torch.from_numpy(np.array(ImageOps.mirror(image) if flip else image))
-        return pixels.permute(2, 0, 1).contiguous(), torch.from_numpy(self._labels[row].copy())
+        return pixels.permute(2, 0, 1).contiguous(), torch.from_numpy(self.label(row))
+
+    def sampler(self, rank: int = 0, num_replicas: int = 1, seed: int = 0, start: int = 0) -> InfiniteSampler:
+        """Endless shuffled indices of this set, see `InfiniteSampler`; tar shards are read from front to back."""
+        if isinstance(self._source, Shards):
+            return ShardSampler(self._source.sizes, rank, num_replicas, seed, start, copies=1 + self.xflip)
+        return InfiniteSampler(len(self), rank, num_replicas, seed, start)
 
     def image(self, row: int) -> Image.Image:
         """Picture ``row`` as RGB at the set's resolution, never mirrored."""
@@ -97,19 +111,37 @@ class ImageDataset:
 
     def label(self, row: int) -> np.ndarray:
         """Label ``row``, float32 ``[label_dim]``."""
-        return self._labels[row].copy()
+        if self._labels is None:
+            return np.zeros(0, np.float32)
+        label = self._labels[row]
+        return (np.arange(self.label_dim) == label).astype(np.float32) if label.ndim == 0 else label.copy()
 
-    def problems(self) -> Iterator[str]:
-        """Read every picture once; yield a sentence for each that cannot be used."""
-        for row in range(len(self.names)):
+    def problem(self, row: int) -> str | None:
+        """A sentence about picture ``row`` if it cannot be used, or else None."""
+        try:
+            self.image(row)
+        except ToonError as error:
+            return str(error)
+        return None
+
+    def _usable(self, row: int, read: Callable[[int], Image.Image] | None = None) -> tuple[Image.Image, int]:
+        """The picture of ``row``, or of the next row that has one, and that row: the same in every process."""
+        last = row + (min(MAX_BAD_IN_A_ROW, len(self.names)) - 1 if self._skip_bad else 0)
+        while True:
+            here = row % len(self.names)
             try:
-                self.image(row)
+                return (read or self.image)(here), here
             except ToonError as error:
-                yield str(error)
+                if row == last:
+                    raise
+                if here not in self._told:
+                    self._told.add(here)
+                    warnings.warn(f"{error} The next picture takes its place.", stacklevel=2)
+                row += 1
 
     def _read(self, row: int) -> Image.Image:
         name = self.names[row]
-        return read_image(io.BytesIO(self._archive.read(name)), name=f"{name} in {self.path}")
+        return read_image(io.BytesIO(self._source.read(name)), name=f"{name} in {self.path}")
 
     def _wrong_size(self, row: int, image: Image.Image, what: str) -> ToonError:
         return ToonError(
@@ -117,26 +149,23 @@ class ImageDataset:
             "resize the set, or ask for resizing."
         )
 
-    def _read_labels(self) -> np.ndarray:
-        """float32 ``[pictures, label_dim]``; class numbers become one-hot rows."""
-        if LABEL_FILE not in self._archive:
-            raise ToonError(f"{self.path} has no {LABEL_FILE}, which holds the labels: add it or train without labels.")
-        malformed = ToonError(
-            f'{LABEL_FILE} in {self.path} is malformed: it must hold {{"labels": [["name", class or numbers], …]}}.'
-        )
+    def _read_labels(self) -> tuple[np.ndarray, int]:
+        """Classes int64 ``[pictures]`` or vectors float32 ``[pictures, label_dim]``, and ``label_dim``."""
+        given = self._source.labels()
+        if given is None:
+            raise ToonError(
+                f"{self.path} has no dataset.json with labels: make it (`stylegan-toon dataset --labels folders`) "
+                "or train without labels."
+            )
         try:
-            pairs = dict(json.loads(self._archive.read(LABEL_FILE))["labels"])
-            missing = [name for name in self.names if name not in pairs]
-            if missing:
-                raise ToonError(f"{LABEL_FILE} in {self.path} has no label for {missing[0]}: add it.")
-            table = np.array([pairs[name] for name in self.names])
-            if table.ndim == 1 and table.dtype.kind in "iu" and table.min() >= 0 and table.max() < MAX_CLASSES:
-                return (table[:, None] == np.arange(table.max() + 1)).astype(np.float32)
-            if table.ndim == 2 and table.dtype.kind in "iuf" and np.isfinite(table).all():
-                return table.astype(np.float32)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise malformed from error
-        raise malformed
+            table = np.array(given)
+        except (ValueError, TypeError) as error:
+            raise malformed_labels(self.path) from error
+        if table.ndim == 1 and table.dtype.kind in "iu" and table.min() >= 0 and table.max() < MAX_CLASSES:
+            return table.astype(np.int64), int(table.max()) + 1
+        if table.ndim == 2 and table.dtype.kind in "iuf" and np.isfinite(table).all():
+            return table.astype(np.float32), table.shape[1]
+        raise malformed_labels(self.path)
 
 
 class PairDataset:
@@ -171,30 +200,6 @@ class PairDataset:
 
         return self.images[index][0], torch.from_numpy(self.latents[index].copy())
 
-
-class InfiniteSampler:
-    """Endless shuffled indices, shared out among processes, that can be taken up again anywhere.
-
-    The whole stream is a function of (n, seed): epoch after epoch, each a fresh permutation in which every index
-    occurs once. Process ``rank`` of ``num_replicas`` gets every ``num_replicas``-th of it.
-
-    Args:
-        n: size of the dataset.
-        rank, num_replicas: which part of the stream.
-        seed: the same in all processes.
-        start: indices already used by all processes together; resuming with it continues the stream exactly.
-    """
-
-    def __init__(self, n: int, rank: int = 0, num_replicas: int = 1, seed: int = 0, start: int = 0) -> None:
-        if n < 1 or not 0 <= rank < num_replicas or start < 0:
-            raise ValueError(f"no sampler for n={n}, rank={rank} of {num_replicas}, start={start}")
-        self.n, self.rank, self.num_replicas, self.seed, self.start = n, rank, num_replicas, seed, start
-
-    def __iter__(self) -> Iterator[int]:
-        position = self.start + self.rank
-        while True:
-            epoch = position // self.n
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
-            while position // self.n == epoch:
-                yield int(order[position % self.n])
-                position += self.num_replicas
+    def sampler(self, rank: int = 0, num_replicas: int = 1, seed: int = 0, start: int = 0) -> InfiniteSampler:
+        """As `ImageDataset.sampler`."""
+        return self.images.sampler(rank, num_replicas, seed, start)

@@ -23,7 +23,8 @@ class TrainConfig:
         g_reg_interval, d_reg_interval: steps between path length and R1 (lazy regularisation).
         ema_kimg: half-life of G_ema in thousands of pictures.
         ema_rampup: shorten the half-life to this share of the pictures seen. None = off.
-        augment: "ada" (adapts p), "fixed" (keeps p) or "off".
+        augment: "ada" (adapts p), "fixed" (keeps p), "diff" (DiffAugment) or "off".
+        augpipe: one of the published pipes, or a policy of DiffAugment. None = "bgc", or all of it.
         p: augmentation probability to begin with.
         ada_target, ada_kimg: mean sign of real scores aimed at; pictures for p to cross from 0 to 1.
         freeze_d: layers of the discriminator to keep fixed (Freeze-D), counted from the highest resolution.
@@ -50,6 +51,7 @@ class TrainConfig:
     ema_kimg: float = 5.0
     ema_rampup: float | None = None
     augment: str = "ada"
+    augpipe: str | None = None
     p: float = 0.0
     ada_target: float = 0.6
     ada_kimg: float = 500

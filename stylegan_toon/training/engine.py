@@ -15,7 +15,7 @@ from ..data.dataset import ImageDataset, PairDataset
 from ..errors import ToonError
 from ..nn import Discriminator, Generator
 from ..nn.swap import freeze_layers
-from .augment import AdaController, AugmentPipe
+from .augment import AdaController, build_augment
 from .config import TrainConfig
 from .distributed import Team
 from .draws import Draws
@@ -80,7 +80,7 @@ class Engine:
         self.fixed = freeze_layers(G, config.freeze_g)
         D.freeze_layers(config.freeze_d)
 
-        self.pipe = AugmentPipe(p=config.p)
+        self.pipe = build_augment(config.augment, config.augpipe, config.p)
         self.ada = AdaController(self.pipe, target=config.ada_target, kimg=config.ada_kimg).to(self.device)
         self.path_length = PathLength(self.device)
         adams = {
@@ -193,9 +193,9 @@ class Engine:
 
     def _feed(self, data: ImageDataset | PairDataset, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         batch = self.config.batch
-        rows = Rows(len(data), batch, self.team.share(batch, self.unit), seed, start)
+        rows = Rows(data, batch, self.team.share(batch, self.unit), seed, start)
         channels = self.G.config.img_channels
-        return batches(data, rows, device=self.device, workers=self.config.workers, channels=channels)
+        return batches(rows, device=self.device, workers=self.config.workers, channels=channels)
 
     # ------------------------------------------------------------ to disk and back
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.dataset import ImageDataset, InfiniteSampler, PairDataset
+from ..data.dataset import ImageDataset, PairDataset
 from ..errors import ToonError
 from .stop import ignore_interrupts
 
@@ -19,27 +19,25 @@ from .stop import ignore_interrupts
 class Rows:
     """Batch sampler: of every ``batch`` indices of the endless stream, those at ``rows``; ``start`` are used."""
 
-    n: int
+    data: ImageDataset | PairDataset
     batch: int
     rows: range
     seed: int
     start: int
 
     def __iter__(self) -> Iterator[list[int]]:
-        stream = iter(InfiniteSampler(self.n, seed=self.seed, start=self.start))
+        stream = iter(self.data.sampler(seed=self.seed, start=self.start))
         while True:
             yield list(itertools.islice(stream, self.batch))[self.rows.start : self.rows.stop]
 
 
-def batches(
-    data: ImageDataset | PairDataset, rows: Rows, *, device: torch.device, workers: int, channels: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def batches(rows: Rows, *, device: torch.device, workers: int, channels: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Endless ``(pictures [N, channels, R, R] in [-1, 1], label or latent [N, dim])``, N = ``len(rows.rows)``.
 
     A picture that cannot be read raises ToonError, told without the traceback of the process that found it.
     """
     loader = DataLoader(
-        data,
+        rows.data,
         batch_sampler=rows,
         num_workers=workers,
         worker_init_fn=ignore_interrupts,

@@ -182,6 +182,8 @@ def sha256_of(path: str | Path) -> str:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited on for ever
+            raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if file.read(1) != b"{" or length > MAX_HEADER:

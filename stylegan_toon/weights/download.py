@@ -38,6 +38,17 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _HttpToo(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _require_web(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_web(url: str) -> None:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ToonError(f"{url} is neither an http nor an https address: give one that is.")
+
+
 def _require_https(url: str) -> None:
     if urlsplit(url).scheme != "https":
         raise ToonError(f"{url} is not an https address: networks are only fetched over https.")
@@ -67,6 +78,17 @@ def download(url: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES,
     mirror = mirror or os.environ.get("STYLEGAN_TOON_MIRROR")
     source = f"{mirror.rstrip('/')}/{urlsplit(url).path.rpartition('/')[2]}" if mirror else url
     _require_https(source)
+    digest = fetch(source, path, sha256=sha256, max_bytes=max_bytes)
+    print(f"{source}: sha256 {digest}", file=sys.stderr)
+    return path
+
+
+def fetch(url: str, path: Path, *, sha256: str | None = None, max_bytes: int = MAX_BYTES, quiet: bool = False) -> str:
+    """Get ``url`` into ``path``, unless it is there; its sha256.
+
+    As `download`, but plain http will do where ``url`` begins with it: for data, whose ``sha256`` is known.
+    """
+    _require_web(url)
     locks = cache_folder() / "locks"
     try:
         for folder in (path.parent, locks):
@@ -78,9 +100,9 @@ def download(url: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES,
     part = path.with_name(f"{path.name}.part")
     with FileLock(locks / path.name):  # two processes may want the same network
         if path.exists() and (sha256 is None or sha256_of(path) == sha256.lower()):
-            return path
+            return sha256 or sha256_of(path)
         try:
-            _fetch(source, part, max_bytes)
+            _fetch(url, part, max_bytes, quiet)
         except ToonError:
             if not _tag(part).exists():  # then it could not go on from there
                 _forget(part)
@@ -88,11 +110,10 @@ def download(url: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES,
         digest = sha256_of(part)
         if sha256 is not None and digest != sha256.lower():
             _forget(part)
-            raise ToonError(f"{source} is not the file it should be (sha256 {digest}, not {sha256}): nothing was kept.")
+            raise ToonError(f"{url} is not the file it should be (sha256 {digest}, not {sha256}): nothing was kept.")
         os.replace(part, path)
         _forget(part)
-    print(f"{source}: sha256 {digest}", file=sys.stderr)
-    return path
+    return digest
 
 
 def _forget(part: Path) -> None:
@@ -105,7 +126,7 @@ def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _fetch(url: str, part: Path, max_bytes: int) -> None:
+def _fetch(url: str, part: Path, max_bytes: int, quiet: bool) -> None:
     """Complete ``part`` with the answer of ``url``."""
     headers = {"User-Agent": f"stylegan_toon/{__version__}"}
     have = part.stat().st_size if part.exists() and _tag(part).exists() else 0
@@ -125,7 +146,8 @@ def _fetch(url: str, part: Path, max_bytes: int) -> None:
         if (expected or 0) > max_bytes:
             _forget(part)
             raise ToonError(f"{url} is larger than the {max_bytes:,} bytes allowed: nothing was kept.")
-        bar = tqdm(total=expected, initial=have, unit="B", unit_scale=True, desc=part.stem[-40:], disable=None)
+        hidden = quiet or None  # None: shown on a terminal
+        bar = tqdm(total=expected, initial=have, unit="B", unit_scale=True, desc=part.stem[-40:], disable=hidden)
         stack.enter_context(bar)
         received = _copy(url, answer, part, have, max_bytes, bar)
     if expected is not None and received != expected:
@@ -157,7 +179,8 @@ def _copy(url: str, answer: http.client.HTTPResponse, part: Path, have: int, max
 
 
 def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
-    return urllib.request.build_opener(_HttpsOnly).open(request, timeout=TIMEOUT)
+    handler = _HttpsOnly if request.type == "https" else _HttpToo
+    return urllib.request.build_opener(handler).open(request, timeout=TIMEOUT)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,8 @@ def write_networks(
 
 
 def _is_pickle(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited on for ever
+        return False
     try:
         with open(path, "rb") as file:
             head = file.read(9)

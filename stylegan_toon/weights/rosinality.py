@@ -34,11 +34,11 @@ _SAMPLES = 10_000  # latents whose mean stands in for a missing latent_avg
 # What their classes fix: field of our config -> the only value they can hold.
 _FIXED: dict[type, dict[str, Any]] = {
     Generator: {
-        "c_dim": 0, "img_channels": 3, "architecture": "skip", "resample_filter": _FILTER, "conv_clamp": None,
+        "c_dim": 0, "img_channels": 3, "architecture": "skip", "resample_filter": _FILTER,
         "use_noise": True, "activation": "lrelu", "mapping_lr_multiplier": 0.01,
     },
     Discriminator: {
-        "c_dim": 0, "img_channels": 3, "architecture": "resnet", "resample_filter": _FILTER, "conv_clamp": None,
+        "c_dim": 0, "img_channels": 3, "architecture": "resnet", "resample_filter": _FILTER,
         "activation": "lrelu", "mbstd_group_size": 4, "mbstd_channels": 1,
     },
 }  # fmt: skip
@@ -180,15 +180,23 @@ def _built(
     cls = Discriminator if name == "D" else Generator
     config = _discriminator_config(path, tensors) if name == "D" else _generator_config(path, tensors)
     names = _table(outline(config, cls, path))
+    notes = []
+    drawn: dict[str, Tensor] = {}
+    if name != "D" and not any(theirs.startswith("noises.") for theirs in tensors):
+        random = torch.Generator().manual_seed(0)  # the repository's first version drew its noise for every picture
+        for mine in [mine for mine, (theirs, *_) in names.items() if theirs.startswith("noises.")]:
+            drawn[mine] = torch.randn(names.pop(mine)[2], generator=random)
+        notes.append("No noises in the file: noise_const is drawn with seed 0.")
     kernels = dict(_kernels(config))
     shapes = {theirs: shape for theirs, shape, _ in names.values()} | {key: k.shape for key, k in kernels.items()}
     check_tensors(path, shapes, tensors)
     if wrong := [key for key, kernel in kernels.items() if not tensors[key].read(file.file).float().equal(kernel)]:
         raise misfit(path, "not the filter [1, 3, 3, 1]", wrong)
-    notes = []
     if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         notes.append("Stored in float64: rounded to float32.")
-    ours: dict[str, Any] = {mine: tensors[theirs].with_shape(shape) for mine, (theirs, _, shape) in names.items()}
+    ours: dict[str, Any] = {
+        mine: tensors[theirs].with_shape(shape) for mine, (theirs, _, shape) in names.items()
+    } | drawn
     if name != "D":
         ours[_W_AVG] = torch.zeros(config.w_dim) if average is None else _latent_avg(path, average, config.w_dim)
     network = assemble(config, cls, ours, path, read=lambda t: t.read(file.file) if isinstance(t, StoredTensor) else t)
@@ -370,6 +378,10 @@ def _refuse_config(path: Path, name: str, config: GeneratorConfig | Discriminato
 def _constants(config: GeneratorConfig | DiscriminatorConfig) -> list[str]:
     """What the scripts there must be told or taught before they can load this network."""
     notes = []
+    if config.conv_clamp is not None:
+        notes.append(
+            f"There is no clamp there: activations beyond +-{config.conv_clamp:g}, which hardly occur, will differ."
+        )
     widths = {4 << i: config.channels(4 << i) for i in range(config.resolution.bit_length() - 2)}
     one, two = ({res: 512 if res <= 32 else 16384 * m // res for res in widths} for m in (1, 2))
     if widths == one != two:

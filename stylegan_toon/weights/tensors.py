@@ -154,7 +154,7 @@ class PickleFile:
         if not all(type(n) is int and n >= 0 for n in whole) or len(shape) != len(stride) or len(shape) > 8:
             raise malformed
         tensor = StoredTensor(storage, offset, shape, stride)
-        if offset + tensor.extent > storage.count or math.prod(shape) > storage.count:
+        if offset + tensor.extent > storage.count or math.prod(shape) > tensor.extent:
             raise PickleError("it is damaged: a tensor is larger than what is stored of it")
         return tensor
 
@@ -285,7 +285,7 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file():  # a pipe would be waited on for ever
             raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             yield PickleFile(file, allowed)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from stylegan_toon.data.comic import draw_comic, draw_folder
+from stylegan_toon.data.comic import draw_comic
 from stylegan_toon.data.drawing import to_oklab
 from stylegan_toon.errors import ToonError
 
@@ -109,45 +107,3 @@ def test_landmarks_move_the_eyes(face_picture, face_landmarks):
     eye = np.asarray(reference)[108:132, 82:110].astype(int)
     moved = np.asarray(drawing)[94:118, 102:130].astype(int)
     assert np.abs(eye - moved).mean() < 8
-
-
-@pytest.fixture
-def some_faces(tmp_path, face_picture):
-    source = tmp_path / "faces"
-    (source / "00").mkdir(parents=True)
-    for i in range(4):
-        turned = face_picture.resize((64, 64)).point(lambda v, i=i: min(255, v + 8 * i))
-        turned.save(source / "00" / f"{i:05d}.png")
-    return source
-
-
-def test_draw_folder_keeps_names_and_does_not_depend_on_workers(tmp_path, some_faces):
-    one = draw_folder(some_faces, tmp_path / "one.zip", 1, 4, progress=False)
-    two = draw_folder(some_faces, tmp_path / "two.zip", 1, 4, workers=2, progress=False)
-    assert one.read_bytes() == two.read_bytes()
-    with zipfile.ZipFile(one) as archive:
-        assert archive.namelist() == ["00/00001.jpg", "00/00002.jpg", "00/00003.jpg"]
-        with archive.open("00/00002.jpg") as file:
-            drawn = np.asarray(Image.open(file)).astype(int)
-    expected = np.asarray(draw_comic(Image.open(some_faces / "00" / "00002.png")))
-    assert np.abs(drawn - expected).mean() < 4  # JPEG
-    folder = draw_folder(some_faces, tmp_path / "folder", progress=False)
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")) == [
-        f"00/0000{i}.jpg" for i in range(4)
-    ]
-
-
-def test_draw_folder_refuses_and_leaves_nothing_half_written(tmp_path, some_faces):
-    out = tmp_path / "out.zip"
-    with pytest.raises(ToonError, match="none of them from 9"):
-        draw_folder(some_faces, out, 9, 12, progress=False)
-    (some_faces / "00" / "00003.png").write_bytes(b"damaged")
-    with pytest.raises(ToonError, match=r"00003\.png"):
-        draw_folder(some_faces, out, progress=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["faces"]
-    draw_folder(some_faces, out, 0, 1, progress=False)
-    with pytest.raises(ToonError, match="exists already"):
-        draw_folder(some_faces, out, 0, 1, progress=False)
-    draw_folder(some_faces, out, 0, 2, overwrite=True, progress=False)
-    with zipfile.ZipFile(out) as archive:
-        assert len(archive.namelist()) == 2

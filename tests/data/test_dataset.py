@@ -85,7 +85,7 @@ def test_vector_labels_are_kept(folder):
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (None, "malformed"),
+        (None, "with labels"),
         ([[NAMES[0], 1]], "no label for 00000/img00000001.png"),
         ([[name, -1] for name in NAMES], "malformed"),
         ([[name, 10**15] for name in NAMES], "malformed"),
@@ -129,7 +129,7 @@ def test_odd_files_come_out_as_rgb(tmp_path):
         assert image.shape == (3, 16, 16)
         if expected is not None:
             np.testing.assert_array_equal(image.numpy(), expected.transpose(2, 0, 1))
-    assert list(dataset.problems()) == []
+    assert [dataset.problem(row) for row in range(len(dataset))] == [None] * len(dataset)
 
 
 def test_bad_files_are_named(folder):
@@ -140,7 +140,8 @@ def test_bad_files_are_named(folder):
         for i in (1, 2):
             with pytest.raises(ToonError, match=Path(NAMES[i]).name):
                 dataset[i]
-        first, second = dataset.problems()
+        none, first, second = (dataset.problem(row) for row in range(3))
+        assert none is None
         assert NAMES[1] in first and NAMES[2] in second and "16x20" in second
 
 

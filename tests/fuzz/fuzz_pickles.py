@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the reader of foreign networks (needs ``pip install atheris``; Linux).
+"""Coverage-guided fuzzing of everything that reads networks (needs ``pip install atheris``; Linux).
 
 Whatever the bytes, reading either gives networks or ends in a `ToonError`: no other exception, no hang (10 s), no
 more than 1 GB, and none of the functions that hostile pickles call is ever called.
@@ -18,8 +18,7 @@ import atheris
 
 with atheris.instrument_imports(include=["stylegan_toon.weights"]):
     from stylegan_toon.errors import ToonError
-    from stylegan_toon.weights import nvlabs
-    from stylegan_toon.weights.nvlabs_writer import write_networks
+    from stylegan_toon.weights import read_networks, write_networks
 
 import torch
 
@@ -32,7 +31,9 @@ def seeds(folder: Path) -> None:
     size = dict(resolution=8, channel_base=16, channel_max=2)
     G = Generator(GeneratorConfig(z_dim=2, w_dim=2, mapping_layers=1, **size)).eval()
     D = Discriminator(DiscriminatorConfig(**size)).eval()
-    write_networks(folder / "family.pkl", {"G_ema": G, "D": D}, overwrite=True)
+    G.provenance = {}
+    for suffix in (".pkl", ".pt", ".safetensors"):
+        write_networks(folder / f"family{suffix}", {"G_ema": G, "D": D}, overwrite=True)
     for zipped in (True, False):
         state = {"G_ema": G.state_dict(), "D": D.state_dict()}
         buffer = io.BytesIO()
@@ -41,7 +42,7 @@ def seeds(folder: Path) -> None:
 
 
 def _forbid(event: str, args: tuple) -> None:
-    if event in ("os.system", "subprocess.Popen", "exec", "pickle.find_class", "import") and reading:
+    if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class") and reading:
         raise SystemExit(f"{event} {args} while reading")
 
 
@@ -54,7 +55,7 @@ def one_input(data: bytes) -> None:
     _path.write_bytes(data)
     reading = True
     try:
-        nvlabs.read_networks(_path)
+        read_networks(_path)
     except ToonError:
         pass
     finally:
@@ -65,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(1)
     corpus = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "runs/corpus")
     seeds(corpus)
-    for seed in corpus.glob("*.p*"):  # imports that happen on first use are over before watching begins
+    for seed in corpus.glob("*.*"):  # imports that happen on first use are over before watching begins
         one_input(seed.read_bytes())
     sys.addaudithook(_forbid)
     limits = ["-timeout=10", "-rss_limit_mb=1500", "-max_len=200000", f"-artifact_prefix={corpus.parent}/"]

@@ -65,6 +65,15 @@ def test_from_scratch_then_transfer(pictures, tmp_path):
     assert history["parents"][0]["sha256"] in history["ancestors"]
 
 
+@pytest.mark.parametrize(
+    ("aug", "p"), [(["--aug", "diff", "--augpipe", "color,cutout"], 1), (["--augpipe", "bgcfnc", "--p", "0.5"], 0.5)]
+)
+def test_the_augmentation_is_chosen(pictures, tmp_path, aug, p):
+    assert run("--data", pictures, "--out", tmp_path / "a", "--kimg", "0.02", *SMALL, *aug).exit_code == 0
+    history = read_header(tmp_path / "a" / "network.safetensors").provenance
+    assert history["augment_p"] == pytest.approx(p, abs=1e-3)
+
+
 def test_pairs_are_learnt(pictures, tmp_path):
     """Pictures made by one generator are learnt by another from (w, picture); the loss falls, G_ema follows."""
     torch.manual_seed(0)
@@ -153,6 +162,8 @@ def test_lazy_regularisation_corrects_adam():
         (["--batch", "6"], "multiple"),
         (["--resolution", "20"], "power of two"),
         (["--cond"], "dataset.json"),
+        (["--augpipe", "bgx"], "bgcfnc"),
+        (["--aug", "fixed"], "--p"),
     ],
 )
 def test_mistakes_are_one_sentence(pictures, tmp_path, arguments, sentence):

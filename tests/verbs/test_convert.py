@@ -69,6 +69,14 @@ def test_mistakes(family, tmp_path):
     assert not (tmp_path / "c.pt").exists()
 
 
+def test_labels_are_given_where_a_network_asks_for_them(tmp_path):
+    save_networks(
+        tmp_path / "c.safetensors", {"G_ema": tiny_generator(0, c_dim=3), "D": tiny_discriminator(0, c_dim=3)}
+    )
+    networks, _ = convert(tmp_path / "c.safetensors", tmp_path / "c.pkl")
+    assert round_trip(networks, tmp_path / "c.pkl") == {"G_ema": 0, "D": 0}
+
+
 def test_the_table_has_a_line_for_every_field(family):
     lines = table(load_family(family)).splitlines()
     assert lines[0].split() == ["G_ema", "D"] and lines[-1].startswith("parameters")

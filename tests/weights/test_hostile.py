@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.weights import read_networks
+from stylegan_toon.weights import load_networks, nvlabs, read_header, read_networks, rosinality
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MARK = "this must never be made"
@@ -352,9 +352,17 @@ def one_number_spread_over_terabytes():
     return one(4, 0, (512, 512, 1024, 1024), (0, 0, 0, 0))
 
 
-@hostile("holds tensors that make no whole network (missing")
+@hostile("larger than what is stored of it")
 def strides_that_repeat():
     return one(4, 0, (2, 2), (1, 1))
+
+
+@hostile("larger than what is stored of it")
+def a_network_spread_out_of_one_number():
+    """Every tensor has the right shape, and all but no bytes in the file."""
+    state = torch.load(FIXTURES / "rosinality.pt", weights_only=False)["g_ema"]
+    pool = torch.zeros(8 * 8 * 9)
+    return saved({"g_ema": {name: pool.as_strided(t.shape, [0] * t.ndim) for name, t in state.items()}})
 
 
 @hostile("is damaged")
@@ -640,7 +648,7 @@ WATCH = """
 import json, os, resource, sys
 from pathlib import Path
 from stylegan_toon.errors import ToonError
-from stylegan_toon.weights import read_networks
+from stylegan_toon.weights import load_networks, nvlabs, read_header, read_networks, rosinality
 
 def now(field):  # kB
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
@@ -709,6 +717,9 @@ def test_what_is_no_file(tmp_path):
     ]:
         with pytest.raises(ToonError, match=reason):
             read_networks(path)
+    for read in (load_networks, read_header, nvlabs.read_networks, rosinality.read_networks):
+        with pytest.raises(ToonError, match="no ordinary file"):
+            read(tmp_path / "pipe")
 
 
 def test_a_zip_packed_anew_by_another_tool_still_loads(tmp_path):

@@ -219,7 +219,7 @@ def test_a_network_of_three_hundred_blocks(tmp_path):
         ({"c_dim": 3}, "c_dim = 3"),
         ({"img_channels": 1}, "img_channels = 1"),
         ({"architecture": "resnet"}, "architecture = resnet"),
-        ({"architecture": "orig", "conv_clamp": 256}, "architecture = orig, conv_clamp = 256"),
+        ({"architecture": "orig", "img_channels": 1}, "img_channels = 1, architecture = orig"),
         ({"use_noise": False}, "use_noise = False"),
         ({"activation": "relu"}, "activation = relu"),
         ({"resample_filter": (1, 2, 1)}, "resample_filter = (1, 2, 1)"),
@@ -242,7 +242,6 @@ def test_a_generator_it_cannot_hold(tmp_path, changes, reason):
         ({"c_dim": 2}, "c_dim = 2"),
         ({"mbstd_group_size": 8}, "mbstd_group_size = 8"),
         ({"mbstd_channels": 0}, "mbstd_channels = 0"),
-        ({"conv_clamp": 256}, "conv_clamp = 256"),
     ],
 )
 def test_a_discriminator_it_cannot_hold(tmp_path, changes, reason):
@@ -303,6 +302,23 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, tiny_G):
     with pytest.raises(ToonError, match="The disk is full"):
         write_networks(tmp_path / "x.pt", {"G_ema": tiny_G})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_clamp_is_left_out_and_told(tmp_path):
+    G = tiny_generator(0, conv_clamp=256.0)
+    assert any(
+        "no clamp there: activations beyond +-256" in note for note in write_networks(tmp_path / "x.pt", {"G": G})
+    )
+    assert torch.equal(read_networks(tmp_path / "x.pt")["G"](torch.ones(1, 32)), G(torch.ones(1, 32)))
+
+
+def test_files_of_before_there_were_noises(tmp_path, expected):
+    noises = [name for name in stored()["g_ema"] if name.startswith("noises.")]
+    path = changed(tmp_path, lambda c: [c["g_ema"].pop(name) for name in noises] and None)
+    G, whole = read_networks(path)["G_ema"], read_networks(FAMILY)["G_ema"]
+    assert "noise_const is drawn" in G.provenance["notes"][0]
+    assert torch.equal(G(expected["z"], noise_mode="none"), whole(expected["z"], noise_mode="none"))
+    assert torch.equal(G.synthesis.b4.conv1.noise_const, read_networks(path)["G_ema"].synthesis.b4.conv1.noise_const)
 
 
 def test_views_are_written_alone(tmp_path, tiny_G):

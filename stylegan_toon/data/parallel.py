@@ -1,0 +1,51 @@
+"""An ordered map over processes that never holds more than a handful of results."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TypeVar
+
+from ..errors import ToonError
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1, chunk: int = 4) -> Iterator[R]:
+    """``map(function, items)`` over ``workers`` processes, results in order; in this process if ``workers`` is 1.
+
+    Raises:
+        ToonError: a process was killed, most often because the memory was full.
+    """
+    items = iter(items)
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Spawned, because forking a process in which torch or BLAS threads run can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    waiting: deque = deque()
+    try:
+        while True:
+            while len(waiting) < 3 * workers and (part := list(islice(items, chunk))):
+                waiting.append(pool.submit(_apply, function, part))
+            if not waiting:
+                return
+            yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ToonError("A worker process was killed (memory full?): run it again with fewer --workers.") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _apply(function: Callable[[T], R], part: list[T]) -> list[R]:
+    return [function(item) for item in part]
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business

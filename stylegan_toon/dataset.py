@@ -1,0 +1,286 @@
+"""Make training sets: from photos, drawings, videos; rendered comics; vector avatars."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import cli
+from ._callable import callable_module
+from .data.avatars import FRONTAL, Avatars
+from .data.dataset import ImageDataset
+from .data.filters import BLUR, DUPLICATE
+from .data.labels import KINDS, labels_of
+from .data.making import Summary, make_set
+from .data.prepare import FORMATS, Preparation, Recipe
+from .data.shards import Shards, is_url, write_index
+from .data.sources import Source, open_source
+from .errors import ToonError
+
+
+def dataset(
+    sources: str | Path | Sequence[str | Path],
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    labels: str = "auto",
+    fps: float | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    distance: int | None = None,
+    **how: Any,
+) -> Summary:
+    """Make a set from folders, zips, tar shards, lmdbs and videos; going on where an earlier call was killed.
+
+    Args:
+        sources: one or several of what `open_source` takes.
+        out: a ``.zip``, or a folder for tar shards.
+        recipe: what is done with each picture.
+        labels: see `labels_of`.
+        fps: frames taken from each second of a video; all if None.
+        start, stop: only these of all pictures, in order of name.
+        distance: bits of 256 in which near-duplicates may differ; None keeps them.
+        how: ``workers``, ``per_shard``, ``overwrite``, ``quiet`` as for `make_set`.
+
+    Raises:
+        ToonError: as `open_source`, `labels_of` and `make_set` do. A damaged picture is left out and reported.
+    """
+    recipe = recipe or Recipe()
+    places = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    opened = [open_source(place, fps=fps) for place in places]
+    given, about = labels_of(labels, opened)
+    items = [
+        (number, name, label)
+        for number, (source, part) in enumerate(zip(opened, given))
+        for name, label in zip(source.names, part)
+    ]
+    chosen = items[start:stop]
+    if not chosen:
+        raise ToonError(f"There are {len(items)} pictures, none of them from {start} to {stop}.")
+    plan = {"sources": [_fingerprint(source) for source in opened], "labels": labels, "start": start, **asdict(recipe)}
+    work = Preparation(opened, recipe)
+    return make_set(out, chosen, work, plan, format=recipe.format, distance=distance, about=about, **how)
+
+
+def _fingerprint(source: Source) -> list[Any]:
+    """Tells a source from others without reading its pictures, wherever it lies."""
+    names = hashlib.sha256("\n".join(source.names).encode(errors="surrogatepass")).hexdigest()
+    return [Path(str(source.path)).name, len(source.names), names]
+
+
+def _tell(summary: Summary) -> None:
+    left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(summary.dropped.items()))
+    click.echo(f"{summary.kept} pictures kept" + (f", left out: {left_out} ({summary.report})" if left_out else ""))
+    click.echo(summary.out)
+
+
+def _run(make: Any, *args: Any, **how: Any) -> None:
+    try:
+        _tell(make(*args, **how))
+    except KeyboardInterrupt:
+        click.echo("What was done is kept: the same command goes on with it.", err=True)
+        raise click.Abort from None
+
+
+_SOURCES = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+_SIZE = click.option("--size", type=click.IntRange(8, 4096), default=256, help="Side of the pictures in pixels.")
+_FORMAT = click.option("--format", type=click.Choice(list(FORMATS)), default="png", help="Of the pictures.")
+_PER_SHARD = click.option("--per-shard", type=click.IntRange(1), default=1000, help="Pictures in a tar shard.")
+_WORKERS = click.option("--workers", type=click.IntRange(1), default=2, help="Processes.")
+_LABELS = click.option("--labels", type=click.Choice(KINDS), default="auto", help="Where labels come from.")
+_START = click.option("--start", type=click.IntRange(0), default=0, help="First picture to take, in order of name.")
+_STOP = click.option("--stop", type=click.IntRange(1), help="Picture to stop before.")
+
+
+@cli.verb_group(
+    """python -m stylegan_toon.dataset photos/ --crop align --front 20 --no-glasses --out faces.zip
+python -m stylegan_toon.dataset film.mp4 --fps 2 --crop align --duplicates --out film.zip
+python -m stylegan_toon.dataset comic faces.zip --out comic.zip
+python -m stylegan_toon.dataset avatars --count 5000 --out avatars.zip
+python -m stylegan_toon.dataset check faces.zip""",
+    default="make",
+)
+def main() -> None:
+    """Make training sets.
+
+    "dataset SOURCE... --out SET.zip" is short for "dataset make SOURCE... --out SET.zip"; a SOURCE is a folder, a
+    zip, tar shards (a folder, a pattern, an http address), an lmdb or a video. An --out that does not end in .zip
+    becomes a folder of tar shards. "dataset make --help" tells all.
+    """
+
+
+@main.verb(
+    "make",
+    """python -m stylegan_toon.dataset photos/ --crop align --front 20 --no-glasses --out faces.zip
+python -m stylegan_toon.dataset drawings/ --size 128 --labels folders --duplicates --out shards/drawings""",
+)
+@_SOURCES
+@cli.out("set.zip", help="A .zip, or a folder for tar shards.")
+@_SIZE
+@click.option(
+    "--crop",
+    type=click.Choice(["center", "align", "none"]),
+    default="center",
+    help="The largest square about the centre; faces, as FFHQ cuts them; or only squares are taken.",
+)
+@click.option("--all-faces", is_flag=True, help="With --crop align: all faces of a photo, not just the largest.")
+@click.option("--enlarge", type=click.FloatRange(0), default=2.0, help="Leave out what would grow by more than this.")
+@click.option("--front", type=click.FloatRange(0, 90), help="Leave out heads turned by more than so many degrees.")
+@click.option("--no-glasses", is_flag=True, help="Leave out faces with glasses (aligned faces only).")
+@click.option("--sharp", is_flag=True, help="Leave out blurred pictures.")
+@click.option("--max-blur", type=click.FloatRange(0, 1), help=f"The same with another limit than {BLUR}.")
+@click.option("--duplicates", is_flag=True, help="Leave out near-duplicates, by perceptual hash.")
+@click.option("--max-distance", type=click.IntRange(0, 127), help=f"... up to this distance instead of {DUPLICATE}.")
+@click.option(
+    "--background",
+    type=click.Choice(["keep", "white", "transparent"]),
+    default="keep",
+    help="What becomes of what is behind an aligned face.",
+)
+@click.option("--matting", type=click.Choice(["walker", "rembg"]), default="walker", help="How that is found.")
+@_FORMAT
+@_LABELS
+@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames taken from each second of a video.")
+@_START
+@_STOP
+@_PER_SHARD
+@_WORKERS
+@cli.quiet()
+@cli.overwrite()
+def make(
+    sources: tuple[str, ...], out: Path, size: int, crop: str, all_faces: bool, enlarge: float, front: float | None,
+    no_glasses: bool, sharp: bool, max_blur: float | None, duplicates: bool, max_distance: int | None,
+    background: str, matting: str, format: str, labels: str, fps: float | None, start: int, stop: int | None,
+    per_shard: int, workers: int, quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Make a set from folders, zips, tar shards, lmdbs and videos.
+
+    Every picture is cropped, resized with antialiasing, and judged; what is left out is shown with the reason in
+    NAME-report.html. Damaged files are left out, too. Killed, it goes on where it was when run again.
+    """
+    recipe = Recipe(
+        size, crop, "all" if all_faces else "largest", enlarge, front, not no_glasses,
+        BLUR if sharp and max_blur is None else max_blur, background, matting, False, format,
+    )  # fmt: skip
+    distance = DUPLICATE if duplicates and max_distance is None else max_distance
+    _run(
+        dataset, sources, out, recipe, labels=labels, fps=fps, start=start, stop=stop, distance=distance,
+        workers=workers, per_shard=per_shard, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+
+
+@main.verb("comic", "python -m stylegan_toon.dataset comic faces.zip --out comic.zip")
+@_SOURCES
+@cli.out("comic.zip", help="A .zip, or a folder for tar shards.")
+@click.option("--size", type=click.IntRange(32, 4096), default=256, help="Side of the pictures in pixels.")
+@click.option("--align", is_flag=True, help="The sources are photos: find and cut out the faces first.")
+@_FORMAT
+@_LABELS
+@_START
+@_STOP
+@_PER_SHARD
+@_WORKERS
+@cli.quiet()
+@cli.overwrite()
+def comic(
+    sources: tuple[str, ...], out: Path, size: int, align: bool, format: str, labels: str, start: int,
+    stop: int | None, per_shard: int, workers: int, quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Draw faces: a cartoon set for people who have none."""
+    recipe = Recipe(size, crop="align" if align else "none", comic=True, format=format)
+    _run(
+        dataset, sources, out, recipe, labels=labels, start=start, stop=stop, workers=workers, per_shard=per_shard,
+        overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+
+
+def avatars(out: str | Path, count: int, artist: Avatars, **how: Any) -> Summary:
+    """Make a set of ``count`` vector avatars; the class of a picture is its style.
+
+    Args:
+        out: a ``.zip``, or a folder for tar shards; ``dataset.json`` names artist and licence of every class.
+        how: as for `make_set`.
+    """
+    about = {"classes": list(artist.styles), "licences": artist.licences(), "made_with": artist.versions()}
+    plan = {"styles": list(artist.styles), "size": artist.size, "seed": artist.seed, "background": artist.background}
+    return make_set(out, range(count), artist, {**plan, **artist.versions()}, format=artist.format, about=about, **how)
+
+
+@main.verb("avatars", "python -m stylegan_toon.dataset avatars --count 5000 --styles toon-head --out avatars.zip")
+@cli.out("avatars.zip", help="A .zip, or a folder for tar shards.")
+@click.option("--count", type=click.IntRange(1), default=1000, help="Pictures.")
+@click.option("--styles", default=",".join(FRONTAL), help="DiceBear styles, each of them a class.")
+@_SIZE
+@click.option("--background", type=click.Choice(["pastel", "white"]), default="pastel", help="Behind the heads.")
+@_FORMAT
+@_PER_SHARD
+@_WORKERS
+@cli.seed()
+@cli.quiet()
+@cli.overwrite()
+def avatars_command(
+    out: Path, count: int, styles: str, size: int, background: str, format: str, per_shard: int, workers: int,
+    seed: int, quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Draw vector avatars, offline (pip install 'stylegan_toon[avatars]').
+
+    The styles and their licences, which differ, are written into dataset.json.
+    """
+    artist = Avatars(tuple(dict.fromkeys(styles.split(","))), size, seed, background, format)
+    how = dict(workers=workers, per_shard=per_shard, overwrite=overwrite, quiet=quiet)
+    _run(avatars, out, count, artist, **how)
+    for row in artist.licences():
+        click.echo(f"{row['style']}: {row['artist']}, {row['licence']}", err=True)
+
+
+@main.verb("check", "python -m stylegan_toon.dataset check faces.zip")
+@click.argument("source", metavar="SET")
+@click.option("--resolution", type=click.IntRange(1), help="Side they must have; that of the first if not given.")
+@click.option("--resize", is_flag=True, help="Any size will do, as for `train`.")
+@click.option("--write-index", is_flag=True, help="Write index.json for the tar shards in the folder SET.")
+@cli.quiet()
+def check(source: str, resolution: int | None, resize: bool, write_index: bool, quiet: bool) -> None:
+    """Read every picture of a set and name those that cannot be used; exit code 2 if there are any."""
+    if write_index:
+        index_shards(source)
+    pictures = ImageDataset(source, resolution, resize=resize)
+    bad = 0
+    with cli.progress(total=len(pictures), quiet=quiet, unit="img") as bar:
+        for row in range(len(pictures)):
+            problem = pictures.problem(row)
+            if problem:
+                bad += 1
+                bar.write(problem)
+            bar.update()
+    if bad:
+        raise ToonError(f"{bad} of {len(pictures)} pictures of {source} cannot be used: mend or remove them.")
+    click.echo(f"{len(pictures)} pictures of {pictures.resolution}x{pictures.resolution}, all well")
+    click.echo(source)
+
+
+def index_shards(folder: str | Path) -> Path:
+    """Write ``index.json`` for the tars of a folder, so that they can be read over http. Returns its path."""
+    path = Path(folder)
+    if is_url(folder) or not path.is_dir():
+        raise ToonError(f"{folder} is no folder: --write-index needs the folder in which the tars lie.")
+    shards = Shards(path / "*.tar", index=False)
+    labels = shards.labels()
+    ends = [sum(shards.sizes[: number + 1]) for number in range(len(shards.sizes))]
+    return write_index(
+        path,
+        [
+            (shard.name, shard.size, None if labels is None else labels[end - shard.size : end])
+            for shard, end in zip(shards.shards, ends)
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
+
+callable_module(__name__, dataset)

@@ -1,0 +1,162 @@
+"""Measure a network, a set of pictures, or how much toons look like their photos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from PIL import Image
+
+from . import __version__, cli
+from ._callable import callable_module
+from .data.dataset import ImageDataset
+from .data.images import image_grid, save_image, to_pil
+from .errors import ToonError
+from .files import append_line, atomic_path, output_folder, refuse_overwrite
+from .metrics import DEFAULT, Suite, evaluate_generator, evaluate_pictures, parse_metric
+from .metrics.collect import labels_of, latents
+from .metrics.pairs import evaluate_pairs, match
+from .metrics.suite import MAX_REALS
+from .nn import Generator
+from .weights import load_network, provenance_of
+
+SAMPLES = 5000
+COLUMNS = 8
+
+
+class MetricsType(click.ParamType):
+    """``fid,detection`` -> ["fid", "detection"]; every name is one of a metric."""
+
+    name = "metrics"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+        try:
+            return [parse_metric(name).name for name in names]
+        except ToonError as error:
+            self.fail(str(error), param, ctx)
+
+
+def sheet(measured: list[Image.Image], reals: ImageDataset | None) -> Image.Image:
+    """Some of the pictures that were measured, above some of the real ones."""
+    rows = -(-len(measured) // COLUMNS)
+    beside = [reals.image(i) for i in range(min(16, len(reals.names)))] if reals else []
+    measured = measured + [Image.new("RGB", measured[0].size, "white")] * (rows * COLUMNS - len(measured))
+    labels = ["measured"] * rows + ["real"] * -(-len(beside) // COLUMNS)
+    return image_grid(measured + beside, COLUMNS, size=128, row_labels=labels)
+
+
+@cli.verb(
+    """python -m stylegan_toon.evaluate --network faces --data faces.zip --samples 2000
+python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metrics fid,kid
+python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity,detection"""
+)
+@cli.network(None)
+@click.option("--pictures", type=cli.PATH, help="Measure this folder or zip of pictures instead.")
+@click.option("--photos", type=cli.PATH, help="Measure pairs instead: a folder of photos ...")
+@click.option("--toons", type=cli.PATH, help="... and one of their toons, as toonify writes it.")
+@click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
+@click.option("--data", type=cli.PATH, help="Folder or zip of real pictures to compare with.")
+@click.option(
+    "--metrics", type=MetricsType(), metavar="NAME,...",
+    help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or efficientnet-lite0, which works offline), "
+    "ppl-zfull, ppl-wfull, ppl-zend, ppl-wend, identity, detection; ppl and identity also with -discriminator. "
+    "By default fd, kd and pr with efficientnet-lite0 and detection; identity of pairs.",
+)  # fmt: skip
+@cli.base(None, help="Network that identity compares --network with, at the same latents.")
+@click.option(
+    "--samples", type=click.IntRange(2, 200_000),
+    help=f"Pictures to measure: {SAMPLES} of a network (papers take 50000), all of a set.",
+)  # fmt: skip
+@click.option("--reals", type=click.IntRange(2), help="Real pictures to compare with; all, up to 50000, if not given.")
+@cli.psi(1.0)
+@click.option("--batch", type=click.IntRange(1, 1024), default=16, help="Pictures computed at once.")
+@cli.out("out/evaluate")
+@cli.device()
+@cli.dtype()
+@cli.seed()
+@cli.quiet()
+@cli.overwrite()
+def main(
+    network: str | None, pictures: Path | None, photos: Path | None, toons: Path | None, aligned: bool,
+    data: Path | None, metrics: list[str] | None, base: str | None, samples: int | None, reals: int | None, psi: float,
+    batch: int, out: Path, device: torch.device, dtype: torch.dtype | None, seed: int, quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Measure a network, a set of pictures, or how much toons look like their photos.
+
+    Prints the figures; writes NAME.json and NAME.png to --out and appends a line to metrics.jsonl there. What is
+    measured on the real pictures is kept for the next time.
+    """
+    given = [source for source in (network, pictures, photos) if source is not None]
+    if len(given) != 1 or (photos is None) != (toons is None):
+        raise ToonError("Say what to measure: one of --network, --pictures, or --photos together with --toons.")
+    name = Path(str(given[0]).partition("#")[0]).resolve().stem
+    files = [out / f"{name}.json", out / f"{name}.png"]
+    refuse_overwrite(files, overwrite)
+    suite = Suite(metrics or (DEFAULT if photos is None else ("identity",)), device=device)
+    if suite.compares and data is None and photos is None:
+        raise ToonError("These metrics compare with real pictures: give a set of them with --data.")
+    known: ImageDataset | None = None
+    report: dict[str, Any] = {"name": name, "metrics": {}}
+    if network is not None:
+        G = load_network(network, device=device)
+        if data is not None:
+            known = ImageDataset(data, G.config.resolution, resize=True, labels=G.config.c_dim > 0)
+        samples = samples or SAMPLES
+        output_folder(out)
+        figures = evaluate_generator(
+            G, known, suite, samples=samples, reals=reals, base=load_network(base, device=device) if base else None,
+            seed=seed, psi=psi, dtype=dtype, batch=batch, quiet=quiet,
+        )  # fmt: skip
+        picture = sheet(_some(G, known, samples, seed, psi), known)
+        report |= {"sha256": provenance_of(G).get("sha256"), "psi": psi, "seed": seed, "samples": samples}
+        report |= {"base": Path(base).name} if base else {}
+    elif pictures is not None:
+        measured = ImageDataset(pictures, resize=True)
+        known = ImageDataset(data, measured.resolution, resize=True) if data is not None else None
+        samples = min(samples or len(measured), len(measured))
+        output_folder(out)
+        figures = evaluate_pictures(
+            measured, known, suite, samples=samples, real_samples=reals, batch=batch, quiet=quiet
+        )
+        picture = sheet([measured.image(i) for i in range(min(16, len(measured)))], known)
+        report |= {"samples": samples}
+    else:
+        matched = match(photos, toons)
+        output_folder(out)
+        pairs = evaluate_pairs(matched, suite, aligned=aligned, quiet=quiet)
+        figures, picture = pairs.figures, pairs.sheet
+        report |= {"toons": toons.name, "pairs": pairs.count}
+    if suite.compares:
+        report |= {"data": data.name, "reals": min(reals or MAX_REALS, len(known)), "resolution": known.resolution}
+    report |= {"metrics": figures, "networks": suite.digests(), "version": __version__}
+    with atomic_path(files[0]) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    append_line(out / "metrics.jsonl", json.dumps(report))
+    save_image(picture, files[1])
+    _print(suite, figures)
+    click.echo(files[0])
+
+
+def _some(G: Generator, known: ImageDataset | None, samples: int, seed: int, psi: float) -> list[Image.Image]:
+    """The first 16 pictures that were measured."""
+    z = latents(G, samples, seed)[:16].to(G.mapping.w_avg.device)
+    c = labels_of(known, samples, seed)[:16].to(z.device) if G.config.c_dim else None
+    with torch.no_grad():
+        return [to_pil(img) for img in G(z, c, psi=psi)]
+
+
+def _print(suite: Suite, figures: dict[str, float]) -> None:
+    width = max(len(name) for name in figures)
+    for metric in suite.metrics:
+        for name in metric.results:
+            click.echo(f"{name:<{width}}  {figures[name]:12.5g}  {metric.better} is better")
+
+
+if __name__ == "__main__":
+    main()
+
+callable_module(__name__, evaluate_generator)

@@ -1,0 +1,71 @@
+"""Features of real pictures, kept on disk: they are the same at every evaluation.
+
+Files lie in ``features/`` of the cache folder (STYLEGAN_TOON_HOME). Their names are digests of everything the
+features depend on, so none can be stale, and all may be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..data.archive import Archive
+from ..data.dataset import ImageDataset
+from ..errors import ToonError
+from ..files import atomic_path
+from ..weights import cache_folder
+from .extractors import Extractor
+
+FORMAT = 1  # raised whenever the same key would stand for other features
+
+_digests: WeakKeyDictionary[ImageDataset, dict[int, str]] = WeakKeyDictionary()
+
+
+def chosen(pictures: ImageDataset, count: int) -> list[int]:
+    """``count`` indices spread evenly over a set: all of them, or one in every so many."""
+    return [i * len(pictures) // count for i in range(count)]
+
+
+def content_digest(pictures: ImageDataset, count: int) -> str:
+    """Hexadecimal SHA-256 of the files behind `chosen` pictures, and of their order; read once per set."""
+    known = _digests.setdefault(pictures, {})
+    if count not in known:
+        archive, digest = Archive(pictures.path), hashlib.sha256()
+        for index in chosen(pictures, count):
+            flip, row = divmod(index, len(pictures.names))
+            data = archive.read(pictures.names[row])
+            digest.update(f"{flip} {len(data)}\n".encode() + data)
+        known[count] = digest.hexdigest()
+    return known[count]
+
+
+def cache_path(pictures: ImageDataset, network: Extractor, count: int, *, grey: bool, part: str) -> Path:
+    """Where ``part`` ("moments" or "rows") of these features is kept."""
+    key = [FORMAT, content_digest(pictures, count), pictures.resolution, grey, network.name, network.digest]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    return cache_folder() / "features" / f"{network.name}-{name}-{part}.safetensors"
+
+
+def load(path: Path) -> dict[str, Tensor] | None:
+    """What is kept there; None if nothing, or nothing readable, is."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
+
+
+def store(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Keep tensors. A cache that cannot be written is a warning, not the end of an evaluation."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    except (OSError, ToonError) as error:
+        warnings.warn(f"The features of the real pictures are not kept for next time: {error}", stacklevel=2)

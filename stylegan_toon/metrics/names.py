@@ -1,0 +1,69 @@
+"""Names of metrics and what they mean.
+
+    fd-NET, kd-NET, pr-NET    Frechet and kernel distance, precision and recall on the features of NET: inception,
+                              vgg16 or efficientnet-lite0. fid and kid stand for fd-inception and kd-inception.
+    ppl-zfull, ppl-wfull, ppl-zend, ppl-wend    perceptual path length with LPIPS, whole pictures
+    identity                  cosine of FaceNet embeddings of the same latents in two networks, or of photo and toon
+    detection                 share of pictures in which MTCNN finds a face
+    ppl-...-discriminator, identity-discriminator    the same with features of the shipped discriminator
+
+The published names stand for the published networks alone; whatever else a figure comes from is in its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ToonError
+from .extractors import NAMES, OFFLINE
+from .path import PATHS
+
+DEFAULT = (f"fd-{OFFLINE}", f"kd-{OFFLINE}", f"pr-{OFFLINE}", "detection")
+COMPARED = ("fd", "kd", "pr")  # kinds that need real pictures
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: as asked for.
+        kind: "fd", "kd", "pr", "ppl", "identity" or "detection".
+        network: whose features: a name in ``NAMES``, "lpips", "facenet", "discriminator" or "mtcnn".
+        path: which of ``PATHS``, for ppl.
+    """
+
+    name: str
+    kind: str
+    network: str
+    path: str = ""
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Names of the figures it gives."""
+        return (f"precision-{self.network}", f"recall-{self.network}") if self.kind == "pr" else (self.name,)
+
+    @property
+    def better(self) -> str:
+        """ "higher" or "lower"."""
+        return "higher" if self.kind in ("pr", "identity", "detection") else "lower"
+
+
+def parse_metric(name: str, networks: Sequence[str] = NAMES) -> Metric:
+    """Raises ToonError for a name that means nothing."""
+    text = {"fid": "fd-inception", "kid": "kd-inception"}.get(name, name)
+    if found := re.fullmatch(r"(fd|kd|pr)-(.+)", text):
+        if found[2] in networks:
+            return Metric(name, found[1], found[2])
+    elif found := re.fullmatch(rf"ppl-({'|'.join(PATHS)})(-discriminator)?", text):
+        return Metric(name, "ppl", "discriminator" if found[2] else "lpips", found[1])
+    elif found := re.fullmatch(r"identity(-discriminator)?", text):
+        return Metric(name, "identity", "discriminator" if found[1] else "facenet")
+    elif text == "detection":
+        return Metric(name, "detection", "mtcnn")
+    raise ToonError(
+        f"There is no metric named {name!r}: choose from fid, kid, fd-NET, kd-NET, pr-NET (NET is one of "
+        f"{', '.join(networks)}), {', '.join(f'ppl-{path}' for path in PATHS)}, identity, detection."
+    )

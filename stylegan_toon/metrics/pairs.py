@@ -1,0 +1,103 @@
+"""Photos and their toons: is it still the same person, and still a face?"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..data.archive import Archive
+from ..data.faces import open_photo
+from ..data.images import image_grid, read_image, to_tensor
+from ..errors import ToonError
+from .collect import to_bytes
+from .suite import Suite
+
+SIZE = 256  # pixels at which pairs are compared
+SHOWN = 16  # pairs on the sheet
+
+
+def match(photos: Path, toons: Path) -> list[tuple[Path, Path]]:
+    """Each photo ``NAME.*`` with its toon: ``NAME-toon.*``, as `toonify` writes it, or ``NAME.*``.
+
+    Raises:
+        ToonError: not two folders of pictures, or no photo has a toon.
+    """
+    if not (photos.is_dir() and toons.is_dir()):
+        raise ToonError("Photos and toons are matched by their names: give a folder of each.")
+    by_stem = {Path(name).stem: toons / name for name in Archive(toons).names}
+    found = []
+    for photo in (photos / name for name in Archive(photos).names):
+        toon = by_stem.get(f"{photo.stem}-toon") or by_stem.get(photo.stem)
+        if toon is not None and toon != photo:
+            found.append((photo, toon))
+    if not found:
+        raise ToonError(f"No picture in {toons} belongs to one in {photos}: name the toon of NAME.jpg NAME-toon.png.")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What was found.
+
+    Attributes:
+        figures: means over the pairs, by name of the metric.
+        count: pairs that were measured.
+        sheet: the first of them, photo and toon side by side.
+    """
+
+    figures: dict[str, float]
+    count: int
+    sheet: Image.Image
+
+
+@torch.no_grad()
+def evaluate_pairs(
+    pairs: Sequence[tuple[Path, Path]], suite: Suite, *, aligned: bool = False, quiet: bool = True
+) -> Pairs:
+    """How much toons look like the people in their photos, and how many show a face at all.
+
+    Photos in which not exactly one face is found are left out, with a warning.
+
+    Args:
+        pairs: paths of photo and toon; the toon is an aligned square crop, as `toonify` writes it.
+        suite: of the metrics identity, identity-discriminator, detection.
+        aligned: the photos are aligned square crops, too.
+
+    Raises:
+        ToonError: no pair is left, another metric, or a file that cannot be read.
+    """
+    for metric in suite.metrics:
+        if metric.kind not in ("identity", "detection"):
+            raise ToonError(f"{metric.name} is not measured on pairs: use --network or --pictures for it.")
+    rows: dict[str, list[float]] = defaultdict(list)
+    shown, captions = [], []
+    for photo_path, toon_path in tqdm(pairs, disable=quiet, desc="pairs", unit="pair", dynamic_ncols=True):
+        try:
+            faces = open_photo(photo_path, SIZE, aligned=aligned).faces
+        except ToonError as error:
+            warnings.warn(f"{photo_path.name} is left out: {error}", stacklevel=2)
+            continue
+        if len(faces) > 1:
+            warnings.warn(f"{photo_path.name} is left out: it shows several faces.", stacklevel=2)
+            continue
+        photo, toon = faces[0].image, read_image(toon_path).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        a, b = (to_tensor(image).to(suite.device) for image in (photo, toon))
+        found = suite.features(to_bytes(b))
+        found |= {name: embedder.similarity(a, b) for name, embedder in suite.embedders.items()}
+        for metric in suite.metrics:
+            rows[metric.name].append(float(found[metric.network]))
+        if len(shown) < 2 * SHOWN:
+            shown += [photo, toon]
+            captions += [photo_path.stem, ", ".join(f"{values[-1]:.2f}" for values in rows.values())]
+    if not shown:
+        raise ToonError("No pair is left to measure: give photos in which one face is seen from the front.")
+    (count, *_) = map(len, rows.values())
+    figures = {name: sum(values) / len(values) for name, values in rows.items()}
+    return Pairs(figures, count, image_grid(shown, columns=8, size=128, captions=captions))

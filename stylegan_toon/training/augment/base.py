@@ -1,0 +1,99 @@
+"""What the pipes share: the probability, random numbers for each picture, and leaving alone what did not fire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Augment(nn.Module):
+    """``pipe(images, generator=None)`` augments ``[N, C, H, W]``, each picture for itself; ``p`` says how often.
+
+    ``p`` is a plain number, so that no step waits for a GPU to tell it, and travels with ``state_dict``.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    @property
+    def p(self) -> float:
+        """Overall probability, 0 to 1; takes a number or a tensor of one. Raises ValueError outside."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float | Tensor) -> None:
+        value = float(value)
+        if not 0 <= value <= 1:
+            raise ValueError(f"the augmentation probability p is {value}, but must be between 0 and 1")
+        self._p = value
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.p, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.p = state
+
+    def forward(self, images: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """``[N, C, H, W] -> [N, C, H, W]``, same dtype; untouched at ``p`` 0. Differentiable twice (R1).
+
+        Args:
+            images: floating point, about [-1, 1].
+            generator: of the CPU, whatever the device; torch's global one if None. It alone decides what happens.
+        """
+        if self.p == 0:
+            return images
+        # Positions and sums over taps need float32: half precision would show as jitter and steps of grey.
+        wide = images if images.dtype == torch.float64 else images.float()
+        with torch.autocast(images.device.type, enabled=False):
+            return self.augment(wide, Dice(len(images), generator)).to(images.dtype)
+
+    def augment(self, images: Tensor, dice: Dice) -> Tensor:
+        raise NotImplementedError
+
+
+class Dice:
+    """Random numbers for each of ``n`` pictures, float64 on the CPU.
+
+    A few numbers a picture cost nothing there, are the same on every device, and whether anything fired is known
+    without waiting for a GPU.
+    """
+
+    def __init__(self, n: int, generator: torch.Generator | None = None) -> None:
+        self.n = n
+        self._options = {} if generator is None else {"generator": generator}
+
+    def uniform(self, *size: int) -> Tensor:
+        """``[n, *size]`` in [0, 1)."""
+        return torch.rand(self.n, *size, dtype=torch.float64, **self._options)
+
+    def symmetric(self, *size: int) -> Tensor:
+        """``[n, *size]`` in [-1, 1)."""
+        return self.uniform(*size) * 2 - 1
+
+    def normal(self, *size: int) -> Tensor:
+        return torch.randn(self.n, *size, dtype=torch.float64, **self._options)
+
+    def integer(self, low: int, high: int) -> Tensor:
+        """``[n]`` from ``low`` to ``high - 1``, exact up to 2^53."""
+        return torch.randint(low, high, (self.n,), **self._options).double()
+
+    def gate(self, value: Tensor, probability: float) -> Tensor:
+        """Keep the values ``[n, ...]`` of a picture with ``probability``, else set them all to 0."""
+        return value * (self.uniform(*[1] * (value.ndim - 1)) < probability)
+
+
+def on_rows(images: Tensor, rows: Tensor, transform: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+    """``transform(images, *parameters)`` of the pictures in ``rows`` (bool ``[N]``, CPU); the others pass untouched.
+
+    ``parameters`` are ``[N, ...]`` on the CPU; they come to the transform with the device and dtype of the images.
+    """
+    if not rows.any():
+        return images
+    parameters = [parameter[rows].to(images) for parameter in parameters]
+    if rows.all():
+        return transform(images, *parameters)
+    index = rows.nonzero()[:, 0].to(images.device)
+    return images.index_copy(0, index, transform(images.index_select(0, index), *parameters))

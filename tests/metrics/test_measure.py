@@ -1,0 +1,324 @@
+"""Measuring networks and sets: the same figures by another way, from the cache, and in two processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from projection import write_pictures
+from tiny import tiny_discriminator, tiny_generator
+
+from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.images import save_image, to_pil
+from stylegan_toon.errors import ToonError
+from stylegan_toon.metrics import (
+    Suite,
+    evaluate_generator,
+    evaluate_pictures,
+    frechet_distance,
+    kernel_distance,
+    parse_metric,
+    precision_recall,
+)
+from stylegan_toon.metrics import suite as suite_module
+from stylegan_toon.metrics.collect import collect, labels_of, latents
+from stylegan_toon.training.hub import Unavailable
+from stylegan_toon.training.identity import DiscriminatorFaces
+from stylegan_toon.training.perceptual import DiscriminatorFeatures
+
+NAMES = ["fd-project", "kd-project", "pr-project"]
+
+
+@pytest.fixture
+def suite(project) -> Suite:
+    return Suite(NAMES, networks={"project": project})
+
+
+# A network, and pictures
+
+
+def test_a_network_is_measured_as_its_pictures_are(tiny_G, pictures, suite, tmp_path):
+    """Its pictures, made here one by one, saved as files and read again, give the same figures."""
+    (tmp_path / "made").mkdir()
+    with torch.no_grad():
+        for i, z in enumerate(latents(tiny_G, 20, seed=3)):
+            save_image(to_pil(tiny_G(z[None], psi=0.8)), tmp_path / "made" / f"{i:03d}.png")
+    truth = evaluate_pictures(ImageDataset(tmp_path / "made"), pictures, suite)
+    found = evaluate_generator(tiny_G, pictures, suite, samples=20, seed=3, psi=0.8, batch=7)
+    assert found == pytest.approx(truth, rel=1e-3)
+    assert list(found) == ["fd-project", "kd-project", "precision-project", "recall-project"]
+
+
+def test_figures_are_the_functions_on_the_features(tiny_G, pictures, suite, project):
+    found = evaluate_generator(tiny_G, pictures, suite, samples=20)
+    real = project(torch.stack([pictures[i][0] for i in range(12)]))
+    with torch.no_grad():
+        img = tiny_G(latents(tiny_G, 20, seed=0))
+    fake = project((img * 127.5 + 127.5).round().clamp(0, 255).byte())
+    stats = [(x.double().mean(0), torch.from_numpy(np.cov(x.double().numpy(), rowvar=False))) for x in (fake, real)]
+    assert found["fd-project"] == pytest.approx(frechet_distance(*stats[0], *stats[1]), rel=1e-4)
+    assert found["kd-project"] == pytest.approx(kernel_distance(real, fake), rel=1e-4)
+    assert (found["precision-project"], found["recall-project"]) == precision_recall(real, fake)
+
+
+def test_a_set_against_itself(pictures, suite):
+    found = evaluate_pictures(pictures, pictures, suite)
+    assert found["fd-project"] == pytest.approx(0, abs=1e-9)
+    assert found["precision-project"] == found["recall-project"] == 1
+
+
+def test_batches_and_repetition_change_nothing(tiny_G, pictures, suite):
+    a, b = (evaluate_generator(tiny_G, pictures, suite, samples=11, batch=batch) for batch in (11, 3))
+    assert a == pytest.approx(b, rel=1e-4)
+    assert a == evaluate_generator(tiny_G, pictures, suite, samples=11, batch=11)
+    assert a != evaluate_generator(tiny_G, pictures, suite, samples=11, batch=11, seed=1)
+
+
+def test_devices_agree(tiny_G, pictures, project, device):
+    """A random picture is right on an edge of 8 bits now and then, hence the tolerance."""
+    truth = evaluate_generator(tiny_G, pictures, Suite(NAMES, networks={"project": project}), samples=20)
+    suite = Suite(NAMES, networks={"project": project}, device=device)
+    assert evaluate_generator(tiny_G.to(device), pictures, suite, samples=20) == pytest.approx(truth, rel=1e-2)
+
+
+def test_a_training_in_progress_does_not_notice(tiny_G, pictures, suite):
+    torch.manual_seed(7)
+    np.random.seed(7)
+    before, state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    weights = {name: tensor.clone() for name, tensor in tiny_G.state_dict().items()}
+    evaluate_generator(tiny_G, pictures, suite, samples=5)
+    assert torch.equal(torch.get_rng_state(), before) and (np.random.get_state()[1] == state).all()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in tiny_G.state_dict().items())
+    assert all(p.requires_grad for p in tiny_G.parameters())
+
+
+def test_reals_are_spread_over_the_set_and_mirror_images_count(pictures, suite, tiny_G):
+    assert int(suite.reals(pictures, 5)["project"]["count"]) == 5
+    rows = suite.reals(pictures, 4)["project"]["rows"]
+    torch.testing.assert_close(rows, suite.reals(pictures)["project"]["rows"][[0, 3, 6, 9]])
+    both = suite.reals(ImageDataset(pictures.path, xflip=True))["project"]
+    assert int(both["count"]) == 24 and not torch.equal(both["rows"][:12], both["rows"][12:])
+
+
+def test_labels_are_drawn_from_the_set(pictures, suite, tmp_path):
+    folder = write_pictures(tmp_path / "labelled", 6)
+    (folder / "dataset.json").write_text(json.dumps({"labels": [[f"{i:03d}.png", i % 2] for i in range(6)]}))
+    labelled = ImageDataset(folder, labels=True)
+    drawn = labels_of(labelled, 100, seed=0)
+    assert drawn.shape == (100, 2) and (drawn.sum(1) == 1).all() and 20 < drawn[:, 0].sum() < 80
+    G = tiny_generator(0, c_dim=2)
+    found = evaluate_generator(G, labelled, suite, samples=10)
+    with torch.no_grad():
+        img = G(latents(G, 10, seed=0), labels_of(labelled, 10, seed=0))
+    rows = suite.features((img * 127.5 + 127.5).round().clamp(0, 255).byte())["project"]
+    truth = kernel_distance(rows, suite.reals(labelled)["project"]["rows"])
+    assert found["kd-project"] == pytest.approx(truth, rel=1e-4)
+    with pytest.raises(ToonError, match="2 classes"):
+        evaluate_generator(G, pictures, suite, samples=10)
+
+
+def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project):
+    G = tiny_generator(0, img_channels=1)
+    evaluate_generator(G, pictures, suite, samples=5)
+    seen = project.seen
+    grey = suite.reals(pictures, grey=True)["project"]["rows"]
+    assert project.seen == seen  # these are what was cached
+    pixels = torch.stack([pictures[i][0] for i in range(12)]).float().mean(1, keepdim=True).round()
+    torch.testing.assert_close(grey, project(pixels.byte().expand(-1, 3, -1, -1)))
+
+
+def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
+    """With features of a discriminator; each figure against its own definition, sample by sample."""
+    D = tiny_discriminator(0)
+    measure, embed = DiscriminatorFeatures(D), DiscriminatorFaces(D)
+    monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
+    monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
+    names = ["ppl-wend-discriminator", "ppl-wfull-discriminator", "identity-discriminator"]
+    found = evaluate_generator(tiny_G, None, names, samples=5, base=tiny_toon, batch=3)
+    z, other = latents(tiny_G, 5, 0), latents(tiny_G, 5, 1)
+    with torch.no_grad():
+        alike = embed.similarity(tiny_G(z), tiny_toon(z)).mean()
+        w, v = tiny_G.mapping(z), tiny_G.mapping(other)
+        d = [float(measure.distance(tiny_G.synthesis(a), tiny_G.synthesis(a.lerp(b, 1e-4))) * 1e8)
+             for a, b in zip(w.split(1), v.split(1))]  # fmt: skip
+    assert found["identity-discriminator"] == pytest.approx(float(alike), rel=1e-4)
+    assert found["ppl-wend-discriminator"] == pytest.approx(np.mean(d), rel=0.02)
+    assert 0 < found["ppl-wfull-discriminator"] != found["ppl-wend-discriminator"]
+    same = evaluate_generator(tiny_G, None, names[2:], samples=3, base=tiny_G)
+    assert same["identity-discriminator"] == pytest.approx(1)
+
+
+# The cache
+
+
+def test_cached_equals_fresh_bit_for_bit(pictures, suite, project, home):
+    fresh = suite.reals(pictures)["project"]
+    assert project.seen == 12 and len(list((home / "features").iterdir())) == 2
+    cached = Suite(NAMES, networks={"project": project}).reals(ImageDataset(pictures.path))["project"]
+    assert project.seen == 12
+    assert fresh.keys() == cached.keys() == {"count", "mean", "cov", "rows"}
+    assert all(torch.equal(fresh[key], cached[key]) and fresh[key].dtype == cached[key].dtype for key in fresh)
+
+
+def test_a_frechet_distance_keeps_no_rows(pictures, project, home):
+    Suite(["fd-project"], networks={"project": project}).reals(pictures)
+    (file,) = (home / "features").iterdir()
+    assert file.name.startswith("project-") and file.name.endswith("-moments.safetensors")
+
+
+def test_what_makes_features_others_makes_a_new_key(pictures, suite, project, tmp_path):
+    suite.reals(pictures)
+
+    def seen(data: ImageDataset, count: int | None = None, grey: bool = False) -> int:
+        before = project.seen
+        suite.reals(data, count, grey=grey)
+        return project.seen - before
+
+    assert seen(pictures, 6) == 6 and seen(pictures, grey=True) == 12
+    project.digest = "2"
+    assert seen(pictures) == 12 == seen(ImageDataset(pictures.path, 32, xflip=True), 12)
+    (pictures.path / "003.png").write_bytes((pictures.path / "004.png").read_bytes())
+    assert seen(ImageDataset(pictures.path)) == 12
+    same = write_pictures(tmp_path / "again", 12)
+    project.digest = "1"
+    assert seen(ImageDataset(same)) == 0  # elsewhere, but the same pictures
+
+
+def test_resolution_is_part_of_the_key(pictures, home):
+    suite = Suite(["fd-mean"], networks={"mean": Mean()})
+    suite.reals(pictures)
+    suite.reals(ImageDataset(pictures.path, 16, resize=True))
+    assert len(list((home / "features").iterdir())) == 2
+
+
+class Mean(torch.nn.Module):
+    """An extractor for any size: the mean colour."""
+
+    name, digest = "mean", "1"
+
+    def forward(self, pictures):
+        return pictures.float().mean(dim=(2, 3))
+
+
+def test_a_damaged_cache_is_measured_again(pictures, suite, project, home):
+    fresh = suite.reals(pictures)["project"]["mean"]
+    for file in (home / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    assert torch.equal(suite.reals(pictures)["project"]["mean"], fresh) and project.seen == 24
+
+
+def test_a_cache_that_cannot_be_is_only_a_warning(pictures, suite, home):
+    home.write_text("in the way")
+    with pytest.warns(UserWarning, match="not kept"):
+        assert int(suite.reals(pictures)["project"]["count"]) == 12
+
+
+# Several processes
+
+TWO = """
+import json, sys, torch, torch.distributed as dist
+sys.path[:0] = sys.argv[3:]
+from projection import Project
+from tiny import tiny_generator
+from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.metrics import Suite, evaluate_generator
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store", rank=int(sys.argv[1]), world_size=2)
+project = Project()
+suite = Suite(["fd-project", "kd-project", "pr-project"], networks={"project": project})
+pictures = ImageDataset(sys.argv[2] + "/set")
+for _ in range(2):
+    print(json.dumps([evaluate_generator(tiny_generator(0), pictures, suite, samples=9, batch=2), project.seen]))
+"""
+
+
+def test_two_processes_equal_one(tiny_G, pictures, suite, tmp_path):
+    """9 pictures are shared out as 5 and 4 (and one again), 12 reals as 6 and 6; then the reals are cached."""
+    tests = Path(__file__).parents[1]
+    paths = [str(tmp_path), str(tests), str(tests.parent)]
+    command = [sys.executable, "-c", TWO]
+    both = [subprocess.Popen([*command, rank, *paths], stdout=-1, stderr=-1, text=True) for rank in "01"]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    told = [[json.loads(line) for line in stdout.splitlines()] for stdout, _ in outputs]
+    (figures, first), (again, second) = told[0]
+    assert told[0] == told[1] and figures == again and (first, second) == (5 + 6, 5 + 6 + 5)
+    assert figures == pytest.approx(evaluate_generator(tiny_G, pictures, suite, samples=9), rel=1e-3)
+
+
+def test_collect_keeps_the_order():
+    found = collect(10, lambda indices: {"a": indices[:, None] * 2, "b": indices}, batch=3, quiet=True)
+    assert torch.equal(found["a"], torch.arange(10.0)[:, None] * 2) and torch.equal(found["b"], torch.arange(10.0))
+
+
+# Names, and what cannot be
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "network", "results"),
+    [
+        ("fid", "fd", "inception", ("fid",)),
+        ("kid", "kd", "inception", ("kid",)),
+        ("fd-efficientnet-lite0", "fd", "efficientnet-lite0", ("fd-efficientnet-lite0",)),
+        ("pr-vgg16", "pr", "vgg16", ("precision-vgg16", "recall-vgg16")),
+        ("ppl-zfull", "ppl", "lpips", ("ppl-zfull",)),
+        ("ppl-wend-discriminator", "ppl", "discriminator", ("ppl-wend-discriminator",)),
+        ("identity", "identity", "facenet", ("identity",)),
+        ("detection", "detection", "mtcnn", ("detection",)),
+    ],
+)
+def test_names(name, kind, network, results):
+    metric = parse_metric(name)
+    assert (metric.kind, metric.network, metric.results) == (kind, network, results)
+
+
+@pytest.mark.parametrize("name", ["", "FID", "fd-", "fd-nobody", "ppl", "ppl-z", "identity-lpips", "detection-mtcnn"])
+def test_what_is_no_metric(name):
+    with pytest.raises(ToonError, match=r"no metric named.*efficientnet-lite0"):
+        parse_metric(name)
+    with pytest.raises(ToonError):
+        Suite([name])
+
+
+def test_few_pictures_are_said(tiny_G, pictures, suite):
+    with pytest.warns(UserWarning, match=r"fd-project compares 8 pictures by 8 features"):
+        evaluate_generator(tiny_G, pictures, suite, samples=8)
+    with pytest.warns(UserWarning, match=r"compares 7 pictures"):
+        evaluate_generator(tiny_G, pictures, suite, samples=20, reals=7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate_generator(tiny_G, pictures, suite, samples=20)
+
+
+def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
+    with pytest.raises(ToonError, match="real pictures"):
+        evaluate_generator(tiny_G, None, suite, samples=5)
+    with pytest.raises(ToonError, match="32 px pictures, the set has 16 px"):
+        evaluate_generator(tiny_G, ImageDataset(pictures.path, 16, resize=True), suite, samples=5)
+    with pytest.raises(ToonError, match="same resolution"):
+        evaluate_pictures(pictures, ImageDataset(pictures.path, 16, resize=True), suite)
+    with pytest.raises(ToonError, match="at least one"):
+        Suite([])
+    monkeypatch.setattr(suite_module, "embedder", lambda name, device: DiscriminatorFaces(tiny_discriminator(0)))
+    identity = Suite(["identity"])
+    with pytest.raises(ToonError, match="as the base"):
+        evaluate_generator(tiny_G, None, identity, samples=5)
+    with pytest.raises(ToonError, match="taught from"):
+        evaluate_generator(tiny_G, None, identity, samples=5, base=tiny_generator(0, z_dim=16))
+    with pytest.raises(ToonError, match="needs a network"):
+        evaluate_pictures(pictures, None, identity)
+
+
+def test_lpips_that_is_not_to_be_had(monkeypatch):
+    def fail():
+        raise Unavailable("no download from there (no answer)")
+
+    monkeypatch.setattr(suite_module, "load_lpips", fail)
+    with pytest.raises(ToonError, match=r"no answer.*ppl-wend-discriminator"):
+        Suite(["ppl-wend"])

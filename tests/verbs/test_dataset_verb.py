@@ -1,0 +1,127 @@
+"""`stylegan-toon dataset`: from files to files, told in one line."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from stylegan_toon import cli
+from stylegan_toon.data import avatars
+from stylegan_toon.data.avatars import Avatars
+from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.prepare import Recipe
+from stylegan_toon.data.shards import Shards
+from stylegan_toon.dataset import dataset
+from stylegan_toon.errors import ToonError
+
+
+def run(*args: object):
+    return CliRunner().invoke(cli.main, ["dataset", *map(str, args)])
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Eight pictures of different sizes in two folders, and one damaged file."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        path = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40 + i, 60 - i, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "photos" / "a" / "bad.jpg").write_bytes(b"damaged")
+    return tmp_path / "photos"
+
+
+def test_source_to_zip_to_shards_and_check(photos, tmp_path):
+    out = tmp_path / "set.zip"
+    result = run(photos, "--size", 32, "--labels", "folders", "--out", out, "--workers", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].startswith("8 pictures kept, left out: 1 unreadable")
+    assert result.stdout.splitlines()[-1] == str(out)
+    with zipfile.ZipFile(out) as archive:
+        said = json.loads(archive.read("dataset.json"))
+        assert said["classes"] == ["a", "b"] and [label for _, label in said["labels"]] == [0, 0, 0, 0, 1, 1, 1, 1]
+    again = run("make", out, "--size", 32, "--out", tmp_path / "shards", "--per-shard", 3, "--workers", 1, "--quiet")
+    assert again.exit_code == 0, again.output
+    first, second = ImageDataset(out, labels=True), ImageDataset(tmp_path / "shards", labels=True)
+    sets = [{bytes(np.asarray(s.image(i))): s.label(i).tolist() for i in range(8)} for s in (first, second)]
+    assert sets[0] == sets[1] and Shards(tmp_path / "shards").sizes == [3, 3, 2]
+    assert run("check", tmp_path / "shards", "--quiet").stdout.startswith("8 pictures of 32x32, all well")
+    (tmp_path / "shards" / "index.json").unlink()
+    assert run("check", tmp_path / "shards", "--write-index", "--quiet").exit_code == 0
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())["shardlist"]
+    assert [len(row["labels"]) for row in index] == [3, 3, 2]
+
+
+def test_comic_draws(tmp_path, crop):
+    (tmp_path / "faces").mkdir()
+    crop.rename(tmp_path / "faces" / "0.png")
+    result = run("comic", tmp_path / "faces", "--size", 64, "--out", tmp_path / "c.zip", "--workers", 1, "--quiet")
+    assert result.exit_code == 0, result.output
+    face = np.asarray(Image.open(tmp_path / "faces" / "0.png")).astype(int)
+    drawn = np.asarray(ImageDataset(tmp_path / "c.zip").image(0))
+    assert 4 < np.abs(drawn - face).mean() < 60
+
+
+def test_part_of_the_pictures(photos, tmp_path):
+    summary = dataset(photos, tmp_path / "part.zip", Recipe(32), start=5, stop=8, quiet=True)
+    assert summary.kept == 3 and not summary.dropped
+    with pytest.raises(ToonError, match="none of them from 20"):
+        dataset(photos, tmp_path / "none.zip", start=20, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["{empty}", "--out", "{out}"], "holds no pictures"),
+        (["{out}/nothing", "--out", "{out}/x.zip"], "does not exist"),
+        (["{photos}", "--labels", "cartoonset", "--out", "{out}/x.zip"], ".csv"),
+        (["{photos}", "--size", "512", "--out", "{out}/x.zip", "--workers", "1"], "None of 9 pictures was kept"),
+        (["{photos}", "--format", "jpg", "--background", "transparent"], "no transparency"),
+        (["check", "{photos}"], "not square"),
+        (["check", "{photos}", "--resize", "--resolution", "32"], "1 of 9 pictures"),
+        (["avatars", "--styles", "nobody"], "no style 'nobody'"),
+        (["make"], "SOURCE"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing_behind(photos, tmp_path, args, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "out").mkdir()
+    places = {name: str(tmp_path / name) for name in ("empty", "out", "photos")}
+    result = run(*(arg.format(**places) for arg in args), "--quiet")
+    assert result.exit_code == 2 and words in result.stderr.splitlines()[-1], result.output
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert not list((tmp_path / "out").glob("*.zip")) and not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch, tmp_path):
+    avatars._style.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "dicebear", None)
+    result = run("avatars", "--out", tmp_path / "a.zip")
+    assert result.exit_code == 2 and "stylegan_toon[avatars]" in result.stderr
+
+
+def test_avatars_are_alike_for_a_seed_and_say_whose_they_are(tmp_path):
+    pytest.importorskip("dicebear")
+    pytest.importorskip("resvg_py")
+    args = ["avatars", "--count", 7, "--size", 48, "--workers", 1, "--quiet", "--out"]
+    for name in ("one.zip", "two.zip"):
+        assert run(*args, tmp_path / name).exit_code == 0
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        said = json.loads(archive.read("dataset.json"))
+    assert [label for _, label in said["labels"]] == [0, 1, 2, 0, 1, 2, 0]
+    assert said["classes"] == [row["style"] for row in said["licences"]] == ["toon-head", "personas", "avataaars"]
+    assert [row["artist"] for row in said["licences"]][::2] == ["Johan Melin", "Pablo Stanley"]
+    assert all(row["licence"] and row["credit"] for row in said["licences"])
+    dataset = ImageDataset(tmp_path / "one.zip")
+    pictures = [np.asarray(dataset.image(i)) for i in range(7)]
+    assert len({p.tobytes() for p in pictures}) == 7 and min(p.std() for p in pictures) > 20
+    assert np.abs(pictures[0].astype(int) - np.asarray(Avatars(size=48, seed=1).draw(0))).mean() > 1
+    white = np.asarray(Avatars(size=48, background="white").draw(0))
+    assert (white[0, 0] == 255).all() and (pictures[0][0, 0] != 255).any()
