@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.nn import Discriminator, Generator
 from stylegan_toon.weights import save_networks
+
+# A shell's background job is started deaf to Ctrl-C, which several tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

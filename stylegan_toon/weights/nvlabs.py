@@ -65,6 +65,8 @@ def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> 
     are not networks), ``augment_pipe`` (its settings, if the file has one), and ``notes`` (what the file did not
     say and was taken to be as published).
 
+    A generator that is alone in its file is G_ema, whatever it is called there.
+
     Args:
         path: a file of one of the kinds above.
         which: build only these of ``"G"``, ``"D"``, ``"G_ema"``; None = all there are.
@@ -113,6 +115,8 @@ def _members(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str
             extra["augment_pipe"] = {key: v for key, v in pipe.attributes.items() if type(v) in (int, float) and v}
         elif value is not None:
             dropped.append(str(name)[:60])
+    if "G" in members and "G_ema" not in members:
+        members["G_ema"] = members.pop("G")
     if dropped:
         extra["dropped"] = dropped
     return members, extra

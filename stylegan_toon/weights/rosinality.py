@@ -55,6 +55,8 @@ def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> 
     Each network carries ``.provenance``: ``name``, ``sha256``, ``format`` ("rosinality"), ``dropped`` (entries of the
     file that are no networks) and ``notes`` (sentences on what was worked out or rounded).
 
+    A generator that is alone in its file is G_ema, also where it is called ``g``.
+
     Args:
         path: a file of ``torch.save``.
         which: build only these of "G_ema", "G", "D"; None = all.
@@ -154,6 +156,8 @@ def _family(path: Path, root: Any) -> tuple[dict[str, Any], dict[str, Any], list
     if "input.input" in content:  # a bare state dict
         return content, {"G_ema": content}, []
     states = {name: content[key] for name, key in _KEYS.items() if key in content}
+    if "G" in states and "G_ema" not in states:  # as many fine-tuned networks are published
+        states["G_ema"] = states.pop("G")
     if not states:
         found = ", ".join(str(key)[:40] for key in list(content)[:5]) or "nothing"
         raise ToonError(f"{path} holds none of g_ema, g and d, but {found}: give a rosinality .pt file.")

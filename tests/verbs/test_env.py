@@ -57,7 +57,7 @@ def test_networks(tmp_path, monkeypatch):
         "c": "missing: reinstall stylegan_toon",
         "d": "same as a",
         "e": "blend of a and b, b8",
-        "f": "downloaded when asked for, from https://example.invalid/f",
+        "f": "downloaded when asked for, from https://example.invalid/f (not verified here)",
     }
     (tmp_path / "models.toml").unlink()
     assert "reinstall" in env()["networks"]["none"]
