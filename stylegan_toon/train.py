@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 
 from . import cli
 from ._callable import callable_module
 from .data.dataset import ImageDataset, PairDataset
 from .data.images import image_grid, save_image
 from .errors import ToonError
-from .files import output_folder
-from .nn import PRESETS, Discriminator, Generator, preset
+from .files import output_folder, remove_leftovers
+from .nn import PRESETS, Discriminator, Generator, Preset, preset
 from .training.augment import AUGMENTATIONS, build_augment
-from .training.loop import TrainConfig, Trainer
+from .training.config import TrainConfig
+from .training.distributed import team
+from .training.log import sinks
+from .training.loop import Trainer
 from .training.memory import keep_pages
+from .training.state import Snapshot, find_snapshot, set_aside
 from .training.vgg import VggLoss
 from .training.warmstart import fit_mapping, read_latents
 from .weights import load_network
-from .weights.provenance import descend
+from .weights.provenance import descend, provenance_of
 
 
 def build(
@@ -63,17 +70,110 @@ def train(G: Generator, D: Discriminator, pictures: ImageDataset, folder: Path, 
     return Trainer(G, D, pictures, folder, config, **more).run()
 
 
+class BatchPart(click.ParamType):
+    """``auto`` -> 0, or a number of pictures."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == "auto":
+            return 0
+        return click.IntRange(1).convert(value, param, ctx)
+
+
+def networks(
+    family: dict[str, torch.nn.Module], source: str, pictures: ImageDataset, cfg: str, **sizes: int | None
+) -> dict[str, torch.nn.Module]:
+    """``G`` and ``D`` to train and, where there is one already, ``G_ema``: what ``family`` has, the rest new.
+
+    Raises:
+        ToonError: the family, which came from ``source``, does not fit the pictures.
+    """
+    if not family:
+        G, D = build(pictures.resolution, cfg, c_dim=pictures.label_dim, **sizes)
+        return {"G": G, "D": D}
+    known = family["G_ema"].config
+    if (known.resolution, known.c_dim) != (pictures.resolution, pictures.label_dim):
+        raise ToonError(
+            f"{source} makes {known.resolution} px pictures with labels of size {known.c_dim}, "
+            f"the set has {pictures.resolution} px and {pictures.label_dim}: change --resolution or --cond."
+        )
+    trained = dict(family)
+    if "G" not in trained:
+        trained["G"] = trained.pop("G_ema")
+    if "D" not in trained:
+        channels = {name: sizes[name] or getattr(known, name) for name in ("channel_base", "channel_max")}
+        trained["D"] = build(known.resolution, cfg, c_dim=known.c_dim, **channels)[1]
+    return trained
+
+
+def start_folder(out: Path, snapshot: Snapshot | None, overwrite: bool) -> None:
+    """Make ready the folder of a training: nothing half-written, nothing of another training.
+
+    Raises:
+        ToonError: there is another training in it.
+    """
+    remove_leftovers(out)
+    if snapshot is not None:
+        set_aside(out, snapshot)
+        return
+    old = [*out.glob("snapshot-*"), *out.glob("fakes-*.png")]
+    old += [path for name in ("network.safetensors", "log.jsonl", "tensorboard") if (path := out / name).exists()]
+    if old and not overwrite:
+        raise ToonError(f"{out} holds a training: say --resume auto to go on with it, --overwrite, or another --out.")
+    for path in old:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def configure(said: click.Context, row: Preset, snapshot: Snapshot | None) -> TrainConfig:
+    """Options that were given, over those of the snapshot or, for a new training, the preset and the defaults."""
+    known = {field.name for field in fields(TrainConfig)}
+    options = {name: value for name, value in said.params.items() if name in known}
+    options["dtype"] = options["dtype"] and str(options["dtype"]).removeprefix("torch.")
+    if snapshot is not None:
+        given = {k: v for k, v in options.items() if said.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+        return replace(snapshot.config, **given)
+    # A network that has learnt pictures before needs no ramp, and overfits sooner (ADA, appendix).
+    start = {"ema_rampup": None, "ada_kimg": 100} if said.params["init_from"] else {"ema_rampup": row.ema_rampup}
+    usual = {name: getattr(row, name) for name in ("batch", "gamma", "lr", "ema_kimg", "pl_weight", "style_mixing")}
+    return TrainConfig(**{**start, **usual, **{name: value for name, value in options.items() if value is not None}})
+
+
+def check_precision(config: TrainConfig, device: torch.device, trained: dict[str, torch.nn.Module]) -> None:
+    """Raise ToonError for a precision that would not work."""
+    if config.dtype == "float16" and device.type != "cuda":
+        raise ToonError("--dtype float16 trains on CUDA only: use bfloat16.")
+    if config.dtype == "float16" and any(network.config.conv_clamp is None for network in trained.values()):
+        raise ToonError("--dtype float16 needs networks with conv_clamp, and these have none: use bfloat16.")
+
+
+def history(said: click.Context, family: dict[str, torch.nn.Module], resumed: bool) -> dict[str, Any]:
+    """The provenance of what is trained; going on adds nothing to it."""
+    if resumed:
+        known = provenance_of(family["G_ema"])
+        return {key: value for key, value in known.items() if key not in ("name", "sha256")}
+    # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
+    names = {key: said.params[key] and said.params[key].rpartition("/")[2] for key in ("init_from", "data", "resume")}
+    options = {**said.params, **names}
+    options["device"], options["dtype"] = options["device"].type, options["dtype"] and str(options["dtype"])
+    options = {key: value.name if isinstance(value, Path) else value for key, value in options.items()}
+    return descend("train", options, [family["G_ema"]] if family else [], data=names["data"])
+
+
 @cli.verb(
     """python -m stylegan_toon.train --data faces.zip --resolution 128 --out runs/faces
-python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --freeze-d 4 --out runs/cartoons"""
+python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --freeze-d 4 --out runs/cartoons
+torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/faces --resume auto"""
 )
-@click.option("--data", type=cli.PATH, required=True, help="Folder or zip of square pictures.")
+@click.option("--data", required=True, help="Folder, zip or tar shards (also http) of square pictures.")
 @cli.out("runs/train")
 @click.option("--init-from", help="Start from this network (transfer learning): zoo name, file or https address.")
+@click.option("--resume", help="Go on exactly: auto (the newest snapshot in --out, if any), a snapshot, or a run.")
 @click.option("--cfg", default="auto", type=click.Choice(["auto", *PRESETS]), help="Published configuration.")
 @click.option("--resolution", type=int, help="Side of the pictures; that of the first picture if not given.")
 @click.option("--kimg", type=click.FloatRange(0), default=25000.0, help="Thousands of pictures to train on.")
-@click.option("--batch", type=click.IntRange(1), help="Pictures per step.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures per step, over all processes.")
+@click.option("--batch-gpu", type=BatchPart(), help="Of these at a time in a process; auto: as many as fit.")
 @click.option("--gamma", type=click.FloatRange(0), help="R1 weight.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate.")
 @click.option("--ema-kimg", type=click.FloatRange(0), help="Half-life of the averaged generator.")
@@ -82,11 +182,18 @@ python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --fre
 @click.option("--channel-max", type=click.IntRange(4), help="... and at most this.")
 @click.option("--mapping-layers", type=click.IntRange(1), help="Depth of a new mapping network.")
 @click.option("--mapping-features", type=click.IntRange(1), help="Width of its hidden layers.")
-@click.option("--aug", type=click.Choice(AUGMENTATIONS), default="ada", help="Augmentation; diff is DiffAugment.")
+@click.option(
+    "--aug", "augment", type=click.Choice(AUGMENTATIONS), default="ada", help="Augmentation; diff is DiffAugment."
+)
 @click.option("--augpipe", help="blit, geom, color, filter, noise, cutout, bg, bgc, ... bgcfnc; or parts of diff.")
-@click.option("--p", type=click.FloatRange(0, 1), default=0.0, help="Augmentation probability to begin with.")
-@click.option("--target", type=click.FloatRange(0, 1), default=0.6, help="Aim of ADA.")
+# torchrun takes --p for an abbreviation of one of its own options, hence the second name.
+@click.option(
+    "--p", "--augment-p", "p", type=click.FloatRange(0, 1), default=0.0, help="Augmentation probability to begin with."
+)
+@click.option("--target", "ada_target", type=click.FloatRange(0, 1), default=0.6, help="Aim of ADA.")
 @click.option("--freeze-d", type=click.IntRange(0), default=0, help="Freeze-D: layers of D to keep.")
+@click.option("--freeze-g", default="", help="Layers of G to keep, such as mapping,b4-b16.")
+@click.option("--skip-bad", is_flag=True, help="Pass over pictures that cannot be read, with a warning.")
 @click.option("--mirror", is_flag=True, help="Double the set by mirror images.")
 @click.option("--cond", is_flag=True, help="Use the labels in dataset.json.")
 @click.option("--pairs", type=cli.PATH, help="npz with w [N, w_dim]: row i is the latent of picture i.")
@@ -95,91 +202,81 @@ python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --fre
 @click.option("--pairs-weight", type=click.FloatRange(0), default=0.0, help="Keep to the pairs while training.")
 @click.option("--pairs-features", type=cli.PATH, help="npz of VGG16 weights for a perceptual loss on pairs.")
 @click.option("--snapshot-kimg", type=click.FloatRange(0, min_open=True), default=10.0, help="Between snapshots.")
+@click.option("--keep", type=click.IntRange(1), default=3, help="Snapshots to keep.")
 @click.option("--workers", type=click.IntRange(0), default=1, help="Processes that read pictures.")
+@click.option("--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases, too.")
 @cli.device()
+@cli.dtype()
+@click.option("--tf32/--no-tf32", default=False, help="TensorFloat-32 on GPUs: faster, 10 bits of mantissa.")
 @cli.seed()
+@cli.overwrite()
 @cli.quiet()
 def main(
-    data: Path, out: Path, init_from: str | None, cfg: str, resolution: int | None, kimg: float, batch: int | None,
-    gamma: float | None, lr: float | None, ema_kimg: float | None, pl_weight: float | None, channel_base: int | None,
-    channel_max: int | None, mapping_layers: int | None, mapping_features: int | None, aug: str,
-    augpipe: str | None, p: float,
-    target: float, freeze_d: int, mirror: bool, cond: bool, pairs: Path | None, pairs_kimg: float, pairs_lr: float,
-    pairs_weight: float, pairs_features: Path | None, snapshot_kimg: float, workers: int, device: torch.device,
-    seed: int, quiet: bool,
+    data: str, out: Path, init_from: str | None, resume: str | None, cfg: str, resolution: int | None,
+    channel_base: int | None, channel_max: int | None, mapping_layers: int | None, mapping_features: int | None,
+    skip_bad: bool, mirror: bool, cond: bool, pairs: Path | None, pairs_features: Path | None, wandb: str | None,
+    device: torch.device, tf32: bool, seed: int, overwrite: bool, quiet: bool, **_: Any,
 ) -> None:  # fmt: skip
     """Train StyleGAN2-ADA on a set of pictures.
 
-    From scratch, or with --init-from from any network. Snapshots (networks and a sample grid) are written to --out
-    every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C. With --pairs, latents whose pictures are
-    known are learnt first, which saves most of the time of a training from scratch.
+    From scratch, or with --init-from from any network. Snapshots (networks, optimisers, everything) are written to
+    --out every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C; --resume goes on from one as if nothing
+    had happened, with the options of then where none are given. With --pairs, latents whose pictures are known are
+    learnt first, which saves most of the time of a training from scratch. torchrun starts many processes.
     """
-    # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
-    said = {**click.get_current_context().params, "init_from": init_from and init_from.rpartition("/")[2]}
-    options = {k: v.name if isinstance(v, Path) else v.type if k == "device" else v for k, v in said.items()}
-    build_augment(aug, augpipe, p)  # a wrong name is told before anything is written
+    said = click.get_current_context()
+    if not resume:  # a wrong name is told before anything is written
+        build_augment(said.params["augment"], said.params["augpipe"], said.params["p"])
     out = output_folder(out)
     keep_pages()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True  # sizes never change
     torch.manual_seed(seed)
-    parents = load_family(init_from, device) if init_from else {}
-    if resolution is None and parents:
-        resolution = next(iter(parents.values())).config.resolution
-    pictures = ImageDataset(data, resolution, resize=True, labels=cond, xflip=mirror)
-    resolution = pictures.resolution
-    if resolution < 8 or resolution & (resolution - 1):
-        raise ToonError(f"The pictures are {resolution} px wide: say --resolution with a power of two, like 128.")
-    sizes = dict(channel_base=channel_base, channel_max=channel_max)
-    G, D = build(
-        resolution, cfg, c_dim=pictures.label_dim, mapping_layers=mapping_layers, mapping_features=mapping_features,
-        **sizes,
-    )  # fmt: skip
-    G_ema, parent = None, None
-    if parents:
-        parent = parents["G_ema"]
-        if parent.config.resolution != resolution or parent.config.c_dim != pictures.label_dim:
-            raise ToonError(
-                f"{init_from} makes {parent.config.resolution} px pictures with labels of size {parent.config.c_dim}, "
-                f"the set has {resolution} px and {pictures.label_dim}: change --resolution or --cond."
-            )
-        G, G_ema = (parents["G"], parent) if "G" in parents else (parent, None)
-        D = parents.get("D") or Discriminator(replace(D.config, channel_base=channel_base or G.config.channel_base,
-                                                      channel_max=channel_max or G.config.channel_max))  # fmt: skip
-    G.to(device).train().requires_grad_(True)
-    D.to(device).train().requires_grad_(True)
-    known = None
-    if pairs is not None:
-        table = read_latents(pairs)
-        known = PairDataset(ImageDataset(data, resolution, resize=True), table["w"])
-        if "samples" in table and not parents:
-            fit_mapping(G.mapping, torch.from_numpy(table["samples"]).to(device))
-    elif pairs_kimg or pairs_weight:
-        raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
-    row = preset(cfg, resolution)
-    given = {"batch": batch, "gamma": gamma, "lr": lr, "ema_kimg": ema_kimg, "pl_weight": pl_weight}
-    chosen = {k: getattr(row, k) if v is None else v for k, v in given.items()}
-    config = TrainConfig(
-        kimg=kimg, **chosen, style_mixing=row.style_mixing, augment=aug, augpipe=augpipe, p=p, ada_target=target,
-        # A network that has learnt pictures before needs no ramp, and overfits sooner (ADA, appendix).
-        ema_rampup=None if parents else row.ema_rampup, ada_kimg=100 if parents else 500, freeze_d=freeze_d,
-        pairs_kimg=pairs_kimg, pairs_lr=pairs_lr, pairs_weight=pairs_weight, snapshot_kimg=snapshot_kimg, seed=seed,
-        workers=workers,
-    )  # fmt: skip
-    group = D.config.mbstd_group_size or config.batch
-    if config.batch % min(group, config.batch):
-        raise ToonError(f"--batch {config.batch} must be a multiple of {group}, the group of the minibatch deviation.")
-    perceptual = VggLoss(pairs_features).to(device) if pairs_features else None
-    reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
-    save_image(image_grid(reals, columns=8), out / "reals.png")
-    history = descend("train", options, [parent] if parent else [], data=data.name)
-    try:
-        final = train(
-            G, D, pictures, out, config, G_ema=G_ema, pairs=known, perceptual=perceptual, provenance=history,
-            quiet=quiet,
+    with team(device) as (processes, device):
+        snapshot = find_snapshot(resume, out) if resume else None
+        if processes.rank == 0:
+            start_folder(out, snapshot, overwrite)
+        family = snapshot.networks if snapshot else load_family(init_from, torch.device("cpu")) if init_from else {}
+        if resolution is None and family:
+            resolution = family["G_ema"].config.resolution
+        pictures = ImageDataset(data, resolution, resize=True, labels=cond, xflip=mirror, skip_bad=skip_bad)
+        resolution = pictures.resolution
+        if resolution < 8 or resolution & (resolution - 1):
+            raise ToonError(f"The pictures are {resolution} px wide: say --resolution with a power of two, like 128.")
+        trained = networks(
+            family, str(snapshot.path) if snapshot else init_from, pictures, cfg, channel_base=channel_base,
+            channel_max=channel_max, mapping_layers=mapping_layers, mapping_features=mapping_features,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        click.echo(f"Stopped; what was learnt is in {out}.", err=True)
-        raise click.Abort from None
-    click.echo(final)
+        config = configure(said, preset(cfg, resolution), snapshot)
+        check_precision(config, device, trained)
+        known = None
+        if pairs is not None:
+            table = read_latents(pairs)
+            known = PairDataset(ImageDataset(data, resolution, resize=True), table["w"])
+            if "samples" in table and not family:
+                fit_mapping(trained["G"].mapping, torch.from_numpy(table["samples"]))
+        elif config.pairs_kimg or config.pairs_weight:
+            raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
+        tell = []
+        if processes.rank == 0:
+            reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
+            save_image(image_grid(reals, columns=8), out / "reals.png")
+            tell = sinks(out, snapshot.progress.seen if snapshot else 0, wandb=wandb, config=asdict(config))
+        try:
+            final = train(
+                pictures=pictures, folder=out, config=config, pairs=known, team=processes, sinks=tell, resume=snapshot,
+                perceptual=VggLoss(pairs_features).to(device) if pairs_features else None, quiet=quiet,
+                provenance=history(said, family, resumed=snapshot is not None),
+                **{name: network.to(device) for name, network in trained.items()},
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if processes.rank == 0:
+                click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
+            raise click.Abort from None
+        except torch.OutOfMemoryError as error:
+            raise ToonError("A step does not fit into memory: say --batch-gpu auto, or a smaller number.") from error
+        if processes.rank == 0:
+            click.echo(final)
 
 
 if __name__ == "__main__":

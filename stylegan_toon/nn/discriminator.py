@@ -62,6 +62,7 @@ class DiscriminatorBlock(nn.Module):
         self.architecture = config.architecture
         half_from = max(2 * config.resolution >> config.num_fp16_res, 8)
         self.half = config.num_fp16_res > 0 and resolution >= half_from
+        self.half_on_request = resolution >= max(config.resolution >> 3, 8)  # as in the generator
         width, out = config.channels(resolution), config.channels(resolution // 2)
         common = dict(activation=config.activation, conv_clamp=config.conv_clamp)
         self.has_fromrgb = resolution == config.resolution or config.architecture == "skip"
@@ -82,7 +83,7 @@ class DiscriminatorBlock(nn.Module):
         self, x: Tensor | None, img: Tensor | None, dtype: torch.dtype | None
     ) -> tuple[Tensor, Tensor | None]:
         device = (x if x is not None else img).device
-        compute = compute_dtype(self.half, device, dtype)
+        compute = compute_dtype(self.half if dtype is None else self.half_on_request, device, dtype)
         layout = memory_format(device, compute)
         if x is not None:
             x = x.to(dtype=compute, memory_format=layout)
@@ -180,7 +181,8 @@ class Discriminator(nn.Module):
         Args:
             img: ``[N, img_channels, R, R]`` in [-1, 1].
             c: ``[N, c_dim]`` labels for conditional networks.
-            dtype: None = as configured; torch.float32 = everywhere.
+            dtype: None = as configured; torch.float32 = everywhere; torch.float16 or bfloat16 = in the four
+                highest resolutions.
 
         Raises:
             ValueError: when the pictures do not have this network's size.

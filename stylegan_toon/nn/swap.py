@@ -179,6 +179,28 @@ def _layer_of(tensor_name: str) -> str:
     return network if network == "mapping" else ".".join(rest[:2])
 
 
+def freeze_layers(generator: Generator, layers: str) -> set[str]:
+    """Stop training the layers that ``layers`` names in the words of a swap (``mapping,b4-b16``).
+
+    Returns:
+        their names.
+
+    Raises:
+        ToonError: an item that names nothing, or a part of a layer.
+    """
+    try:
+        shares = parse_swap(layers, layer_names(generator))
+    except ToonError as error:
+        raise ToonError(str(error).replace("in the swap", "among the layers to freeze")) from None
+    if halves := [name for name, share in shares.items() if 0 < share < 1]:
+        raise ToonError(f"{halves[0]} cannot be frozen in part: leave out its number.")
+    frozen = {name for name, share in shares.items() if share}
+    for name, parameter in generator.named_parameters():
+        if _layer_of(name) in frozen:
+            parameter.requires_grad_(False)
+    return frozen
+
+
 def _refuse_misfits(base: Generator, toon: Generator, shares: dict[str, float], names: tuple[str, str]) -> None:
     differing = [field for field in _SHARED + _ALIKE if getattr(base.config, field) != getattr(toon.config, field)]
     if shares["mapping"] > 0 and base.config.mapping_lr_multiplier != toon.config.mapping_lr_multiplier:

@@ -1,4 +1,7 @@
-"""The StyleGAN2 training losses as pure functions (Karras et al. 2020, sections 3 and 4; Mescheder et al. 2018)."""
+"""The StyleGAN2 training losses as pure functions (Karras et al. 2020, sections 3 and 4; Mescheder et al. 2018).
+
+All give one number a sample, so that a batch can be cut into parts: the loss is the mean over the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nn import Generator
+from ..nn import Discriminator, Generator
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating: mean of ``-log sigmoid(D(G(z)))``. ``[N, 1] -> []``."""
-    return F.softplus(-fake_logits).mean()
+    """Non-saturating: ``-log sigmoid(D(G(z)))``. ``[N, 1] -> [N]``."""
+    return F.softplus(-fake_logits).squeeze(1)
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Logistic: mean of ``-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))``. ``[N, 1], [N, 1] -> []``."""
-    return F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+    """Logistic: ``-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))``. ``[N, 1], [N, 1] -> [N]``."""
+    return (F.softplus(fake_logits) + F.softplus(-real_logits)).squeeze(1)
 
 
 def r1_penalty(real_logits: Tensor, real_img: Tensor) -> Tensor:
@@ -30,33 +33,62 @@ def r1_penalty(real_logits: Tensor, real_img: Tensor) -> Tensor:
     return grad.square().sum(dim=(1, 2, 3))
 
 
-class PathLength:
-    """Path length regularisation, with the running mean of the lengths (StyleGAN2, section 3.2).
+def path_lengths(img: Tensor, ws: Tensor, *, create_graph: bool = True) -> Tensor:
+    """How far a picture moves for a step in w, in a random direction of pictures (StyleGAN2, section 3.2).
 
-    ``state`` is a scalar tensor; save and restore it to continue a training exactly.
+    ``img = synthesis(ws)`` with a graph: ``[N, C, H, W], [N, num_ws, w_dim] -> [N]``.
+    """
+    noise = torch.randn_like(img) / math.sqrt(img.shape[2] * img.shape[3])
+    (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=create_graph)
+    return grad.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+class PathLength:
+    """Path length regularisation: lengths are drawn to their running mean (StyleGAN2, section 3.2).
+
+    ``state``, a scalar tensor, is that mean; save and restore it to continue a training exactly.
     """
 
     def __init__(self, device: torch.device | str = "cpu", decay: float = 0.01) -> None:
         self.state = torch.zeros([], device=device)
+        self._batch = self.state.clone()
         self.decay = decay
 
-    def __call__(self, img: Tensor, ws: Tensor) -> Tensor:
-        """``img = synthesis(ws)`` with a graph: ``[N, C, H, W], [N, num_ws, w_dim] -> [N]`` penalties."""
-        noise = torch.randn_like(img) / math.sqrt(img.shape[2] * img.shape[3])
-        (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=True)
-        lengths = grad.square().sum(dim=2).mean(dim=1).sqrt()
-        mean = self.state.lerp(lengths.mean(), self.decay)
-        self.state.copy_(mean.detach())
-        return (lengths - mean).square()
+    def move(self, lengths: Tensor) -> None:
+        """Move the mean towards that of the lengths of the whole batch, ``[M]``."""
+        self._batch = lengths.detach().mean()
+        self.state.lerp_(self._batch, self.decay)
+
+    def penalty(self, lengths: Tensor) -> Tensor:
+        """Squared distance from the mean, ``[N] -> [N]``, for any part of the batch that `move` was told of."""
+        away = lengths - self.state
+        # The mean holds this batch's lengths with weight `decay`, and published training differentiates that too.
+        # A part of the batch knows its own share of it: a term that is zero but has the gradient.
+        through_mean = 2 * self.decay * (self._batch - self.state) * (lengths - lengths.detach())
+        return away.square() - through_mean
 
 
 def mixed_ws(G: Generator, z: Tensor, c: Tensor | None, probability: float) -> Tensor:
     """Map ``z`` and, with ``probability``, take the ws from a random layer on from a second latent.
 
-    Style mixing (StyleGAN, section 3.1). Moves ``w_avg``. Returns ``[N, num_ws, w_dim]``.
+    Style mixing (StyleGAN, section 3.1); one choice for the batch. Row 0 is always ``z``'s own w.
+    Returns ``[N, num_ws, w_dim]``.
     """
-    ws = G.mapping(z, c, update_w_avg=True)
+    ws = G.mapping(z, c)
     if probability > 0 and torch.rand([]) < probability:
         cutoff = int(torch.randint(1, ws.shape[1], []))
         ws = torch.cat([ws[:, :cutoff], G.mapping(torch.randn_like(z), c)[:, cutoff:]], dim=1)
     return ws
+
+
+def score(D: Discriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    """D's scores ``[N, 1]``, with groups of the minibatch deviation made of consecutive samples.
+
+    The network itself takes every ``N / group``-th sample for a group, so who meets whom would depend on N: on how
+    the batch is cut up.
+    """
+    n = len(img)
+    group = min(D.config.mbstd_group_size or n, n)
+    order = torch.arange(n, device=img.device).view(-1, group).t().flatten()
+    logits = D(img[order], c if c is None else c[order], dtype)
+    return logits[order.argsort()]

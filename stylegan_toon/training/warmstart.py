@@ -80,6 +80,7 @@ def pair_loss(
     target: Tensor,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     noise_mode: str = "none",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """How far the pictures of known latents are from the true ones.
 
@@ -90,11 +91,12 @@ def pair_loss(
         ws: ``[N, num_ws, w_dim]``.
         target: ``[N, C, R, R]`` in [-1, 1].
         perceptual: distance of two batches of pictures, or None.
+        noise_mode, dtype: as for ``G.synthesis``.
 
     Returns:
         A scalar.
     """
-    images = G.synthesis.pyramid(ws, noise_mode)
+    images = G.synthesis.pyramid(ws, noise_mode, dtype)
     loss = F.l1_loss(images[-1], target)
     for image in images[:-1]:
         small = F.interpolate(target, size=image.shape[2:], mode="area")
@@ -102,7 +104,7 @@ def pair_loss(
     if perceptual is not None:
         image, side = images[-1], target.shape[-1]
         if side > 64 and torch.rand([]) < 0.5:
-            y, x = torch.randint(0, side - 63, [2]).tolist()
+            y, x = (int(torch.randint(0, side - 63, [])) for _ in range(2))
             image, target = image[:, :, y : y + 64, x : x + 64], target[:, :, y : y + 64, x : x + 64]
         elif side > 64:
             image, target = (F.interpolate(t, size=(64, 64), mode="area") for t in (image, target))

@@ -281,7 +281,7 @@ def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: 
             raise _odd(path, f"the config of {name} has the unknown field {_short(field)}")
         value = tuple(value) if isinstance(value, list) else value
         # A million layers take no memory on the meta device, but they take forever.
-        if not _fits(value, hints[field]) or (field.endswith("_layers") and value > depth):
+        if not fits(value, hints[field]) or (field.endswith("_layers") and value > depth):
             raise _odd(path, f"the config of {name} says {field} = {_short(value)}")
         checked[field] = value
     try:
@@ -290,12 +290,12 @@ def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: 
         raise _odd(path, f"the config of {name} is wrong ({_short(error)})") from error
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is what a type hint of a config asks for."""
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is what a type hint of a config asks for (numbers finite, no bool for an int)."""
     if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
+        return any(fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+        return isinstance(value, tuple) and all(fits(item, typing.get_args(hint)[0]) for item in value)
     if hint is float:
         return type(value) is int or (type(value) is float and math.isfinite(value))
     return type(value) is hint  # bool is no int here

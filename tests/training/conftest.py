@@ -1,5 +1,10 @@
+from __future__ import annotations
+
+from pathlib import Path
+
 import pytest
 import torch
+from runs import picture_set
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +14,8 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    return picture_set(tmp_path / "set")

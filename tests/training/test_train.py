@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.data.dataset import ImageDataset, PairDataset
 from stylegan_toon.train import main
-from stylegan_toon.training.loop import TrainConfig, Trainer
-from stylegan_toon.weights import load_networks, read_header, save_networks
+from stylegan_toon.training.config import TrainConfig
+from stylegan_toon.training.engine import adam
+from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.state import read_snapshot
+from stylegan_toon.weights import load_network, load_networks, read_header, save_networks
 
 SMALL = ["--resolution", "16", "--batch", "4", "--channel-base", "128", "--channel-max", "16"]
 SMALL += ["--workers", "0", "--quiet"]
@@ -96,19 +100,24 @@ def test_pairs_are_learnt(pictures, tmp_path):
     assert all(torch.equal(v, D.state_dict()[k]) for k, v in D_before.items())  # no discriminator in this phase
 
 
-def test_ctrl_c_saves(pictures, tmp_path, monkeypatch):
-    steps = []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(pictures, tmp_path, monkeypatch, number):
+    steps, step = [], Trainer.step
 
-    def interrupt(self, n, log):
-        steps.append(n)
-        if n == 3:
-            raise KeyboardInterrupt
+    def interrupted(self):
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(number)
+        step(self)
 
-    monkeypatch.setattr(Trainer, "_adversarial_step", interrupt)
+    before = signal.getsignal(number)
+    monkeypatch.setattr(Trainer, "step", interrupted)
     result = run("--data", pictures, "--out", tmp_path / "a", "--kimg", "1", *SMALL)
-    assert result.exit_code == 130 and len(steps) == 4
-    (snapshot,) = (tmp_path / "a").glob("snapshot-*.safetensors")
-    assert sorted(load_networks(snapshot)) == ["D", "G", "G_ema"]
+    assert result.exit_code == 130 and len(steps) == 3 and "--resume auto" in result.output
+    (snapshot,) = (tmp_path / "a").glob("snapshot-*")
+    assert read_snapshot(snapshot).progress.steps == 3
+    assert load_network(str(snapshot / "networks.safetensors"), which="D").config.resolution == 16
+    assert signal.getsignal(number) is before
 
 
 def test_training_is_reproducible(pictures, tmp_path):
@@ -140,13 +149,9 @@ def test_ema_is_the_published_average():
 
 
 def test_lazy_regularisation_corrects_adam():
-    trainer_config = TrainConfig(lr=0.01, g_reg_interval=4, d_reg_interval=16)
-    G, D = tiny_generator(0), tiny_discriminator(0)
-    trainer = Trainer.__new__(Trainer)
-    trainer.config = trainer_config
-    G_opt, D_opt = trainer._adam(G, 4), trainer._adam(D, 16)
-    assert G_opt.defaults["lr"] == pytest.approx(0.01 * 4 / 5)
-    assert D_opt.defaults["betas"] == (0.0, pytest.approx(0.99 ** (16 / 17)))
+    assert adam(tiny_generator(0), 0.01, 4).defaults["lr"] == pytest.approx(0.01 * 4 / 5)
+    assert adam(tiny_discriminator(0), 0.01, 16).defaults["betas"] == (0.0, pytest.approx(0.99 ** (16 / 17)))
+    assert adam(tiny_generator(0), 0.01, None).defaults["lr"] == 0.01
 
 
 @pytest.mark.parametrize(
