@@ -141,7 +141,7 @@ def same(a: Path, b: Path) -> None:
 
 
 def close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
-    """Both hold the same: each tensor's error is below ``tolerance`` of its size or of 1, that of entries below ten times.
+    """Both hold the same: a tensor's error is below ``tolerance`` of its size or of 1, an entry's below ten times that.
 
     Of single entries no more can be asked: Adam's first step is a sign, so where a gradient is zero but for rounding
     (its epsilon is 1e-8), a sum in another order shows in the weight.
