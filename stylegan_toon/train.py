@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .data.dataset import ImageDataset, PairDataset
 from .data.images import image_grid, save_image
 from .errors import ToonError
 from .files import output_folder, remove_leftovers
+from .metrics import Suite, evaluate_generator
 from .nn import PRESETS, Discriminator, Generator, Preset, preset
 from .training.augment import AUGMENTATIONS, build_augment
 from .training.config import TrainConfig
@@ -28,7 +29,7 @@ from .training.memory import keep_pages
 from .training.state import Snapshot, find_snapshot, set_aside
 from .training.vgg import VggLoss
 from .training.warmstart import fit_mapping, read_latents
-from .weights import load_network
+from .weights import load_family
 from .weights.provenance import descend, provenance_of
 
 
@@ -50,15 +51,6 @@ def build(
     mapping = {"mapping_layers": mapping_layers, "mapping_features": mapping_features}
     mapping = {name: value for name, value in mapping.items() if value}
     return Generator(replace(g, **sizes, **mapping)), Discriminator(replace(d, **sizes))
-
-
-def load_family(source: str, device: torch.device) -> dict[str, torch.nn.Module]:
-    """``G_ema`` and, where the source has them too, ``G`` and ``D``."""
-    found = {"G_ema": load_network(source, device=device)}
-    for which in ("G", "D"):
-        with contextlib.suppress(ToonError):  # a file for use, not for training on: G starts from G_ema, D anew
-            found[which] = load_network(source, which=which, device=device)
-    return found
 
 
 def train(G: Generator, D: Discriminator, pictures: ImageDataset, folder: Path, config: TrainConfig, **more) -> Path:
@@ -92,6 +84,8 @@ def networks(
     if not family:
         G, D = build(pictures.resolution, cfg, c_dim=pictures.label_dim, **sizes)
         return {"G": G, "D": D}
+    if "G_ema" not in family:
+        raise ToonError(f"{source} holds no generator: give a network that has one.")
     known = family["G_ema"].config
     if (known.resolution, known.c_dim) != (pictures.resolution, pictures.label_dim):
         raise ToonError(
@@ -203,6 +197,8 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--pairs-features", type=cli.PATH, help="npz of VGG16 weights for a perceptual loss on pairs.")
 @click.option("--snapshot-kimg", type=click.FloatRange(0, min_open=True), default=10.0, help="Between snapshots.")
 @click.option("--keep", type=click.IntRange(1), default=3, help="Snapshots to keep.")
+@click.option("--metrics", help="Figures to take at every snapshot, like fd-efficientnet-lite0,detection.")
+@click.option("--metrics-samples", type=click.IntRange(2), default=2000, help="Pictures to generate for them.")
 @click.option("--workers", type=click.IntRange(0), default=1, help="Processes that read pictures.")
 @click.option("--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases, too.")
 @cli.device()
@@ -215,6 +211,7 @@ def main(
     data: str, out: Path, init_from: str | None, resume: str | None, cfg: str, resolution: int | None,
     channel_base: int | None, channel_max: int | None, mapping_layers: int | None, mapping_features: int | None,
     skip_bad: bool, mirror: bool, cond: bool, pairs: Path | None, pairs_features: Path | None, wandb: str | None,
+    metrics: str | None, metrics_samples: int,
     device: torch.device, tf32: bool, seed: int, overwrite: bool, quiet: bool, **_: Any,
 ) -> None:  # fmt: skip
     """Train StyleGAN2-ADA on a set of pictures.
@@ -236,8 +233,8 @@ def main(
         snapshot = find_snapshot(resume, out) if resume else None
         if processes.rank == 0:
             start_folder(out, snapshot, overwrite)
-        family = snapshot.networks if snapshot else load_family(init_from, torch.device("cpu")) if init_from else {}
-        if resolution is None and family:
+        family = snapshot.networks if snapshot else load_family(init_from) if init_from else {}
+        if resolution is None and "G_ema" in family:
             resolution = family["G_ema"].config.resolution
         pictures = ImageDataset(data, resolution, resize=True, labels=cond, xflip=mirror, skip_bad=skip_bad)
         resolution = pictures.resolution
@@ -257,6 +254,10 @@ def main(
                 fit_mapping(trained["G"].mapping, torch.from_numpy(table["samples"]))
         elif config.pairs_kimg or config.pairs_weight:
             raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
+        measure = None
+        if metrics:  # networks that cannot be had are told of now, not at the first snapshot
+            suite = Suite([name.strip() for name in metrics.split(",")], device=device)
+            measure = partial(evaluate_generator, pictures=pictures, metrics=suite, samples=metrics_samples)
         tell = []
         if processes.rank == 0:
             reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
@@ -265,7 +266,7 @@ def main(
         try:
             final = train(
                 pictures=pictures, folder=out, config=config, pairs=known, team=processes, sinks=tell, resume=snapshot,
-                perceptual=VggLoss(pairs_features).to(device) if pairs_features else None, quiet=quiet,
+                perceptual=VggLoss(pairs_features).to(device) if pairs_features else None, quiet=quiet, measure=measure,
                 provenance=history(said, family, resumed=snapshot is not None),
                 **{name: network.to(device) for name, network in trained.items()},
             )  # fmt: skip

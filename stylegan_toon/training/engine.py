@@ -43,6 +43,7 @@ class Engine:
         provenance: what the networks say about their making.
         team: the processes that train together.
         sinks: who is told numbers and pictures.
+        measure: G_ema -> figures by name, called by all processes at every snapshot.
         resume: go on from here; ``G``, ``D`` and ``G_ema`` are those of the snapshot.
 
     Raises:
@@ -63,13 +64,14 @@ class Engine:
         provenance: dict | None = None,
         team: Team = Team(),  # noqa: B008 (frozen)
         sinks: Sequence[Sink] = (),
+        measure: Callable[[Generator], dict[str, float]] | None = None,
         resume: Snapshot | None = None,
         quiet: bool = False,
     ) -> None:
         self.G, self.D, self.folder, self.config, self.team = G, D, folder, config, team
         self.G_ema = copy.deepcopy(G) if G_ema is None else G_ema
         self.G_ema.eval().requires_grad_(False)
-        self.pictures, self.pairs, self.perceptual = pictures, pairs, perceptual
+        self.pictures, self.pairs, self.perceptual, self.measure = pictures, pairs, perceptual, measure
         self.provenance = provenance or {}
         self.device = G.mapping.w_avg.device
         self.dtype = getattr(torch, config.dtype) if config.dtype else None
@@ -201,7 +203,12 @@ class Engine:
 
     def snapshot(self) -> None:
         """Write the picture grid and the whole state; a disk that refuses is told of, and training goes on."""
-        if self.team.rank > 0 or self.progress.seen == self._saved:
+        if self.progress.seen == self._saved:
+            return
+        if self.measure is not None:
+            self.log.figures(self.progress.seen, self.measure(self.G_ema))
+        if self.team.rank > 0:
+            self._saved = self.progress.seen
             return
         picture = self.folder / f"fakes-{self.progress.seen:09d}.png"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -151,6 +152,14 @@ class Log:
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in told.items()}, refresh=False)
         for sink in self._sinks:
             with_warning(lambda sink=sink: sink.numbers(images, told))
+
+    def figures(self, images: int, values: dict[str, float]) -> None:
+        """Tell numbers as they are, at once."""
+        if not self._quiet:
+            text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            tqdm.write(f"{images / 1000:g} kimg: {text}", file=sys.stderr)
+        for sink in self._sinks:
+            with_warning(lambda sink=sink: sink.numbers(images, values))
 
     def picture(self, images: int, name: str, path: Path) -> None:
         for sink in self._sinks:

@@ -74,6 +74,16 @@ def test_the_augmentation_is_chosen(pictures, tmp_path, aug, p):
     assert history["augment_p"] == pytest.approx(p, abs=1e-3)
 
 
+def test_figures_are_taken_at_every_snapshot(pictures, tmp_path):
+    measured = ["--metrics", "detection", "--metrics-samples", "2", "--snapshot-kimg", "0.008"]
+    result = run("--data", pictures, "--out", tmp_path / "a", "--kimg", "0.016", *measured, *SMALL)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert [line["kimg"] for line in lines if "detection" in line] == [0.008, 0.016]
+    result = run("--data", pictures, "--out", tmp_path / "b", "--metrics", "beauty", *SMALL)
+    assert result.exit_code == 2 and "beauty" in result.output and not (tmp_path / "b" / "reals.png").exists()
+
+
 def test_pairs_are_learnt(pictures, tmp_path):
     """Pictures made by one generator are learnt by another from (w, picture); the loss falls, G_ema follows."""
     torch.manual_seed(0)
