@@ -55,11 +55,11 @@ python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metr
 python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity,detection"""
 )
 @cli.network(None)
-@click.option("--pictures", type=cli.PATH, help="Measure this folder or zip of pictures instead.")
+@click.option("--pictures", help="Measure these pictures instead: folder, zip or tar shards.")
 @click.option("--photos", type=cli.PATH, help="Measure pairs instead: a folder of photos ...")
 @click.option("--toons", type=cli.PATH, help="... and one of their toons, as toonify writes it.")
 @click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
-@click.option("--data", type=cli.PATH, help="Folder or zip of real pictures to compare with.")
+@click.option("--data", help="Real pictures to compare with: folder, zip or tar shards (also http).")
 @click.option(
     "--metrics", type=MetricsType(), metavar="NAME,...",
     help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or efficientnet-lite0, which works offline), "
@@ -81,8 +81,8 @@ python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics i
 @cli.quiet()
 @cli.overwrite()
 def main(
-    network: str | None, pictures: Path | None, photos: Path | None, toons: Path | None, aligned: bool,
-    data: Path | None, metrics: list[str] | None, base: str | None, samples: int | None, reals: int | None, psi: float,
+    network: str | None, pictures: str | None, photos: Path | None, toons: Path | None, aligned: bool,
+    data: str | None, metrics: list[str] | None, base: str | None, samples: int | None, reals: int | None, psi: float,
     batch: int, out: Path, device: torch.device, dtype: torch.dtype | None, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Measure a network, a set of pictures, or how much toons look like their photos.
@@ -131,7 +131,8 @@ def main(
         figures, picture = pairs.figures, pairs.sheet
         report |= {"toons": toons.name, "pairs": pairs.count}
     if suite.compares:
-        report |= {"data": data.name, "reals": min(reals or MAX_REALS, len(known)), "resolution": known.resolution}
+        report |= {"data": Path(data).name, "reals": min(reals or MAX_REALS, len(known))}
+        report["resolution"] = known.resolution
     report |= {"metrics": figures, "networks": suite.digests(), "version": __version__}
     with atomic_path(files[0]) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

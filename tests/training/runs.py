@@ -134,13 +134,13 @@ def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:
     return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.progress.p, dtype=torch.float64)}
 
 
-def same(a: Path, b: Path) -> None:
+def assert_same(a: Path, b: Path) -> None:
     """Both hold the same, bit for bit."""
     x, y = tensors(a), tensors(b)
     assert x.keys() == y.keys() and not [name for name in x if not torch.equal(x[name], y[name])]
 
 
-def close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
+def assert_close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
     """Both hold the same: a tensor's error is below ``tolerance`` of its size or of 1, an entry's below ten times that.
 
     Of single entries no more can be asked: Adam's first step is a sign, so where a gradient is zero but for rounding

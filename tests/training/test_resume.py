@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from runs import SERVER, go, picture_set, same, start
+from runs import SERVER, assert_same, go, picture_set, start
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon import files
@@ -42,7 +42,7 @@ def test_n_and_n_steps_are_2n(pictures, tmp_path, options):
     whole = go(pictures, tmp_path / "whole", **options)
     for steps in (3, 4):
         go(pictures, tmp_path / "parts", "auto", **options, stop=steps)
-    same(whole, go(pictures, tmp_path / "parts", "auto", **options))
+    assert_same(whole, go(pictures, tmp_path / "parts", "auto", **options))
     assert read_snapshot(whole).progress.steps == 9
 
 
@@ -63,7 +63,7 @@ def test_kills_at_random_moments(pictures, tmp_path):
         had = newest.progress.seen if newest else 0
         assert done.value - had <= 16
     whole = go(pictures, tmp_path / "whole", **options)
-    same(whole, go(pictures, folder, "auto", **options))
+    assert_same(whole, go(pictures, folder, "auto", **options))
     assert len(snapshots(folder)) == 2
 
 
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_during_a_snapshot(pictures, tmp_path, monkeypatch):
         newest = go(pictures, folder, **options)
     assert len(told) == 2
     assert all(str(w.message).endswith("training goes on and will try again.") for w in told)
-    same(whole, newest)
+    assert_same(whole, newest)
     assert {p.name for p in snapshots(folder)} == {f"snapshot-{n:09d}" for n in (8, 32, 40)}
     assert all(read_snapshot(path) for path in snapshots(folder))
     assert not list(folder.glob(".*"))
