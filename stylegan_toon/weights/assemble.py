@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,18 @@ def assemble(
         if "resample_filter" in module._buffers:
             module.resample_filter = setup_filter(config.resample_filter)
     return network.eval()
+
+
+def members(path: str | Path, there: Collection[str], which: Collection[str] | None) -> list[str]:
+    """Names of the networks to build of those in a file: the ones in ``which``, or all.
+
+    Raises:
+        ToonError: one that is asked for is not there.
+    """
+    for name in which or ():
+        if name not in there:
+            raise ToonError(f"{path} holds no {name}, only {', '.join(there)}: ask for one of those.")
+    return [name for name in there if which is None or name in which]
 
 
 def outline(config: Any, network_class: type[nn.Module], path: str | Path) -> nn.Module:

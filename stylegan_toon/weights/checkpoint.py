@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from .assemble import members
 from .pickles import PickleError
 from .tensors import Storage, StoredTensor
 
@@ -156,27 +157,23 @@ def load_networks(
     path = Path(path)
     with _opened(path) as file:
         header = _header(file, path)
-        digest = sha256_of(path)
-        if sha256 is not None and digest != sha256.lower():
-            raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
-        for name in header.kind if which is None else which:
-            if name not in header.kind:
-                raise ToonError(f"{path} holds no {name}, only {', '.join(header.kind)}: ask for one of those.")
-        networks = {
-            name: _build(path, header, name).to(device) for name in header.kind if which is None or name in which
-        }
+        digest = sha256_of(path, sha256)
+        networks = {name: _build(path, header, name).to(device) for name in members(path, header.kind, which)}
     for network in networks.values():
         network.provenance = {**header.provenance, "name": path.name, "sha256": digest}
     return networks
 
 
-def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+def sha256_of(path: str | Path, expected: str | None = None) -> str:
+    """Hexadecimal SHA-256 of a file. Raises ToonError if it should be another."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
+    found = digest.hexdigest()
+    if expected is not None and found != expected.lower():
+        raise ToonError(f"{path} is not the file it should be (sha256 {found}, expected {expected}): get it again.")
+    return found
 
 
 @contextlib.contextmanager

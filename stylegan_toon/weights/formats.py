@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import ToonError
 from . import nvlabs, nvlabs_writer, rosinality
 from .checkpoint import MAX_HEADER, load_networks, save_networks, sha256_of
+from .tensors import opened
 
 # Endings of names -> what is written.
 WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", ".pt": "rosinality's"}
@@ -18,7 +19,9 @@ WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", 
 def read_networks(
     path: str | Path, *, which: Collection[str] | None = None, sha256: str | None = None
 ) -> dict[str, nn.Module]:
-    """Build the networks of a file of any known kind, in float32 and eval mode, on the CPU, with ``.provenance``.
+    """Build the networks of a file of any known kind, in float32 and eval mode, on the CPU.
+
+    Each network carries ``.provenance``: ``name`` and ``sha256`` of the file, and what the file's own kind has to say.
 
     Args:
         path: ``.safetensors`` of this package, ``.pkl`` of NVIDIA's PyTorch repositories, ``.pt`` of rosinality's.
@@ -31,10 +34,13 @@ def read_networks(
     path = Path(path)
     if not _is_pickle(path):
         return load_networks(path, which=which, sha256=sha256)
-    if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
-        raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
-    reader = rosinality if rosinality.recognises(path) else nvlabs
-    return reader.read_networks(path, which=which)
+    digest = sha256_of(path, sha256)
+    with opened(path, nvlabs.ALLOWED | rosinality.ALLOWED) as file:
+        kind = rosinality if rosinality.recognises(file.root) else nvlabs
+        networks = kind.networks_of(file, path, which)
+    for network in networks.values():
+        network.provenance |= {"name": path.name, "sha256": digest}
+    return networks
 
 
 def write_networks(

@@ -275,7 +275,7 @@ class PickleFile:
 
 @contextlib.contextmanager
 def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFile]:
-    """Open a file of networks for reading; what is wrong with it becomes a sentence.
+    """Open an ordinary file of networks for reading; what is wrong with it becomes a sentence.
 
     Args:
         allowed: (module, name) of what may appear in the pickle beside tensors.
@@ -283,14 +283,9 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
     Raises:
         ToonError: whatever goes wrong in the file, also inside the ``with`` block.
     """
-    path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited on for ever
-            raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             yield PickleFile(file, allowed)
-    except FileNotFoundError:
-        raise ToonError(f"{path} does not exist: check the path.") from None
     except PickleError as error:
         raise ToonError(f"{path} is not read because {error}; nothing in it was run.") from error
     except OSError as error:
