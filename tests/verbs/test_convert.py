@@ -59,6 +59,8 @@ def test_members_can_be_chosen(family, tmp_path):
 def test_mistakes(family, tmp_path):
     with pytest.raises(ToonError, match="should end in"):
         convert(family, tmp_path / "x.onnx")
+    with pytest.raises(ToonError, match=r"x\.pt can hold float32 only"):
+        convert(family, tmp_path / "x.pt", half=True)
     with pytest.raises(ToonError, match="--overwrite"):
         convert(family, family)
     with pytest.raises(ToonError, match="does not exist"):
