@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
 from .assemble import assemble, infer_channels, members, misfit
@@ -109,7 +109,7 @@ def _modules(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str
         elif (pipe := _module(file, value)) is not None and pipe.class_name == "AugmentPipe":
             extra["augment_pipe"] = {key: v for key, v in pipe.attributes.items() if type(v) in (int, float) and v}
         elif value is not None:
-            dropped.append(str(name)[:60])
+            dropped.append(short(name))
     if "G" in modules and "G_ema" not in modules:
         modules["G_ema"] = modules.pop("G")
     if dropped:
@@ -350,5 +350,5 @@ def _check_attributes(path: Path, network: nn.Module, attributes: Mapping[str, A
         if not (math.isclose(ours, theirs, rel_tol=1e-6) if type(ours) is float is type(theirs) else ours == theirs):
             wrong.append(name)
     if wrong:
-        listed = ", ".join(name[:60] for name in sorted(wrong)[:5]) + (" and more" if len(wrong) > 5 else "")
+        listed = ", ".join(map(short, sorted(wrong)[:5])) + (" and more" if len(wrong) > 5 else "")
         raise ToonError(f"{path} has settings that this package's networks do not know ({listed}): it cannot be used.")

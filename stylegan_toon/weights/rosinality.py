@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
@@ -145,7 +145,7 @@ def _family(root: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     if "G" in states and "G_ema" not in states:  # as many fine-tuned networks are published
         states["G_ema"] = states.pop("G")
     used = {*_KEYS.values(), "latent_avg"}
-    return content, states, [str(key)[:80] for key in content if key not in used]
+    return content, states, [short(key) for key in content if key not in used]
 
 
 def _tensors(file: PickleFile, path: Path, where: str, state: Any) -> dict[str, StoredTensor]:
@@ -175,8 +175,8 @@ def _built(
             drawn[mine] = torch.randn(names.pop(mine)[2], generator=random)
         notes.append("No noises in the file: noise_const is drawn with seed 0.")
     kernels = dict(_kernels(config))
-    shapes = {theirs: shape for theirs, shape, _ in names.values()} | {key: k.shape for key, k in kernels.items()}
-    check_tensors(path, shapes, tensors)
+    outlines = {theirs: torch.empty(shape, device="meta") for theirs, shape, _ in names.values()}
+    check_tensors(path, outlines | kernels, tensors)
     if wrong := [key for key, kernel in kernels.items() if not tensors[key].read(file.file).float().equal(kernel)]:
         raise misfit(path, "not the filter [1, 3, 3, 1]", wrong)
     if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
@@ -196,7 +196,7 @@ def _built(
 def _latent_avg(path: Path, average: StoredTensor, w_dim: int) -> StoredTensor:
     """The stored mean of w, ``[w_dim]`` or ``[1, w_dim]``."""
     if average.shape != (1, w_dim):
-        check_tensors(path, {"latent_avg": (w_dim,)}, {"latent_avg": average})
+        check_tensors(path, {"latent_avg": torch.empty(w_dim, device="meta")}, {"latent_avg": average})
     return average.with_shape((w_dim,))
 
 
