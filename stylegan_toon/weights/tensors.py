@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ToonError
+from ..files import Sips
 from .pickles import Global, Persistent, PickleError, Reader, Record, Span, TextSpan, read_pickle
 
 STORAGES = {
@@ -232,8 +233,7 @@ class PickleFile:
             raise PickleError(f"its zip is damaged: {error}") from error
 
     def _read_members(self) -> Any:
-        _check_directory(self.file, self.size)
-        archive = zipfile.ZipFile(self.file)
+        archive = zipfile.ZipFile(Sips(self.file, _MAX_DIRECTORY))
         pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise PickleError("it is a zip but none of torch.save")
@@ -354,17 +354,3 @@ def _persistents(root: Any) -> Iterator[Persistent]:
             waiting.extend((value.args, value.state, value.items))
         else:
             waiting.extend(value)
-
-
-def _check_directory(file: BinaryIO, size: int) -> None:
-    """Refuse a zip whose table of contents is larger than any torch.save makes, before it is read."""
-    tail = Reader(file, max(size - 65557, 0), size).take(min(size, 65557))
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
-        raise PickleError("its zip ends too early")
-    (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    wide = at - 20 - 56  # of zip64, if its locator stands ahead
-    if wide >= 0 and tail[at - 20 : at - 16] == b"PK\6\7":
-        (length,) = struct.unpack("<Q", tail[wide + 40 : wide + 48])
-    if length > min(_MAX_DIRECTORY, size):
-        raise PickleError("its zip lists far too many parts")
