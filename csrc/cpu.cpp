@@ -14,12 +14,20 @@ struct Kernels {
   const char *isa;
   void (*bias_act)(const ToonBiasAct &, int);
   bool (*upfirdn2d)(const ToonUpfirdn2d &, int);
+  bool (*conv3x3)(const ToonConv3x3 &, int);
+  void (*conv3x3_pack)(const ToonConv3x3Pack &, int);
+  int64_t (*conv3x3_packed)(int64_t, int64_t, int64_t);
 };
 
-const Kernels baseline = {"baseline", toon::baseline::bias_act, toon::baseline::upfirdn2d};
+#define TOON_KERNELS(isa)                                                                                       \
+  {                                                                                                             \
+    #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::conv3x3, toon::isa::conv3x3_pack,               \
+        toon::isa::conv3x3_packed                                                                               \
+  }
+const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
-const Kernels avx2 = {"avx2", toon::avx2::bias_act, toon::avx2::upfirdn2d};
-const Kernels avx512 = {"avx512", toon::avx512::bias_act, toon::avx512::upfirdn2d};
+const Kernels avx2 = TOON_KERNELS(avx2);
+const Kernels avx512 = TOON_KERNELS(avx512);
 #endif
 
 // The widest instruction set that this processor has, or, if `wanted`, that one if the processor has it.
@@ -60,4 +68,19 @@ const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads) {
 const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;
   return kernels->upfirdn2d(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->conv3x3(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->conv3x3_pack(*p, threads);
+  return nullptr;
+}
+
+int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out) {
+  return kernels->conv3x3_packed(kind, c_in, c_out);
 }
