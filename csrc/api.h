@@ -19,7 +19,7 @@
 #endif
 
 // Raised whenever a struct or the meaning of a field changes; library.py refuses any other number.
-#define TOON_ABI_VERSION 1
+#define TOON_ABI_VERSION 2
 
 enum ToonDtype { TOON_FLOAT32, TOON_FLOAT64, TOON_FLOAT16, TOON_BFLOAT16 };
 

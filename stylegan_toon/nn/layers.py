@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..ops import bias_act, setup_filter
 from ..ops.bias_act import ACTIVATIONS
-from ..ops.conv2d import conv2d_resample, modulated_conv2d
+from ..ops.conv2d import conv_layer, modulated_1x1
 
 
 def normalize_2nd_moment(x: Tensor) -> Tensor:
@@ -84,7 +84,6 @@ class Conv2d(nn.Module):
     ) -> None:
         super().__init__()
         self.activation, self.up, self.down, self.conv_clamp = activation, up, down, conv_clamp
-        self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.act_gain = ACTIVATIONS[activation].default_gain
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
@@ -93,11 +92,11 @@ class Conv2d(nn.Module):
         self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        w = (self.weight * self.weight_gain).to(x.dtype)
-        x = conv2d_resample(x, w, self.resample_filter, up=self.up, down=self.down, padding=self.padding)
-        clamp = self.conv_clamp * gain if self.conv_clamp is not None else None
-        b = self.bias.to(x.dtype) if self.bias is not None else None
-        return bias_act(x, b, act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return conv_layer(
+            x, self.weight, self.bias, weight_gain=self.weight_gain, f=self.resample_filter, up=self.up, down=self.down,
+            act=self.activation, gain=self.act_gain * gain,
+            clamp=self.conv_clamp * gain if self.conv_clamp is not None else None, keep=not self.training,
+        )  # fmt: skip
 
 
 class SynthesisLayer(nn.Module):
@@ -135,11 +134,11 @@ class SynthesisLayer(nn.Module):
             noise = torch.randn(size, device=x.device) * self.noise_strength
         elif self.use_noise and noise_mode == "const":
             noise = self.noise_const * self.noise_strength
-        x = modulated_conv2d(
-            x, self.weight, self.affine(w), noise=noise, f=self.resample_filter, up=self.up, padding=1
-        )
-        clamp = self.conv_clamp * gain if self.conv_clamp is not None else None
-        return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=clamp)
+        return conv_layer(
+            x, self.weight, self.bias, styles=self.affine(w), noise=noise, f=self.resample_filter, up=self.up,
+            act=self.activation, gain=self.act_gain * gain,
+            clamp=self.conv_clamp * gain if self.conv_clamp is not None else None, keep=not self.training,
+        )  # fmt: skip
 
 
 class ToRGB(nn.Module):
@@ -155,5 +154,5 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
-        x = modulated_conv2d(x, self.weight, styles, demodulate=False)
+        x = modulated_1x1(x, self.weight, styles)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1  # TOON_ABI_VERSION of csrc/api.h
+ABI_VERSION = 2  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
 
@@ -102,6 +102,11 @@ def _why_not(device_type: str, index: int | None) -> str | None:
     check.restype = ctypes.c_char_p
     error = check(torch.cuda.current_device() if index is None else index)
     return f"the CUDA kernels do not run on this device ({error.decode()})" if error else None
+
+
+def kernels() -> ctypes.CDLL:
+    """The loaded library; only where `usable` has said so."""
+    return _kernels().handle
 
 
 def why_not(device_type: str, index: int | None = None) -> str | None:

@@ -1,0 +1,248 @@
+"""The 3x3 convolutions of the networks on the CPU: Winograd's algorithm, resampling and the rest of the layer included.
+
+``F.conv2d`` and ``upfirdn2d`` say what is computed (see `conv2d.conv2d_resample`); the kernel takes a fourth of the
+products, or half of them where it resamples, and no filtered image in between (``csrc/conv3x3.h``). It takes float32
+on the CPU with channel counts that are multiples of 16; `kind_of` tells.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import library
+from .upfirdn2d import setup_filter, upfirdn2d
+
+_KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
+_FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
+_ENOUGH = 64
+
+
+def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int) -> str | None:
+    """Which of "plain", "up" and "down" `conv2d.conv2d_resample` of these is; None if the kernel does not take it."""
+    if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu or torch.compiler.is_compiling():
+        return None
+    if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
+        return None
+    n, _, height, width = x.shape
+    if n * height * width * up**2 < _ENOUGH * down**2 or not library.usable(x):
+        return None
+    if up == 1 and down == 1:
+        return "plain"
+    if f is None or not torch.equal(f, _FILTER) or height % down or width % down or up * down != 2:
+        return None
+    return "up" if up == 2 else "down"
+
+
+def conv3x3(x: Tensor, w: Tensor, kind: str, *, keep: bool = False) -> Tensor:
+    """A convolution of `kind_of` this kind, any number of times differentiable by ``x`` and ``w``.
+
+    Args:
+        x: ``[N, C_in, H, W]``.
+        w: ``[C_out, C_in, 3, 3]``.
+        kind: "plain", "up" or "down".
+        keep: Keep the rearranged weights (4 to 9 times the memory of ``w``) until ``w`` changes or dies.
+
+    Returns:
+        ``[N, C_out, H', W']``, channels_last: the size of ``x``, twice or half of it.
+    """
+    return _CONV3X3(x, w, kind, 1, False, False, keep)
+
+
+def layer3x3(
+    x: Tensor,
+    w: Tensor,
+    kind: str,
+    *,
+    styles: Tensor | None = None,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+    b: Tensor | None = None,
+    alpha: float = 1.0,
+    gain: float = 1.0,
+    clamp: float | None = None,
+    keep: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``clamp(gain * lrelu(conv3x3(x * styles, w) * scale + noise + b))`` in one pass over memory, without gradients.
+
+    Args:
+        x, w, kind, keep: as for `conv3x3`.
+        styles: ``[N, C_in]``.
+        scale: ``[N or 1, C_out]``.
+        noise: ``[H', W']`` or ``[N or 1, 1, H', W']``.
+        b: ``[C_out]``.
+        alpha: slope of the activation below zero: 1 is none, 0 is relu.
+        clamp: None = no limit.
+        out: where to write; channels_last, in memory of its own.
+
+    Raises:
+        ValueError: a tensor does not fit, or a gradient would have to be recorded.
+    """
+    n, _, height, width = x.shape
+    c_out, (height, width) = w.shape[0], _output_size(height, width, kind, 1)
+    library.refuse_gradient(x, w, styles, scale, noise, b)
+    x = x.contiguous(memory_format=torch.channels_last)
+    for name, t, shapes in (
+        ("styles", styles, [(n, x.shape[1])]),
+        ("scale", scale, [(n, c_out), (1, c_out)]),
+        ("noise", noise, [(height, width), (n, 1, height, width), (1, 1, height, width)]),
+        ("b", b, [(c_out,)]),
+    ):
+        if t is not None:
+            library.check_operand(name, t, x.device, torch.float32)
+            if tuple(t.shape) not in shapes:
+                raise ValueError(f"{name} is {list(t.shape)}, but must be {' or '.join(str(list(s)) for s in shapes)}")
+    if out is None:
+        out = _empty(x, c_out, height, width)
+    else:
+        library.check_operand("out", out, x.device, torch.float32)
+        if out.shape != (n, c_out, height, width) or not out.is_contiguous(memory_format=torch.channels_last):
+            raise ValueError(f"out must be channels_last {[n, c_out, height, width]}")
+        library.check_apart(out, x, styles, scale, noise, b)
+    clamp = -1.0 if clamp is None else clamp
+    _run(x, w, kind, 1, False, False, keep, out, styles, scale, noise, b, alpha, gain, clamp)
+    return out
+
+
+def remember(w: Tensor, what: str, make: Callable[[], Tensor], keep: bool) -> Tensor:
+    """``make()``, or what it gave before if ``w`` is still the same; forgotten with ``w``. Does not record gradients."""
+    known = _memory.get(w)
+    if known is None or known["version"] != (w._version, w.data_ptr()):
+        known = {"version": (w._version, w.data_ptr())}
+    if what not in known:
+        with torch.no_grad():
+            found = make()
+        if not keep:
+            return found
+        known[what] = found
+        _memory[w] = known
+    return known[what]
+
+
+_memory = WeakTensorKeyDictionary()
+
+# ---------------------------------------------------------------- compiled
+
+_PARAMS = struct.Struct("7P11q3d")  # ToonConv3x3 of csrc/api.h
+_PACK = struct.Struct("2P3q")  # ToonConv3x3Pack
+
+
+def _output_size(height: int, width: int, kind: str, padding: int) -> tuple[int, int]:
+    if kind == "plain":
+        return height + 2 * padding - 2, width + 2 * padding - 2
+    return (height * 2, width * 2) if kind == "up" else (height // 2, width // 2)
+
+
+def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    size = (x.shape[0], channels, height, width)
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool) -> Tensor:
+    """The weights as the kernel reads them. ``swap``: input for output channels; ``flip``: taps turned round."""
+    kernels = library.kernels()
+
+    def make() -> Tensor:
+        taps = (w.flip(2, 3) if flip else w).permute((0, 2, 3, 1) if swap else (1, 2, 3, 0)).contiguous()
+        c_in, c_out = taps.shape[0], taps.shape[3]
+        size = kernels.toon_conv3x3_packed_cpu
+        size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
+        u = library.on_huge_pages(torch.empty(size(_KINDS[kind], c_in, c_out)))
+        library.launch("conv3x3_pack", u, _PACK.pack(u.data_ptr(), taps.data_ptr(), c_in, c_out, _KINDS[kind]))
+        return u
+
+    # Each instruction set has a layout of its own.
+    return remember(w, f"{kind} {swap} {flip} {kernels.toon_cpu_isa()}", make, keep)
+
+
+def _run(
+    x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool, out: Tensor,
+    styles: Tensor | None = None, scale: Tensor | None = None, noise: Tensor | None = None, b: Tensor | None = None,
+    alpha: float = 1.0, gain: float = 1.0, clamp: float = -1.0,
+) -> None:  # fmt: skip
+    u = _packed(w, kind, swap, flip, keep)
+    styles, scale, noise, b = (None if t is None else t.contiguous() for t in (styles, scale, noise, b))
+    n, c_in, height, width = x.shape
+    c_out, out_height, out_width = out.shape[1:]
+    params = _PARAMS.pack(
+        out.data_ptr(), x.data_ptr(), u.data_ptr(),
+        *(0 if t is None else t.data_ptr() for t in (styles, scale, noise, b)),
+        n, c_in, c_out, height, width, out_height, out_width,
+        0 if scale is None or len(scale) == 1 else c_out,
+        0 if noise is None or noise.numel() == out_height * out_width else out_height * out_width,
+        _KINDS[kind], padding if kind == "plain" else 0, alpha, gain, clamp,
+    )  # fmt: skip
+    library.launch("conv3x3", out, params)
+
+
+def _forward(x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    out = library.on_huge_pages(_fake(x, w, kind, padding, swap))
+    _run(x, w, kind, padding, swap, flip, keep, out)
+    return out
+
+
+def _fake(x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, *_) -> Tensor:
+    return _empty(x, w.shape[1 if swap else 0], *_output_size(x.shape[2], x.shape[3], kind, padding))
+
+
+# ---------------------------------------------------------------- autograd
+
+
+class _Conv3x3(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, *options):
+        ctx.options = options
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, w)
+        return library.below_autograd(_CONV3X3, x, w, *options)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        dx = _input_gradient(dy, w, *ctx.options) if ctx.needs_input_grad[0] else None
+        dw = _weight_gradient(dy, x, w, *ctx.options) if ctx.needs_input_grad[1] else None
+        return dx, dw, None, None, None, None, None
+
+
+def _input_gradient(dy: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool) -> Tensor:
+    if kind == "plain":
+        return _CONV3X3(dy, w, "plain", 2 - padding, not swap, not flip, keep)
+    if kind == "down":
+        return _CONV3X3(dy, w, "up", 0, not swap, flip, keep) / 4
+    # Of the input with zeros inserted and filtered, one sample wider on every side than the output; then of that filter.
+    wide = _CONV3X3(dy, w, "plain", 2, not swap, flip, keep)
+    return upfirdn2d(wide, _FILTER, down=2, flip_filter=True, gain=4)
+
+
+def _weight_gradient(
+    dy: Tensor, x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool
+) -> Tensor:
+    w = w.transpose(0, 1) if swap else w
+    if kind == "plain":
+        dw = _torch_weight_gradient(dy, x, w, 1, padding, transposed=False)
+    elif kind == "down":
+        dw = _torch_weight_gradient(dy, upfirdn2d(x, _FILTER, padding=2), w, 2, 0, transposed=False)
+    else:
+        dy = upfirdn2d(dy, _FILTER, padding=2, flip_filter=True, gain=4)
+        dw = _torch_weight_gradient(dy, x, w.transpose(0, 1), 2, 0, transposed=True).transpose(0, 1)
+    dw = dw.flip(2, 3) if flip else dw
+    return dw.transpose(0, 1) if swap else dw
+
+
+def _torch_weight_gradient(dy: Tensor, x: Tensor, w: Tensor, stride: int, padding: int, *, transposed: bool) -> Tensor:
+    geometry = [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1
+    return torch.ops.aten.convolution_backward(dy, x, w, None, *geometry, [False, True, False])[1]
+
+
+_CONV3X3 = library.define(
+    "conv3x3(Tensor x, Tensor w, str kind, int padding, bool swap, bool flip, bool keep) -> Tensor",
+    _forward,
+    _fake,
+    _Conv3x3,
+)
