@@ -14,12 +14,17 @@ struct Kernels {
   const char *isa;
   void (*bias_act)(const ToonBiasAct &, int);
   bool (*upfirdn2d)(const ToonUpfirdn2d &, int);
+  bool (*epilogue)(const ToonEpilogue &, int);
+  void (*epilogue_grad)(const ToonEpilogueGrad &, int);
 };
 
-const Kernels baseline = {"baseline", toon::baseline::bias_act, toon::baseline::upfirdn2d};
+#define TOON_KERNELS(isa) \
+  {#isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad}
+
+const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
-const Kernels avx2 = {"avx2", toon::avx2::bias_act, toon::avx2::upfirdn2d};
-const Kernels avx512 = {"avx512", toon::avx512::bias_act, toon::avx512::upfirdn2d};
+const Kernels avx2 = TOON_KERNELS(avx2);
+const Kernels avx512 = TOON_KERNELS(avx512);
 #endif
 
 // The widest instruction set that this processor has, or, if `wanted`, that one if the processor has it.
@@ -60,4 +65,15 @@ const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads) {
 const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;
   return kernels->upfirdn2d(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->epilogue(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->epilogue_grad(*p, threads);
+  return nullptr;
 }

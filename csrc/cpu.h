@@ -8,6 +8,8 @@
   namespace toon::isa {                                 \
   void bias_act(const ToonBiasAct &p, int threads);     \
   bool upfirdn2d(const ToonUpfirdn2d &p, int threads);  /* false: out of memory */ \
+  bool epilogue(const ToonEpilogue &p, int threads);    /* the same */ \
+  void epilogue_grad(const ToonEpilogueGrad &p, int threads); \
   }
 
 TOON_DECLARE(baseline)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1  # TOON_ABI_VERSION of csrc/api.h
+ABI_VERSION = 2  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
 
