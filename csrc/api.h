@@ -103,6 +103,52 @@ typedef struct ToonConv3x3Pack {
   int64_t kind;
 } ToonConv3x3Pack;
 
+// What a synthesis layer does after its convolution:
+//   y = clamp(gain * act(v * scale + noise + b)),  v = fir(x): pad, then correlate (convolve unless flip)
+// act(u) is u above zero and alpha * u below: linear (alpha 1), relu (0) and lrelu.
+typedef struct ToonEpilogue {
+  void *out;            // [n, c, out_h, out_w]
+  const void *x;        // [n, c, in_h, in_w], same layout as out
+  const void *f;        // [f_h, f_w] in the compute type; if separable [f_w], used along both axes; NULL: v = x
+  const void *scale;    // [n, c] in the compute type, or NULL: 1
+  const void *noise;    // [n, out_h, out_w] in the compute type, [out_h, out_w] if shared; or NULL: 0
+  const void *b;        // [c] in the compute type, or NULL: 0
+  int64_t n, c;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  int64_t f_h, f_w;     // at most TOON_MAX_TAPS each; separable: equal; without f 1
+  int64_t pad_x0, pad_y0;
+  int64_t flip;
+  int64_t separable;    // CPU only
+  int64_t shared_noise;
+  int64_t channels_last;
+  int64_t dtype;
+  double fir_gain, alpha, gain;
+  double clamp;         // negative: no clamp
+} ToonEpilogue;
+
+// Its gradient, read off y: above and below zero, y = m * u with a slope m that the sign of y tells. With
+// du = m * dy (0 where the clamp limits):
+//   out = du * scale             the gradient by v
+//   channel_sums[0] = sum du     over the pixels: by the bias
+//   channel_sums[1] = sum du * (u - noise), so that (that - b * sum du) / scale is the gradient by the scale
+//   pixel_sums = sum du          over the channels: by the noise
+// The sums are handed back in parts, for the caller to add up in a fixed order.
+typedef struct ToonEpilogueGrad {
+  void *out;            // [n, c, pixels], like y and dy
+  void *channel_sums;   // [2, n, ceil(pixels / chunk), c] in the compute type: of `chunk` pixels each
+  void *pixel_sums;     // [ceil(c / group), n, pixels] in the compute type: of `group` channels each
+  const void *dy, *y;
+  const void *scale;    // as in ToonEpilogue
+  const void *noise;
+  int64_t n, c, pixels;
+  int64_t chunk, group;  // CPU: group = c. CUDA: see toon_epilogue_grad_cuda
+  int64_t shared_noise;
+  int64_t channels_last;
+  int64_t dtype;
+  double alpha, gain, clamp;
+} ToonEpilogueGrad;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -118,11 +164,16 @@ TOON_API const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads);
 TOON_API const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads);
 TOON_API int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out);
 
+TOON_API const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads);
+TOON_API const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads);
+
 // Present only in a library built with CUDA. toon_cuda_check tells whether the kernels can run on a device
 // (driver new enough, machine code for its architecture).
 TOON_API const char *toon_cuda_check(int device);
 TOON_API const char *toon_bias_act_cuda(const ToonBiasAct *p, int device, void *stream);
 TOON_API const char *toon_upfirdn2d_cuda(const ToonUpfirdn2d *p, int device, void *stream);
+TOON_API const char *toon_epilogue_cuda(const ToonEpilogue *p, int device, void *stream);
+TOON_API const char *toon_epilogue_grad_cuda(const ToonEpilogueGrad *p, int device, void *stream);
 
 #ifdef __cplusplus
 }

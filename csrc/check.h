@@ -41,3 +41,20 @@ inline const char *toon_invalid(const ToonConv3x3Pack &p) {
   if (p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
   return nullptr;
 }
+
+inline const char *toon_invalid(const ToonEpilogue &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
+  if (!p.out || !p.x) return "a tensor is missing";
+  if (p.n < 0 || p.c < 0 || p.in_h < 1 || p.in_w < 1 || p.out_h < 1 || p.out_w < 1) return "a size is out of range";
+  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS) return "a filter has 1 to 32 taps per axis";
+  if (p.separable && p.f_h != p.f_w) return "a separable filter has as many taps along y as along x";
+  if (!p.f && (p.out_h != p.in_h || p.out_w != p.in_w)) return "without a filter the size does not change";
+  return nullptr;
+}
+
+inline const char *toon_invalid(const ToonEpilogueGrad &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
+  if (!p.out || !p.channel_sums || !p.pixel_sums || !p.dy || !p.y) return "a tensor is missing";
+  if (p.n < 0 || p.c < 0 || p.pixels < 0 || p.chunk < 1 || p.group < 1) return "a size is out of range";
+  return nullptr;
+}

@@ -14,15 +14,17 @@ struct Kernels {
   const char *isa;
   void (*bias_act)(const ToonBiasAct &, int);
   bool (*upfirdn2d)(const ToonUpfirdn2d &, int);
+  bool (*epilogue)(const ToonEpilogue &, int);
+  void (*epilogue_grad)(const ToonEpilogueGrad &, int);
   bool (*conv3x3)(const ToonConv3x3 &, int);
   void (*conv3x3_pack)(const ToonConv3x3Pack &, int);
   int64_t (*conv3x3_packed)(int64_t, int64_t, int64_t);
 };
 
-#define TOON_KERNELS(isa)                                                                                       \
-  {                                                                                                             \
-    #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::conv3x3, toon::isa::conv3x3_pack,               \
-        toon::isa::conv3x3_packed                                                                               \
+#define TOON_KERNELS(isa)                                                                                    \
+  {                                                                                                          \
+    #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad,          \
+        toon::isa::conv3x3, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed                               \
   }
 const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
@@ -84,4 +86,15 @@ const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads) {
 
 int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out) {
   return kernels->conv3x3_packed(kind, c_in, c_out);
+}
+
+const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->epilogue(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->epilogue_grad(*p, threads);
+  return nullptr;
 }

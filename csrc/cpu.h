@@ -11,6 +11,8 @@
   bool conv3x3(const ToonConv3x3 &p, int threads);      /* likewise */ \
   void conv3x3_pack(const ToonConv3x3Pack &p, int threads); \
   int64_t conv3x3_packed(int64_t kind, int64_t c_in, int64_t c_out); \
+  bool epilogue(const ToonEpilogue &p, int threads);    /* the same */ \
+  void epilogue_grad(const ToonEpilogueGrad &p, int threads); \
   }
 
 TOON_DECLARE(baseline)
