@@ -111,7 +111,7 @@ def layer3x3(
 
 
 def remember(w: Tensor, what: str, make: Callable[[], Tensor], keep: bool) -> Tensor:
-    """``make()``, or what it gave before if ``w`` is still the same; forgotten with ``w``. Does not record gradients."""
+    """``make()`` without gradients, or what it gave before if ``w`` is still the same; forgotten with ``w``."""
     known = _memory.get(w)
     if known is None or known["version"] != (w._version, w.data_ptr()):
         known = {"version": (w._version, w.data_ptr())}
@@ -215,7 +215,7 @@ def _input_gradient(dy: Tensor, w: Tensor, kind: str, padding: int, swap: bool, 
         return _CONV3X3(dy, w, "plain", 2 - padding, not swap, not flip, keep)
     if kind == "down":
         return _CONV3X3(dy, w, "up", 0, not swap, flip, keep) / 4
-    # Of the input with zeros inserted and filtered, one sample wider on every side than the output; then of that filter.
+    # By the input with zeros inserted and filtered, a sample wider on every side than the output; then that filter.
     wide = _CONV3X3(dy, w, "plain", 2, not swap, flip, keep)
     return upfirdn2d(wide, _FILTER, down=2, flip_filter=True, gain=4)
 

@@ -38,7 +38,7 @@ def workspace() -> Iterator[None]:
 
 
 def take(shape: Sequence[int]) -> Tensor | None:
-    """A float32 channels_last tensor of this shape on the CPU; None outside the context or where gradients are wanted."""
+    """A float32 channels_last CPU tensor of this shape; None outside the context, and where gradients are recorded."""
     if _buffers.depth != 1 or torch.is_grad_enabled():
         return None
     n, c, h, w = shape
