@@ -96,6 +96,18 @@ typedef struct ToonConv3x3 {
   double clamp;         // negative: no clamp
 } ToonConv3x3;
 
+// The gradient by the weights, of conv(x * s) alone.
+typedef struct ToonConv3x3Weight {
+  float *dw;            // [c_in, 3, 3, c_out]
+  const float *x, *s;   // as in ToonConv3x3
+  const float *dy;      // [n, out_h, out_w, c_out]
+  int64_t n, c_in, c_out;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  int64_t kind;
+  int64_t pad;
+} ToonConv3x3Weight;
+
 typedef struct ToonConv3x3Pack {
   float *u;             // toon_conv3x3_packed_cpu(kind, c_in, c_out) numbers; laid out for the instruction set in use
   const float *w;       // [c_in, 3, 3, c_out]
@@ -161,6 +173,7 @@ TOON_API const char *toon_choose_cpu_isa(const char *isa);  // use another one, 
 TOON_API const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads);
 TOON_API const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads);
 TOON_API const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads);
+TOON_API const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads);
 TOON_API const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads);
 TOON_API int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out);
 

@@ -17,6 +17,7 @@ struct Kernels {
   bool (*epilogue)(const ToonEpilogue &, int);
   void (*epilogue_grad)(const ToonEpilogueGrad &, int);
   bool (*conv3x3)(const ToonConv3x3 &, int);
+  bool (*conv3x3_weight)(const ToonConv3x3Weight &, int);
   void (*conv3x3_pack)(const ToonConv3x3Pack &, int);
   int64_t (*conv3x3_packed)(int64_t, int64_t, int64_t);
 };
@@ -24,7 +25,7 @@ struct Kernels {
 #define TOON_KERNELS(isa)                                                                                    \
   {                                                                                                          \
     #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad,          \
-        toon::isa::conv3x3, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed                               \
+        toon::isa::conv3x3, toon::isa::conv3x3_weight, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed    \
   }
 const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
@@ -76,6 +77,11 @@ const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads) {
 const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;
   return kernels->conv3x3(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->conv3x3_weight(*p, threads) ? nullptr : "out of memory";
 }
 
 const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads) {

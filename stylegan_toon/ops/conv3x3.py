@@ -131,6 +131,7 @@ _memory = WeakTensorKeyDictionary()
 
 _PARAMS = struct.Struct("7P11q3d")  # ToonConv3x3 of csrc/api.h
 _PACK = struct.Struct("2P3q")  # ToonConv3x3Pack
+_WEIGHT = struct.Struct("4P9q")  # ToonConv3x3Weight
 
 
 def _output_size(height: int, width: int, kind: str, padding: int) -> tuple[int, int]:
@@ -192,6 +193,25 @@ def _fake(x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, *_) -> Tens
     return _empty(x, w.shape[1 if swap else 0], *_output_size(x.shape[2], x.shape[3], kind, padding))
 
 
+def _weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bool) -> Tensor:
+    dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
+    n, c_in, height, width = x.shape
+    c_out, out_height, out_width = dy.shape[1:]
+    taps = torch.empty(c_in, 3, 3, c_out)
+    params = _WEIGHT.pack(
+        taps.data_ptr(), x.data_ptr(), 0, dy.data_ptr(), n, c_in, c_out, height, width, out_height, out_width,
+        _KINDS[kind], padding if kind == "plain" else 0,
+    )  # fmt: skip
+    library.launch("conv3x3_weight", taps, params)
+    dw = taps.permute((0, 3, 1, 2) if swap else (3, 0, 1, 2))
+    return (dw.flip(2, 3) if flip else dw).contiguous()
+
+
+def _fake_weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bool) -> Tensor:
+    channels = (x.shape[1], dy.shape[1]) if swap else (dy.shape[1], x.shape[1])
+    return x.new_empty(*channels, 3, 3)
+
+
 # ---------------------------------------------------------------- autograd
 
 
@@ -206,8 +226,24 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
         dx = _input_gradient(dy, w, *ctx.options) if ctx.needs_input_grad[0] else None
-        dw = _weight_gradient(dy, x, w, *ctx.options) if ctx.needs_input_grad[1] else None
+        dw = _CONV3X3_WEIGHT(dy, x, *ctx.options[:-1]) if ctx.needs_input_grad[1] else None
         return dx, dw, None, None, None, None, None
+
+
+class _Conv3x3Weight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dy, x, *options):
+        ctx.options = options
+        ctx.save_for_backward(dy if ctx.needs_input_grad[1] else None, x if ctx.needs_input_grad[0] else None)
+        return library.below_autograd(_CONV3X3_WEIGHT, dy, x, *options)
+
+    @staticmethod
+    def backward(ctx, ddw):
+        dy, x = ctx.saved_tensors
+        options = (*ctx.options, False)
+        d_dy = _CONV3X3(x, ddw, *options) if ctx.needs_input_grad[0] else None
+        d_x = _input_gradient(dy, ddw, *options) if ctx.needs_input_grad[1] else None
+        return d_dy, d_x, None, None, None, None
 
 
 def _input_gradient(dy: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool) -> Tensor:
@@ -220,29 +256,15 @@ def _input_gradient(dy: Tensor, w: Tensor, kind: str, padding: int, swap: bool, 
     return upfirdn2d(wide, _FILTER, down=2, flip_filter=True, gain=4)
 
 
-def _weight_gradient(
-    dy: Tensor, x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool
-) -> Tensor:
-    w = w.transpose(0, 1) if swap else w
-    if kind == "plain":
-        dw = _torch_weight_gradient(dy, x, w, 1, padding, transposed=False)
-    elif kind == "down":
-        dw = _torch_weight_gradient(dy, upfirdn2d(x, _FILTER, padding=2), w, 2, 0, transposed=False)
-    else:
-        dy = upfirdn2d(dy, _FILTER, padding=2, flip_filter=True, gain=4)
-        dw = _torch_weight_gradient(dy, x, w.transpose(0, 1), 2, 0, transposed=True).transpose(0, 1)
-    dw = dw.flip(2, 3) if flip else dw
-    return dw.transpose(0, 1) if swap else dw
-
-
-def _torch_weight_gradient(dy: Tensor, x: Tensor, w: Tensor, stride: int, padding: int, *, transposed: bool) -> Tensor:
-    geometry = [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1
-    return torch.ops.aten.convolution_backward(dy, x, w, None, *geometry, [False, True, False])[1]
-
-
 _CONV3X3 = library.define(
     "conv3x3(Tensor x, Tensor w, str kind, int padding, bool swap, bool flip, bool keep) -> Tensor",
     _forward,
     _fake,
     _Conv3x3,
+)
+_CONV3X3_WEIGHT = library.define(
+    "conv3x3_weight(Tensor dy, Tensor x, str kind, int padding, bool swap, bool flip) -> Tensor",
+    _weight,
+    _fake_weight,
+    _Conv3x3Weight,
 )
