@@ -98,7 +98,7 @@ typedef struct ToonConv3x3 {
 
 // The gradient by the weights, of conv(x * s) alone.
 typedef struct ToonConv3x3Weight {
-  float *dw;            // [c_in, 3, 3, c_out]
+  float *dw;            // as w of ToonConv3x3Pack
   const float *x, *s;   // as in ToonConv3x3
   const float *dy;      // [n, out_h, out_w, c_out]
   int64_t n, c_in, c_out;
@@ -106,13 +106,15 @@ typedef struct ToonConv3x3Weight {
   int64_t out_h, out_w;
   int64_t kind;
   int64_t pad;
+  int64_t in_step, out_step, tap_step;
 } ToonConv3x3Weight;
 
 typedef struct ToonConv3x3Pack {
   float *u;             // toon_conv3x3_packed_cpu(kind, c_in, c_out) numbers; laid out for the instruction set in use
-  const float *w;       // [c_in, 3, 3, c_out]
+  const float *w;       // the tap (y, x) between channels i and o is w[i * in_step + o * out_step + (3 y + x) * tap_step]
   int64_t c_in, c_out;
   int64_t kind;
+  int64_t in_step, out_step, tap_step;  // of any sign
 } ToonConv3x3Pack;
 
 // What a synthesis layer does after its convolution:

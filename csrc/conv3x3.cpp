@@ -146,7 +146,10 @@ void pack(const ToonConv3x3Pack &p, int threads) {
     for (int64_t c = 0; c < panels * kPanel; c += kWidth) {
       Vec taps[3][3] = {}, rows[3][kFreq], line[kFreq];
       if (c < p.c_out)
-        for (int i = 0; i < 9; i++) taps[i / 3][i % 3] = load_vector(p.w + (k * 9 + i) * p.c_out + c);
+        for (int l = 0; l < kWidth; l++) {
+          const float *w = p.w + k * p.in_step + (c + l) * p.out_step;
+          for (int i = 0; i < 9; i++) taps[i / 3][i % 3][l] = w[i * p.tap_step];
+        }
       for (int i = 0; i < 3; i++) multiply<Kind::kWeight, kFreq, 3>(rows[i], 1, taps[i], 1);
       for (int j = 0; j < kFreq; j++) {
         multiply<Kind::kWeight, kFreq, 3>(line, 1, &rows[0][j], kFreq);

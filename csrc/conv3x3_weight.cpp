@@ -58,10 +58,18 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
     }
   }
 
-  // kRows rows of du, one panel wide: += the product of `count` tiles.
+  // kRows rows of du, one panel wide: = or += the product of `count` tiles.
   template <int kRows>
-  static void add_rows(float *du, int64_t pitch, const float *v, int64_t c_in, const float *dm, int64_t count) {
+  static void product_rows(float *du, int64_t pitch, const float *v, int64_t c_in, const float *dm, int64_t count,
+                           bool add) {
     Vec sum[kRows][2] = {};
+    if (add) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; r++) {
+        sum[r][0] = load_vector(du + r * pitch);
+        sum[r][1] = load_vector(du + r * pitch + kWidth);
+      }
+    }
     for (int64_t t = 0; t < count; t++) {
       const Vec m0 = load_vector(dm + t * pitch), m1 = load_vector(dm + t * pitch + kWidth);
 #pragma GCC unroll 16
@@ -73,25 +81,26 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) {
-      store_vector(du + r * pitch, load_vector(du + r * pitch) + sum[r][0]);
-      store_vector(du + r * pitch + kWidth, load_vector(du + r * pitch + kWidth) + sum[r][1]);
+      store_vector(du + r * pitch, sum[r][0]);
+      store_vector(du + r * pitch + kWidth, sum[r][1]);
     }
   }
 
   template <int kRows>
-  static void add_rows(int64_t rows, float *du, int64_t pitch, const float *v, int64_t c_in, const float *dm,
-                       int64_t count) {
-    if (rows == kRows) return add_rows<kRows>(du, pitch, v, c_in, dm, count);
-    if constexpr (kRows > 1) add_rows<kRows - 1>(rows, du, pitch, v, c_in, dm, count);
+  static void product_rows(int64_t rows, float *du, int64_t pitch, const float *v, int64_t c_in, const float *dm,
+                           int64_t count, bool add) {
+    if (rows == kRows) return product_rows<kRows>(du, pitch, v, c_in, dm, count, add);
+    if constexpr (kRows > 1) product_rows<kRows - 1>(rows, du, pitch, v, c_in, dm, count, add);
   }
 
   // One frequency and panel.
-  void products(float *du, const float *v, const float *dm, int64_t f, int64_t panel, int64_t count) const {
+  void products(float *du, const float *v, const float *dm, int64_t f, int64_t panel, int64_t count,
+                bool add) const {
     const int64_t groups = (p.c_in + kRowsAtOnce - 1) / kRowsAtOnce;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t c = p.c_in * g / groups, rows = p.c_in * (g + 1) / groups - c;
-      add_rows<kRowsAtOnce>(rows, du + (f * p.c_in + c) * pitch + panel * kPanel, pitch, v + f * plane_v + c, p.c_in,
-                            dm + f * plane_m + panel * kPanel, count);
+      product_rows<kRowsAtOnce>(rows, du + (f * p.c_in + c) * pitch + panel * kPanel, pitch, v + f * plane_v + c,
+                                p.c_in, dm + f * plane_m + panel * kPanel, count, add);
     }
   }
 
@@ -105,7 +114,10 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
       }
       for (int j = 0; j < 3; j++) {
         multiply<kUnpack, 3, kFreq>(line, 1, &rows[0][j], 3);
-        for (int i = 0; i < 3; i++) store_vector(p.dw + (k * 9 + i * 3 + j) * p.c_out + c, line[i]);
+        for (int l = 0; l < kWidth; l++) {
+          float *dw = p.dw + k * p.in_step + (c + l) * p.out_step + j * p.tap_step;
+          for (int i = 0; i < 3; i++) dw[3 * i * p.tap_step] = line[i][l];
+        }
       }
     }
   }
@@ -118,11 +130,8 @@ bool run(const ToonConv3x3Weight &p, int threads) {
   float *const v = scratch.get(job.size_v() + job.size_m() + job.size_u() + zeros_size);
   if (!v) return false;
   float *const dm = v + job.size_v(), *const du = dm + job.size_m(), *const zeros = du + job.size_u();
-  // Also the columns of dm that only fill a panel up: they are multiplied, if for nothing.
-  parallel_for(threads, threads, [&](int64_t i) {
-    const int64_t size = job.size_m() + job.size_u() + zeros_size;
-    memset(dm + size * i / threads, 0, (size * (i + 1) / threads - size * i / threads) * sizeof(float));
-  });
+  memset(zeros, 0, zeros_size * sizeof(float));
+  if (job.pitch > p.c_out) memset(dm, 0, job.size_m() * sizeof(float));  // what fills up a panel is multiplied too
   for (int64_t first = 0; first < job.tiles; first += job.at_once) {
     const int64_t count = job.tiles - first < job.at_once ? job.tiles - first : job.at_once;
     parallel_for(count, threads, [&](int64_t t) {
@@ -130,7 +139,7 @@ bool run(const ToonConv3x3Weight &p, int threads) {
       job.back(dm + t * job.pitch, zeros, first + t);
     });
     parallel_for(Kind::kFreq * Kind::kFreq * job.panels, threads, [&](int64_t i) {
-      job.products(du, v, dm, i / job.panels, i % job.panels, count);
+      job.products(du, v, dm, i / job.panels, i % job.panels, count, first > 0);
     });
   }
   parallel_for(p.c_in, threads, [&](int64_t k) { job.unpack(du, k); });

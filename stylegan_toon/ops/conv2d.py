@@ -117,7 +117,7 @@ def conv_layer(
     """
     padding = w.shape[-1] // 2
     recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, styles, noise))
-    kind = kind_of(x, w, f, up, down, padding)
+    kind = kind_of(x, w, f, up, down, padding, keep)
     if kind and not recorded and act in _SLOPES:
         scale = torch.full((1, w.shape[0]), weight_gain) if styles is None else _demodulation(w, styles, keep)
         n, _, height, width = x.shape

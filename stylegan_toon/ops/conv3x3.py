@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from collections.abc import Callable
 
 import torch
@@ -20,17 +21,19 @@ from .upfirdn2d import setup_filter, upfirdn2d
 
 _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
-_ENOUGH = 64
+_ENOUGH = {True: 64, False: 256}  # outputs; with fewer, rearranged weights (kept or not) cost more than they save
 
 
-def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int) -> str | None:
+def kind_of(
+    x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False
+) -> str | None:
     """Which of "plain", "up" and "down" `conv2d.conv2d_resample` of these is; None if the kernel does not take it."""
     if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu or torch.compiler.is_compiling():
         return None
     if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
         return None
     n, _, height, width = x.shape
-    if n * height * width * up**2 < _ENOUGH * down**2 or not library.usable(x):
+    if n * height * width * up**2 < _ENOUGH[keep] * down**2 or not library.usable(x):
         return None
     if up == 1 and down == 1:
         return "plain"
@@ -130,8 +133,8 @@ _memory = WeakTensorKeyDictionary()
 # ---------------------------------------------------------------- compiled
 
 _PARAMS = struct.Struct("7P11q3d")  # ToonConv3x3 of csrc/api.h
-_PACK = struct.Struct("2P3q")  # ToonConv3x3Pack
-_WEIGHT = struct.Struct("4P9q")  # ToonConv3x3Weight
+_PACK = struct.Struct("2P6q")  # ToonConv3x3Pack
+_WEIGHT = struct.Struct("4P12q")  # ToonConv3x3Weight
 
 
 def _output_size(height: int, width: int, kind: str, padding: int) -> tuple[int, int]:
@@ -145,21 +148,44 @@ def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
+class _Buffer(threading.local):
+    """Of each thread: where weights are packed that are not kept."""
+
+    u = torch.empty(0)
+
+
+_buffer = _Buffer()
+
+
 def _packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool) -> Tensor:
     """The weights as the kernel reads them. ``swap``: input for output channels; ``flip``: taps turned round."""
     kernels = library.kernels()
 
     def make() -> Tensor:
-        taps = (w.flip(2, 3) if flip else w).permute((0, 2, 3, 1) if swap else (1, 2, 3, 0)).contiguous()
-        c_in, c_out = taps.shape[0], taps.shape[3]
+        taps = w.contiguous()
+        c_in, c_out = (w.shape[0], w.shape[1]) if swap else (w.shape[1], w.shape[0])
         size = kernels.toon_conv3x3_packed_cpu
         size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 3
-        u = library.on_huge_pages(torch.empty(size(_KINDS[kind], c_in, c_out)))
-        library.launch("conv3x3_pack", u, _PACK.pack(u.data_ptr(), taps.data_ptr(), c_in, c_out, _KINDS[kind]))
+        numel = size(_KINDS[kind], c_in, c_out)
+        if keep or _buffer.u.numel() < numel:
+            u = library.on_huge_pages(torch.empty(numel))
+            if not keep:
+                _buffer.u = u
+        else:
+            u = _buffer.u
+        first, *steps = _steps(taps, swap, flip)
+        library.launch("conv3x3_pack", u, _PACK.pack(u.data_ptr(), first, c_in, c_out, _KINDS[kind], *steps))
         return u
 
     # Each instruction set has a layout of its own.
     return remember(w, f"{kind} {swap} {flip} {kernels.toon_cpu_isa()}", make, keep)
+
+
+def _steps(w: Tensor, swap: bool, flip: bool) -> tuple[int, int, int, int]:
+    """Address of the first tap of contiguous weights; steps by input channel, by output channel and by tap."""
+    first = w.data_ptr() + (8 * w.element_size() if flip else 0)
+    in_step, out_step = (w.shape[1] * 9, 9) if swap else (9, w.shape[1] * 9)
+    return first, in_step, out_step, -1 if flip else 1
 
 
 def _run(
@@ -197,14 +223,14 @@ def _weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bo
     dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
     n, c_in, height, width = x.shape
     c_out, out_height, out_width = dy.shape[1:]
-    taps = torch.empty(c_in, 3, 3, c_out)
+    dw = torch.empty((c_in, c_out, 3, 3) if swap else (c_out, c_in, 3, 3))
+    first, *steps = _steps(dw, swap, flip)
     params = _WEIGHT.pack(
-        taps.data_ptr(), x.data_ptr(), 0, dy.data_ptr(), n, c_in, c_out, height, width, out_height, out_width,
-        _KINDS[kind], padding if kind == "plain" else 0,
+        first, x.data_ptr(), 0, dy.data_ptr(), n, c_in, c_out, height, width, out_height, out_width,
+        _KINDS[kind], padding if kind == "plain" else 0, *steps,
     )  # fmt: skip
-    library.launch("conv3x3_weight", taps, params)
-    dw = taps.permute((0, 3, 1, 2) if swap else (3, 0, 1, 2))
-    return (dw.flip(2, 3) if flip else dw).contiguous()
+    library.launch("conv3x3_weight", dw, params)
+    return dw
 
 
 def _fake_weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bool) -> Tensor:
