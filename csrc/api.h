@@ -73,7 +73,7 @@ typedef struct ToonUpfirdn2d {
 
 // What a 3x3 layer of the networks does, in one pass over memory; CPU, float32, channels_last:
 //   out = clamp(gain * act(conv(x * s) * d + noise + b)),  act(t) = t > 0 ? t : alpha * t
-// Kinds: TOON_PLAIN is correlation with padding pad; TOON_UP is transposed convolution of stride 2 followed by the
+// Kinds: TOON_PLAIN is correlation with padding 1; TOON_UP is transposed convolution of stride 2 followed by the
 // filter (1, 3, 3, 1) / 8 along each axis with padding 1 and gain 4; TOON_DOWN is that filter with padding 2 and then
 // correlation of stride 2. c_in and c_out are multiples of 16.
 enum ToonConvKind { TOON_PLAIN, TOON_UP, TOON_DOWN };
@@ -88,15 +88,14 @@ typedef struct ToonConv3x3 {
   const float *b;       // [c_out], or NULL
   int64_t n, c_in, c_out;
   int64_t in_h, in_w;
-  int64_t out_h, out_w;  // plain: in + 2 pad - 2; up: 2 in; down: in / 2, in even
+  int64_t out_h, out_w;  // plain: in; up: 2 in; down: in / 2, in being even
   int64_t d_step, noise_step;  // numbers from picture to picture; 0: the same for all
   int64_t kind;
-  int64_t pad;          // plain only, 0 for the others
   double alpha, gain;
   double clamp;         // negative: no clamp
 } ToonConv3x3;
 
-// The gradient by the weights, of conv(x * s) alone.
+// The gradient by the weights, of conv(x * s) alone. Of TOON_UP it is that of TOON_DOWN with x and dy exchanged.
 typedef struct ToonConv3x3Weight {
   float *dw;            // as w of ToonConv3x3Pack
   const float *x, *s;   // as in ToonConv3x3
@@ -105,7 +104,6 @@ typedef struct ToonConv3x3Weight {
   int64_t in_h, in_w;
   int64_t out_h, out_w;
   int64_t kind;
-  int64_t pad;
   int64_t in_step, out_step, tap_step;
 } ToonConv3x3Weight;
 

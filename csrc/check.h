@@ -27,9 +27,9 @@ template <class Params>  // ToonConv3x3 or ToonConv3x3Weight
 inline const char *toon_invalid_geometry(const Params &p) {
   if (p.kind < TOON_PLAIN || p.kind > TOON_DOWN) return "unknown kind";
   if (p.n < 1 || p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
-  if (p.in_h < 1 || p.in_w < 1 || p.pad < 0 || (p.kind != TOON_PLAIN && p.pad)) return "a size is out of range";
+  if (p.in_h < 1 || p.in_w < 1) return "a size is out of range";
   const auto fits = [&](int64_t in, int64_t out) {
-    if (p.kind == TOON_PLAIN) return out >= 1 && out == in + 2 * p.pad - 2;
+    if (p.kind == TOON_PLAIN) return out == in;
     return p.kind == TOON_UP ? out == 2 * in : in % 2 == 0 && out == in / 2;
   };
   return fits(p.in_h, p.out_h) && fits(p.in_w, p.out_w) ? nullptr : "the output does not have the size that follows";
@@ -40,6 +40,7 @@ inline const char *toon_invalid(const ToonConv3x3 &p) {
 }
 
 inline const char *toon_invalid(const ToonConv3x3Weight &p) {
+  if (p.kind == TOON_UP) return "of TOON_UP there is no kernel";
   return p.dw && p.x && p.dy ? toon_invalid_geometry(p) : "a tensor is missing";
 }
 

@@ -59,11 +59,11 @@ struct Interpolation {
 constexpr Interpolation<3> k43({0, .75, -.75, 1.5, -1.5});
 constexpr Interpolation<2> k42({0, 1, -1, .5});
 
-// Correlation with 3 taps.
+// Correlation with 3 taps, padding 1.
 struct Plain {
   static constexpr int kTile = 4, kFreq = 6;
   static constexpr int kPatch = 6, kStep = 4;  // inputs under a tile, inputs from tile to tile
-  static constexpr int kOrigin = 0;            // first input under the first tile, were there no padding
+  static constexpr int kOrigin = -1;           // first input under the first tile
   static constexpr auto kIn = k43.in;
   static constexpr auto kWeight = k43.weight;
   static constexpr auto kOut = k43.out;

@@ -68,8 +68,8 @@ struct Tiles {
   // The patch of a tile, scaled by the styles and transformed: v[frequency * plane + channel]. `zeros` has c_in of them.
   void in(float *v, int64_t plane, const float *zeros, int64_t tile) const {
     const Place at = place(tile);
-    const int64_t y0 = at.y / kTile * Kind::kStep + Kind::kOrigin - p.pad;
-    const int64_t x0 = at.x / kTile * Kind::kStep + Kind::kOrigin - p.pad;
+    const int64_t y0 = at.y / kTile * Kind::kStep + Kind::kOrigin;
+    const int64_t x0 = at.x / kTile * Kind::kStep + Kind::kOrigin;
     const float *patch[kPatch][kPatch];
     for (int i = 0; i < kPatch; i++)
       for (int j = 0; j < kPatch; j++) {

@@ -149,9 +149,7 @@ bool run(const ToonConv3x3Weight &p, int threads) {
 }  // namespace
 
 bool conv3x3_weight(const ToonConv3x3Weight &p, int threads) {
-  if (p.kind == TOON_PLAIN) return run<Plain>(p, threads);
-  if (p.kind == TOON_UP) return run<Up>(p, threads);
-  return run<Down>(p, threads);
+  return p.kind == TOON_PLAIN ? run<Plain>(p, threads) : run<Down>(p, threads);
 }
 
 }  // namespace TOON_ISA

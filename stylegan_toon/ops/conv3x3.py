@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import library
-from .upfirdn2d import setup_filter, upfirdn2d
+from .upfirdn2d import setup_filter
 
 _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
@@ -54,7 +54,7 @@ def conv3x3(x: Tensor, w: Tensor, kind: str, *, keep: bool = False) -> Tensor:
     Returns:
         ``[N, C_out, H', W']``, channels_last: the size of ``x``, twice or half of it.
     """
-    return _CONV3X3(x, w, kind, 1, False, False, keep)
+    return _CONV3X3(x, w, kind, False, False, 1.0, keep)
 
 
 def layer3x3(
@@ -88,7 +88,7 @@ def layer3x3(
         ValueError: a tensor does not fit, or a gradient would have to be recorded.
     """
     n, _, height, width = x.shape
-    c_out, (height, width) = w.shape[0], _output_size(height, width, kind, 1)
+    c_out, (height, width) = w.shape[0], _output_size(height, width, kind)
     library.refuse_gradient(x, w, styles, scale, noise, b)
     x = x.contiguous(memory_format=torch.channels_last)
     for name, t, shapes in (
@@ -109,7 +109,7 @@ def layer3x3(
             raise ValueError(f"out must be channels_last {[n, c_out, height, width]}")
         library.check_apart(out, x, styles, scale, noise, b)
     clamp = -1.0 if clamp is None else clamp
-    _run(x, w, kind, 1, False, False, keep, out, styles, scale, noise, b, alpha, gain, clamp)
+    _run(x, w, kind, False, False, gain, keep, out, styles, scale, noise, b, alpha, clamp)
     return out
 
 
@@ -132,14 +132,14 @@ _memory = WeakTensorKeyDictionary()
 
 # ---------------------------------------------------------------- compiled
 
-_PARAMS = struct.Struct("7P11q3d")  # ToonConv3x3 of csrc/api.h
+_PARAMS = struct.Struct("7P10q3d")  # ToonConv3x3 of csrc/api.h
 _PACK = struct.Struct("2P6q")  # ToonConv3x3Pack
-_WEIGHT = struct.Struct("4P12q")  # ToonConv3x3Weight
+_WEIGHT = struct.Struct("4P11q")  # ToonConv3x3Weight
 
 
-def _output_size(height: int, width: int, kind: str, padding: int) -> tuple[int, int]:
+def _output_size(height: int, width: int, kind: str) -> tuple[int, int]:
     if kind == "plain":
-        return height + 2 * padding - 2, width + 2 * padding - 2
+        return height, width
     return (height * 2, width * 2) if kind == "up" else (height // 2, width // 2)
 
 
@@ -189,9 +189,9 @@ def _steps(w: Tensor, swap: bool, flip: bool) -> tuple[int, int, int, int]:
 
 
 def _run(
-    x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool, out: Tensor,
+    x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool, out: Tensor,
     styles: Tensor | None = None, scale: Tensor | None = None, noise: Tensor | None = None, b: Tensor | None = None,
-    alpha: float = 1.0, gain: float = 1.0, clamp: float = -1.0,
+    alpha: float = 1.0, clamp: float = -1.0,
 ) -> None:  # fmt: skip
     u = _packed(w, kind, swap, flip, keep)
     styles, scale, noise, b = (None if t is None else t.contiguous() for t in (styles, scale, noise, b))
@@ -203,23 +203,23 @@ def _run(
         n, c_in, c_out, height, width, out_height, out_width,
         0 if scale is None or len(scale) == 1 else c_out,
         0 if noise is None or noise.numel() == out_height * out_width else out_height * out_width,
-        _KINDS[kind], padding if kind == "plain" else 0, alpha, gain, clamp,
+        _KINDS[kind], alpha, gain, clamp,
     )  # fmt: skip
     library.launch("conv3x3", out, params)
 
 
-def _forward(x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool) -> Tensor:
+def _forward(x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    out = library.on_huge_pages(_fake(x, w, kind, padding, swap))
-    _run(x, w, kind, padding, swap, flip, keep, out)
+    out = library.on_huge_pages(_fake(x, w, kind, swap))
+    _run(x, w, kind, swap, flip, gain, keep, out)
     return out
 
 
-def _fake(x: Tensor, w: Tensor, kind: str, padding: int, swap: bool, *_) -> Tensor:
-    return _empty(x, w.shape[1 if swap else 0], *_output_size(x.shape[2], x.shape[3], kind, padding))
+def _fake(x: Tensor, w: Tensor, kind: str, swap: bool, *_) -> Tensor:
+    return _empty(x, w.shape[1 if swap else 0], *_output_size(x.shape[2], x.shape[3], kind))
 
 
-def _weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bool) -> Tensor:
+def _weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
     dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
     n, c_in, height, width = x.shape
     c_out, out_height, out_width = dy.shape[1:]
@@ -227,13 +227,13 @@ def _weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bo
     first, *steps = _steps(dw, swap, flip)
     params = _WEIGHT.pack(
         first, x.data_ptr(), 0, dy.data_ptr(), n, c_in, c_out, height, width, out_height, out_width,
-        _KINDS[kind], padding if kind == "plain" else 0, *steps,
+        _KINDS[kind], *steps,
     )  # fmt: skip
     library.launch("conv3x3_weight", dw, params)
     return dw
 
 
-def _fake_weight(dy: Tensor, x: Tensor, kind: str, padding: int, swap: bool, flip: bool) -> Tensor:
+def _fake_weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
     channels = (x.shape[1], dy.shape[1]) if swap else (dy.shape[1], x.shape[1])
     return x.new_empty(*channels, 3, 3)
 
@@ -252,8 +252,24 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
         dx = _input_gradient(dy, w, *ctx.options) if ctx.needs_input_grad[0] else None
-        dw = _CONV3X3_WEIGHT(dy, x, *ctx.options[:-1]) if ctx.needs_input_grad[1] else None
+        dw = _weight_gradient(dy, x, *ctx.options[:-1]) if ctx.needs_input_grad[1] else None
         return dx, dw, None, None, None, None, None
+
+
+def _input_gradient(dy: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
+    if kind == "plain":
+        return _CONV3X3(dy, w, "plain", not swap, not flip, gain, keep)
+    # "up" and "down" are each other's adjoint, but for the gain of 4 that "up" has.
+    if kind == "up":
+        return _CONV3X3(dy, w, "down", not swap, flip, gain * 4, keep)
+    return _CONV3X3(dy, w, "up", not swap, flip, gain / 4, keep)
+
+
+def _weight_gradient(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool, gain: float) -> Tensor:
+    if kind == "up":  # <dy, up(x)> = <4 down(dy), x>
+        return _weight_gradient(x, dy, "down", not swap, flip, gain * 4)
+    dw = _CONV3X3_WEIGHT(dy, x, kind, swap, flip)
+    return dw if gain == 1 else dw * gain
 
 
 class _Conv3x3Weight(torch.autograd.Function):
@@ -266,30 +282,20 @@ class _Conv3x3Weight(torch.autograd.Function):
     @staticmethod
     def backward(ctx, ddw):
         dy, x = ctx.saved_tensors
-        options = (*ctx.options, False)
+        options = (*ctx.options, 1.0, False)
         d_dy = _CONV3X3(x, ddw, *options) if ctx.needs_input_grad[0] else None
         d_x = _input_gradient(dy, ddw, *options) if ctx.needs_input_grad[1] else None
-        return d_dy, d_x, None, None, None, None
-
-
-def _input_gradient(dy: Tensor, w: Tensor, kind: str, padding: int, swap: bool, flip: bool, keep: bool) -> Tensor:
-    if kind == "plain":
-        return _CONV3X3(dy, w, "plain", 2 - padding, not swap, not flip, keep)
-    if kind == "down":
-        return _CONV3X3(dy, w, "up", 0, not swap, flip, keep) / 4
-    # By the input with zeros inserted and filtered, a sample wider on every side than the output; then that filter.
-    wide = _CONV3X3(dy, w, "plain", 2, not swap, flip, keep)
-    return upfirdn2d(wide, _FILTER, down=2, flip_filter=True, gain=4)
+        return d_dy, d_x, None, None, None
 
 
 _CONV3X3 = library.define(
-    "conv3x3(Tensor x, Tensor w, str kind, int padding, bool swap, bool flip, bool keep) -> Tensor",
+    "conv3x3(Tensor x, Tensor w, str kind, bool swap, bool flip, float gain, bool keep) -> Tensor",
     _forward,
     _fake,
     _Conv3x3,
 )
 _CONV3X3_WEIGHT = library.define(
-    "conv3x3_weight(Tensor dy, Tensor x, str kind, int padding, bool swap, bool flip) -> Tensor",
+    "conv3x3_weight(Tensor dy, Tensor x, str kind, bool swap, bool flip) -> Tensor",
     _weight,
     _fake_weight,
     _Conv3x3Weight,
