@@ -43,8 +43,8 @@ CXX_FLAGS = [
 # Each CPU kernel is compiled once per instruction set and chosen when the library is loaded (csrc/cpu.cpp).
 # TOON_X86 there stands for exactly this list.
 INSTRUCTION_SETS = {"baseline": []} | (
-    {"avx2": ["-mavx2", "-mfma"],
-     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
+    {"avx2": ["-mavx2", "-mfma", "-mf16c"],
+     "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
 )  # fmt: skip
 
 
