@@ -16,8 +16,8 @@ namespace {
 
 using Index = int64_t;
 
-constexpr Index kRun = 1024;          // elements a loop takes at most, so that a stand-in for a missing operand is short
-constexpr Index kEnough = 1 << 14;    // elements that are worth waking a thread for
+constexpr Index kRun = 1024;        // elements a loop takes at most: a stand-in for a missing operand is no longer
+constexpr Index kEnough = 1 << 14;  // elements that are worth waking a thread for
 
 inline Index least(Index a, Index b) { return a < b ? a : b; }
 
@@ -95,7 +95,8 @@ struct Forward {
       for (Index i = 0; i < width; i++)
         for (c = 0; c < p.c; c += kRun)
           finish<kTaps, true>(out + i * p.c + c, x + i * p.c + c, p.c, w, least(kRun, p.c - c),
-                              scale ? scale + n * p.c + c : ones, noise ? noise + i : zeros, b ? b + c : zeros, scalars);
+                              scale ? scale + n * p.c + c : ones, noise ? noise + i : zeros, b ? b + c : zeros,
+                              scalars);
     } else {
       for (Index i = 0; i < width; i += kRun)
         finish<kTaps, false>(out + i, x + i, 1, w, least(kRun, width - i), scale ? scale + n * p.c + c : ones,

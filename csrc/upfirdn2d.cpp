@@ -1,13 +1,14 @@
 // upfirdn2d on the CPU. Compiled once per instruction set; cpu.cpp chooses.
 //
-// A worker takes a run of output rows, in strips of columns so narrow that what it needs stays in the cache:
-//   1. load: an input row, in the compute type, between zeros for the padding; with downsampling in contiguous
-//      layout, samples go to planes by their index modulo the horizontal stride;
-//   2. across: a weighted sum of the row at several shifts, once per phase of the output; phases are interleaved;
-//   3. down: a weighted sum of the last few rows that came out of 2, which a ring holds, is an output row.
-// So every input row is read and filtered horizontally once, and every loop over samples has stride one. In
-// channels_last layout a "sample" is the vector of all channels of a pixel (`inner` numbers); in contiguous layout
-// it is one number. If the filter is not an outer product, the ring holds what came out of 1, and 2 and 3 are one
+// One row of output at a time, in pieces so short that their buffers stay in the L1 cache:
+//   1. down: the input rows under the filter, weighted and added, in the compute type, between zeros for the padding;
+//   2. split: with downsampling, samples go to planes by their index modulo the horizontal stride;
+//   3. across: each phase of the output is a weighted sum of those planes, shifted;
+//   4. join: the phases are interleaved.
+// Every loop over samples has stride one, whatever the resampling. The input rows under a filter are in the cache from
+// the row before, so keeping rows that are filtered along one axis would save nothing and cost a copy. In channels_last
+// layout a "sample" is the vector of all channels of a pixel (`inner` numbers), and 2 and 4 are not needed; in
+// contiguous layout it is one number. If the filter is not an outer product, 1 is a copy of each row under it, and 3 one
 // sum over all taps.
 #include <stdlib.h>
 
@@ -15,59 +16,105 @@
 #include "simd.h"
 #include "taps.h"
 
+#define TOON_NOINLINE __attribute__((noinline))
+
 namespace toon {
 namespace TOON_ISA {
 namespace {
 
 using Index = int64_t;
 constexpr Index kMax = TOON_MAX_TAPS;
-constexpr Index kStripBytes = 1 << 16;  // of row buffer and ring: within every L2 cache
+constexpr Index kPiece = 1 << 13;  // numbers: 32 kilobytes of float32
 
-// out[i] = sum over j of w[j] * rows[j][i], i < n. Reads whole vectors of the rows, writes no more than n numbers.
-template <int kTaps, class S, class A>
-void sum_of(S *out, const A *const *rows, const A *w, Index taps, Index n) {
-  constexpr Index L = kLanes<A>;
-  const A *r[kTaps ? kTaps : 1];
-  A v[kTaps ? kTaps : 1];
-  if constexpr (kTaps) {  // copies, which the output cannot overwrite, stay in registers
-    taps = kTaps;
-    for (Index j = 0; j < taps; j++) r[j] = rows[j], v[j] = w[j];
-    rows = r, w = v;
-  }
+// out[i] = f(load, i), i < n, where load(p) is the number at p, or a vector of numbers from there on.
+template <class S, class F>
+inline void fill(S *out, Index n, const F &f) {
+  constexpr Index L = kLanes<Compute<S>>;
+  const auto vector = [](const auto *p) { return load_vector(p); };
+  const auto number = [](const auto *p) { return load(*p); };
   Index i = 0;
   for (; i + 2 * L <= n; i += 2 * L) {
-    Vector<A> one = w[0] * load_vector(rows[0] + i), two = w[0] * load_vector(rows[0] + i + L);
-    for (Index j = 1; j < taps; j++) {
-      one += w[j] * load_vector(rows[j] + i);
-      two += w[j] * load_vector(rows[j] + i + L);
-    }
+    const auto one = f(vector, i), two = f(vector, i + L);
     store_vector(out + i, one);
     store_vector(out + i + L, two);
   }
-  for (; i < n; i += L) {
-    Vector<A> sum = w[0] * load_vector(rows[0] + i);
-    for (Index j = 1; j < taps; j++) sum += w[j] * load_vector(rows[j] + i);
-    if (i + L <= n) store_vector(out + i, sum);
-    else store_some(out + i, sum, n - i);
+  for (; i + L <= n; i += L) store_vector(out + i, f(vector, i));
+  for (; i < n; i++) out[i] = store<S>(f(number, i));
+}
+
+// The same with even(load, q) and odd(load, q) in turn: out[2 q] and out[2 q + 1].
+template <class S, class F, class G>
+inline void fill_pairs(S *out, Index n, const F &even, const G &odd) {
+  using A = Compute<S>;
+  constexpr Index L = kLanes<A>;
+  const auto vector = [](const auto *p) { return load_vector(p); };
+  const auto number = [](const auto *p) { return load(*p); };
+  Index q = 0;
+  for (; 2 * (q + L) <= n; q += L) {
+    const Vector<A> a = even(vector, q), b = odd(vector, q);
+    store_vector(out + 2 * q, interleave_first<A>(a, b));
+    store_vector(out + 2 * q + L, interleave_second<A>(a, b));
+  }
+  for (; 2 * q < n; q++) {
+    out[2 * q] = store<S>(even(number, q));
+    if (2 * q + 1 < n) out[2 * q + 1] = store<S>(odd(number, q));
   }
 }
 
 // A weighted sum of rows that is yet to be formed.
-template <class A, Index kMost>
+template <class In, Index kMost>
 struct Sum {
-  const A *rows[kMost];
+  using A = Compute<In>;
+  const In *rows[kMost];
   A w[kMost];
   Index taps = 0;
 
-  void add(const A *row, A weight) { rows[taps] = row, w[taps++] = weight; }
+  void add(const In *row, A weight) { rows[taps] = row, w[taps++] = weight; }
   void move(Index by) { for (Index j = 0; j < taps; j++) rows[j] += by; }
 
   template <class S>
   void into(S *out, Index n) const {
-    if (taps == 4) sum_of<4>(out, rows, w, 4, n);
-    else if (taps == 2) sum_of<2>(out, rows, w, 2, n);
-    else if (taps > 0) sum_of<0>(out, rows, w, taps, n);
+    if (taps == 4) four(out, n, rows[0], rows[1], rows[2], rows[3], w[0], w[1], w[2], w[3]);
+    else if (taps == 2) two(out, n, rows[0], rows[1], w[0], w[1]);
+    else if (taps > 0) fill(out, n, [&](auto load, Index i) { return at(load, i); });
     else memset(out, 0, n * sizeof(S));
+  }
+
+  // Even numbers of out from this sum, odd ones from the other.
+  template <class S>
+  void with(const Sum &odd, S *out, Index n) const {
+    if (taps == 2 && odd.taps == 2)
+      return pairs(out, n, rows[0], rows[1], odd.rows[0], odd.rows[1], w[0], w[1], odd.w[0], odd.w[1]);
+    fill_pairs(out, n, [&](auto load, Index q) { return at(load, q); }, [&](auto load, Index q) { return odd.at(load, q); });
+  }
+
+ private:
+  template <class Load>
+  auto at(const Load &load, Index i) const {
+    auto sum = w[0] * load(rows[0] + i);
+    for (Index j = 1; j < taps; j++) sum += w[j] * load(rows[j] + i);
+    return sum;
+  }
+
+  // Calls, so that the taps come in registers: reading what was just written in another width would wait for it.
+  template <class S>
+  TOON_NOINLINE static void four(S *out, Index n, const In *a, const In *b, const In *c, const In *d,
+                                 A wa, A wb, A wc, A wd) {
+    fill(out, n, [=](auto load, Index i) {
+      return wa * load(a + i) + wb * load(b + i) + wc * load(c + i) + wd * load(d + i);
+    });
+  }
+
+  template <class S>
+  TOON_NOINLINE static void two(S *out, Index n, const In *a, const In *b, A wa, A wb) {
+    fill(out, n, [=](auto load, Index i) { return wa * load(a + i) + wb * load(b + i); });
+  }
+
+  template <class S>
+  TOON_NOINLINE static void pairs(S *out, Index n, const In *a, const In *b, const In *c, const In *d,
+                                  A wa, A wb, A wc, A wd) {
+    fill_pairs(out, n, [=](auto load, Index q) { return wa * load(a + q) + wb * load(b + q); },
+               [=](auto load, Index q) { return wc * load(c + q) + wd * load(d + q); });
   }
 };
 
@@ -86,17 +133,7 @@ void split(A *out, Index plane, const A *x, Index planes, Index count) {
 
 // x[r][q] -> out[q * phases + r], q * phases + r < size
 template <class S, class A>
-void join(S *__restrict out, const A *x, Index plane, Index phases, Index size) {
-  if (phases == 2) {
-    const A *first = x, *second = x + plane;
-#pragma omp simd
-    for (Index q = 0; q < size / 2; q++) {
-      out[2 * q] = store<S>(first[q]);
-      out[2 * q + 1] = store<S>(second[q]);
-    }
-    if (size % 2) out[size - 1] = store<S>(first[size / 2]);
-    return;
-  }
+void join(S *out, const A *x, Index plane, Index phases, Index size) {
   for (Index r = 0; r < phases; r++)
     for (Index q = 0; q * phases + r < size; q++) out[q * phases + r] = store<S>(x[r * plane + q]);
 }
@@ -126,9 +163,9 @@ Index greatest_common_divisor(Index a, Index b) {
   return b ? greatest_common_divisor(b, a % b) : a;
 }
 
-// Where the filter lies horizontally over the row buffer, for one phase of the output: f_w / up_x taps.
+// Where the filter lies horizontally over a loaded row, for one phase of the output: f_w / up_x taps.
 struct Over {
-  Index offset[kMax];  // of the sample under a tap, from the start of a loaded row
+  Index offset[kMax];  // of the sample under a tap, from the start of the row
   Index tap[kMax];
   Index taps;
 };
@@ -144,12 +181,10 @@ struct Plan {
   A rows[kMax * kMax] = {};  // horizontal weights, gain included: one filter row if separable, else f_h
   Index inner, images;       // numbers per sample; stacks of rows
   Index phases, stride;      // output o lies over input o / phases * stride + constant(o % phases)
-  bool planes;               // rows are split by the stride and joined from phases (else whole pixels: no need to)
-  Index ring;                // rows that the filter spans, rounded up to a power of two
-  Index strip;               // columns of output at a time
-  Index width;               // samples under a strip
-  Index row, plane, loaded, phase, pitch;  // row buffer; one plane of it; all planes; phase; row in the ring
-  Taps<Index> *down = nullptr;             // of every output row
+  bool apart;                // rows are split by the stride and joined from phases (else whole pixels: no need to)
+  Index columns, samples;    // of a piece: columns of output, samples under them
+  Index row, plane, loaded, phase;  // lengths: row buffer; one plane of it; all planes; one phase
+  Taps<Index> *down = nullptr;      // of every output row
 
   explicit Plan(const ToonUpfirdn2d &params) : p(params) {
     const Index count = (p.separable ? 1 : p.f_h) * p.f_w;
@@ -163,30 +198,30 @@ struct Plan {
     const Index divisor = greatest_common_divisor(p.up_x, p.down_x);
     phases = p.up_x / divisor;
     stride = p.down_x / divisor;
-    planes = !p.channels_last && (phases > 1 || stride > 1);
-    for (ring = 1; ring < (p.f_h + p.up_y - 1) / p.up_y;) ring *= 2;
-    const Index least = 8, fitting = kStripBytes / Index(sizeof(A)) / (ring + 1) / inner / phases;
-    strip = (fitting < least ? least : fitting) * phases;
-    if (strip > p.out_w) strip = p.out_w;
+    apart = !p.channels_last && (phases > 1 || stride > 1);
+    const Index least = 8, fitting = kPiece / inner / phases;
+    columns = (fitting < least ? least : fitting) * phases;  // a multiple: phase 0 begins every piece
+    if (columns > p.out_w) columns = p.out_w;
 
     const Index taps = (p.f_w + p.up_x - 1) / p.up_x;
-    width = ((strip - 1) / phases + 2 + (taps - 1) / stride + 1) * stride;
-    row = padded(width * inner);
-    plane = padded(width / stride);
-    loaded = planes && stride > 1 ? stride * plane : row;
-    phase = padded((strip - 1) / phases + 1);
-    pitch = separable ? padded(strip * inner) : loaded;
+    samples = ((columns - 1) / phases + 2 + (taps - 1) / stride + 1) * stride;
+    row = rounded(samples * inner);
+    plane = rounded(samples / stride);
+    loaded = apart && stride > 1 ? stride * plane : row;
+    phase = rounded((columns - 1) / phases + 1);
   }
 
-  static Index padded(Index n) { return (n + 31) / 16 * 16; }  // sums read whole vectors
+  static Index rounded(Index n) { return (n + 15) / 16 * 16; }
 
-  Index parts() const { return phases < strip ? phases : strip; }  // phases that a strip has
-  Index table_bytes() const { return p.out_h * sizeof(Taps<Index>); }
-  Index buffers() const { return row + loaded + parts() * phase + ring * pitch + padded(strip * inner); }
-  Index worker_bytes() const { return (buffers() * sizeof(A) + parts() * sizeof(Over) + 127) / 64 * 64; }
+  Taps<Index> across(Index o) const { return taps_at(o, p.up_x, p.down_x, p.pad_x0, p.f_w); }
+  Index parts() const { return phases < columns ? phases : columns; }  // phases that a piece has
+  Index rows_loaded() const { return separable ? 1 : p.f_h; }
+  Index numbers() const { return row + rows_loaded() * loaded + parts() * phase + rounded(columns * inner); }
+  Index table_bytes() const { return (p.out_h * sizeof(Taps<Index>) + 63) / 64 * 64; }
+  Index worker_bytes() const { return (numbers() * sizeof(A) + 63) / 64 * 64 + (parts() * sizeof(Over) + 63) / 64 * 64; }
 };
 
-// Does a run of output rows, strip after strip, in worker_bytes() of its own.
+// Does a run of output rows, in worker_bytes() of its own.
 template <class S>
 class Worker {
   using A = Compute<S>;
@@ -194,113 +229,105 @@ class Worker {
   const Plan<S> &plan_;
   const ToonUpfirdn2d &p;
   const bool past_cache_;
-  A *const row_, *const planes_, *const phases_, *const ring_;
+  A *const row_, *const loaded_, *const phases_;
   S *const staging_;
   Over *const over_;
-  Index x_ = 0, columns_ = 0;  // the strip: first column of output, how many
-  Index left_ = 0;             // the row buffer holds the samples from left_ on
-  Index begin_ = 0, end_ = 0;  // of them, [begin_, end_) lie within the image; zeros stand for the others
+  const Index left_;  // the first sample under column 0
 
  public:
-  Worker(const Plan<S> &plan, void *memory, bool past_cache)
+  Worker(const Plan<S> &plan, char *memory, bool past_cache)
       : plan_(plan), p(plan.p), past_cache_(past_cache),
-        row_(static_cast<A *>(memory)), planes_(row_ + plan.row), phases_(planes_ + plan.loaded),
-        ring_(phases_ + plan.parts() * plan.phase), staging_(reinterpret_cast<S *>(ring_ + plan.ring * plan.pitch)),
-        over_(reinterpret_cast<Over *>(row_ + (plan.buffers() * sizeof(A) + 63) / 64 * 64 / sizeof(A))) {}
+        row_(reinterpret_cast<A *>(memory)), loaded_(row_ + plan.row),
+        phases_(loaded_ + plan.rows_loaded() * plan.loaded),
+        staging_(reinterpret_cast<S *>(phases_ + plan.parts() * plan.phase)),
+        over_(reinterpret_cast<Over *>(memory + (plan.numbers() * sizeof(A) + 63) / 64 * 64)),
+        left_(plan.across(0).input) {
+    for (Index r = 0; r < plan.parts(); r++) {
+      const Taps<Index> t = plan.across(r);
+      over_[r].taps = t.count;
+      for (Index k = 0; k < t.count; k++) {
+        const Index sample = t.input - left_ + k;
+        over_[r].tap[k] = t.tap + k * p.up_x;
+        over_[r].offset[k] = plan.apart ? sample % plan.stride * plan.plane + sample / plan.stride
+                                        : sample * plan.inner;
+      }
+    }
+  }
 
   // Output rows [first, last), counted through all images.
   void run(Index first, Index last) {
-    for (Index x = 0; x < p.out_w; x += plan_.strip) {
-      start_strip(x, x + plan_.strip < p.out_w ? plan_.strip : p.out_w - x);
-      for (Index i = first, to; i < last; i = to) {
-        const Index image = i / p.out_h;
-        to = (image + 1) * p.out_h < last ? (image + 1) * p.out_h : last;
-        rows_of(image, i - image * p.out_h, to - image * p.out_h);
+    for (Index i = first; i < last; i++) {
+      const Index image = i / p.out_h;
+      const Taps<Index> &t = plan_.down[i - image * p.out_h];
+      const S *const x = static_cast<const S *>(p.x) + (image * p.in_h + t.input) * p.in_w * plan_.inner;
+      S *const out = static_cast<S *>(p.out) + i * p.out_w * plan_.inner;
+      for (Index c = 0; c < p.out_w; c += plan_.columns) {
+        const Index columns = c + plan_.columns < p.out_w ? plan_.columns : p.out_w - c;
+        const Index n = columns * plan_.inner;
+        S *const to = past_cache_ ? staging_ : out + c * plan_.inner;
+        if (t.count) piece(to, x, t, c, columns);
+        else memset(to, 0, n * sizeof(S));
+        if (past_cache_) copy_past_cache(out + c * plan_.inner, to, n * sizeof(S));
       }
     }
     if (past_cache_) finish_past_cache();
   }
 
  private:
-  void start_strip(Index x, Index columns) {
-    x_ = x, columns_ = columns;
-    const auto taps = [&](Index o) { return taps_at(o, p.up_x, p.down_x, p.pad_x0, p.f_w); };
-    left_ = taps(x).input;  // the least: it grows with the column
-    begin_ = left_ > 0 ? left_ : 0;
-    end_ = left_ + plan_.width < p.in_w ? left_ + plan_.width : p.in_w;
-    for (Index r = 0; r < plan_.parts(); r++) {
-      const Taps<Index> t = taps(x + r);
-      over_[r].taps = t.count;
-      for (Index k = 0; k < t.count; k++) {
-        const Index sample = t.input - left_ + k;
-        over_[r].tap[k] = t.tap + k * p.up_x;
-        over_[r].offset[k] = !plan_.planes ? sample * plan_.inner
-                                           : sample % plan_.stride * plan_.plane + sample / plan_.stride;
-      }
+  // Columns [c, c + columns) of the output row whose taps t lie over the rows from x on.
+  void piece(S *out, const S *x, const Taps<Index> &t, Index c, Index columns) {
+    const Index pitch = p.in_w * plan_.inner, left = left_ + c / plan_.phases * plan_.stride;
+    const A *loaded[kMax], *weights[kMax];
+    if (plan_.separable) {
+      Sum<S, kMax> sum;
+      for (Index j = 0; j < t.count; j++) sum.add(x + j * pitch, plan_.column[t.tap + j * p.up_y]);
+      loaded[0] = load_row(loaded_, sum, left);
+      weights[0] = plan_.rows;
+      return across(out, loaded, weights, 1, columns);
     }
-    memset(row_, 0, plan_.buffers() * sizeof(A));  // the zeros around the image stay
+    for (Index j = 0; j < t.count; j++) {
+      Sum<S, kMax> sum;
+      sum.add(x + j * pitch, 1);
+      loaded[j] = load_row(loaded_ + j * plan_.loaded, sum, left);
+      weights[j] = plan_.rows + (t.tap + j * p.up_y) * p.f_w;
+    }
+    across(out, loaded, weights, t.count, columns);
   }
 
-  // Step 1. Returns where the row is: in `to`, which may be a slot of the ring.
-  const A *load_row(A *to, const S *x) {
-    const bool splits = plan_.planes && plan_.stride > 1;
+  // Steps 1 and 2: samples from `left` on of a sum of input rows.
+  const A *load_row(A *to, Sum<S, kMax> &sum, Index left) {
+    const Index inner = plan_.inner, right = left + plan_.samples;
+    Index begin = left > 0 ? left : 0, end = right < p.in_w ? right : p.in_w;
+    if (begin >= end) begin = end = left;  // nothing but padding
+    const bool splits = plan_.apart && plan_.stride > 1;
     A *const row = splits ? row_ : to;
-    if (begin_ < end_) widen(row + (begin_ - left_) * plan_.inner, x + begin_ * plan_.inner, (end_ - begin_) * plan_.inner);
-    if (splits) split(to, plan_.plane, row, plan_.stride, plan_.width / plan_.stride);
+    if (left < begin) memset(row, 0, (begin - left) * inner * sizeof(A));
+    sum.move(begin * inner);
+    if (begin < end) sum.into(row + (begin - left) * inner, (end - begin) * inner);
+    if (end < right) memset(row + (end - left) * inner, 0, (right - end) * inner * sizeof(A));
+    if (splits) split(to, plan_.plane, row, plan_.stride, plan_.samples / plan_.stride);
     return to;
   }
 
-  // Step 2: columns_ samples from `count` loaded rows, each with its own weights.
-  template <class Out>
-  void across(Out *out, const A *const *rows, const A *const *weights, Index count) {
-    const Index inner = plan_.inner;
-    for (Index r = 0; r < plan_.phases && r < columns_; r++) {
-      const Over &over = over_[r];
+  // Steps 3 and 4: a row of output from `count` loaded rows, each with its own weights.
+  void across(S *out, const A *const *rows, const A *const *weights, Index count, Index columns) {
+    const Index inner = plan_.inner, phases = plan_.phases;
+    const auto sum_of_phase = [&](Index r) {
       Sum<A, kMax * kMax> sum;
       for (Index j = 0; j < count; j++)
-        for (Index k = 0; k < over.taps; k++) sum.add(rows[j] + over.offset[k], weights[j][over.tap[k]]);
-      const Index samples = (columns_ - r + plan_.phases - 1) / plan_.phases;
-      if (plan_.phases == 1 && plan_.stride == 1) sum.into(out, columns_ * inner);
-      else if (plan_.phases == 1 && plan_.planes) sum.into(out, columns_);
-      else if (plan_.planes) sum.into(phases_ + r * plan_.phase, whole_vectors<A>(samples));
-      else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner))
-        sum.into(out + (q * plan_.phases + r) * inner, inner);
+        for (Index k = 0; k < over_[r].taps; k++) sum.add(rows[j] + over_[r].offset[k], weights[j][over_[r].tap[k]]);
+      return sum;
+    };
+    if (phases == 1 && (plan_.apart || plan_.stride == 1)) return sum_of_phase(0).into(out, columns * inner);
+    if (plan_.parts() == 2 && plan_.apart && over_[0].taps && over_[1].taps)
+      return sum_of_phase(0).with(sum_of_phase(1), out, columns);
+    for (Index r = 0; r < phases && r < columns; r++) {
+      auto sum = sum_of_phase(r);
+      const Index samples = (columns - r + phases - 1) / phases;
+      if (plan_.apart) sum.into(phases_ + r * plan_.phase, samples);
+      else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner)) sum.into(out + (q * phases + r) * inner, inner);
     }
-    if (plan_.planes && plan_.phases > 1) join(out, phases_, plan_.phase, plan_.phases, columns_);
-  }
-
-  // Output rows [first, last) of one image.
-  void rows_of(Index image, Index first, Index last) {
-    const Index inner = plan_.inner, n = columns_ * inner;
-    const auto slot = [&](Index row) { return ring_ + (row & (plan_.ring - 1)) * plan_.pitch; };
-    Index next = 0;  // the first input row that is not in the ring
-    for (Index y = first; y < last; y++) {
-      S *const out = static_cast<S *>(p.out) + ((image * p.out_h + y) * p.out_w + x_) * inner;
-      S *const to = past_cache_ ? staging_ : out;
-      const Taps<Index> &t = plan_.down[y];
-      for (next = next > t.input ? next : t.input; next < t.input + t.count; next++) {
-        const S *const x = static_cast<const S *>(p.x) + (image * p.in_h + next) * p.in_w * inner;
-        if (plan_.separable) {
-          const A *const row = load_row(planes_, x), *const weights = plan_.rows;
-          across(slot(next), &row, &weights, 1);
-        } else {
-          load_row(slot(next), x);
-        }
-      }
-      if (plan_.separable) {
-        Sum<A, kMax> sum;
-        for (Index j = 0; j < t.count; j++) sum.add(slot(t.input + j), plan_.column[t.tap + j * p.up_y]);
-        sum.into(to, n);
-      } else {
-        const A *rows[kMax], *weights[kMax];
-        for (Index j = 0; j < t.count; j++) {
-          rows[j] = slot(t.input + j);
-          weights[j] = plan_.rows + (t.tap + j * p.up_y) * p.f_w;
-        }
-        across(to, rows, weights, t.count);
-      }
-      if (past_cache_) copy_past_cache(out, to, n * sizeof(S));
-    }
+    if (plan_.apart) join(out, phases_, plan_.phase, phases, columns);
   }
 };
 
@@ -310,8 +337,7 @@ bool run(const ToonUpfirdn2d &p, int threads) {
   const Index rows = plan.images * p.out_h, numbers = rows * p.out_w * plan.inner;
   const Index enough = 1 + numbers / (1 << 14);  // a thread must be worth waking
   const Index workers = enough < threads ? enough : threads;
-  const Index table = (plan.table_bytes() + 63) / 64 * 64;
-  char *const memory = static_cast<char *>(malloc(64 + table + workers * plan.worker_bytes()));
+  char *const memory = static_cast<char *>(malloc(64 + plan.table_bytes() + workers * plan.worker_bytes()));
   if (!memory) return false;
   char *const aligned = memory + (-reinterpret_cast<uintptr_t>(memory) & 63);
   plan.down = reinterpret_cast<Taps<Index> *>(aligned);
@@ -319,7 +345,7 @@ bool run(const ToonUpfirdn2d &p, int threads) {
     plan.down[y] = clip(taps_at(y, p.up_y, p.down_y, p.pad_y0, p.f_h), p.up_y, p.in_h);
   const bool past = past_cache(numbers * sizeof(S), p.out, p.x);
   parallel_for(workers, int(workers), [&](int64_t i) {
-    Worker<S> worker(plan, aligned + table + i * plan.worker_bytes(), past);
+    Worker<S> worker(plan, aligned + plan.table_bytes() + i * plan.worker_bytes(), past);
     worker.run(rows * i / workers, rows * (i + 1) / workers);
   });
   free(memory);

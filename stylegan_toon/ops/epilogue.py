@@ -158,7 +158,7 @@ def _reference_grad(
     if clamp >= 0:
         limit = torch.tensor(clamp, dtype=y.dtype).item()  # as y was rounded
         flow = torch.where(result.abs() >= limit, 0.0, flow)
-    du = flow * torch.where(result * gain > 0, gain, gain * alpha)
+    du = torch.where(result * gain > 0, flow, flow * alpha) * gain
     du_v = flow * result if noise is None else flow * result - du * noise
     out = du if scale is None else du * scale[:, :, None, None]
     return out.to(y.dtype), torch.stack([du.sum((2, 3)), du_v.sum((2, 3))]), du.sum(1, keepdim=True)
@@ -206,10 +206,10 @@ def _forward(
     return out
 
 
-def _parts(y: Tensor) -> tuple[int, int]:
+def _parts(y: Tensor, cuda: bool) -> tuple[int, int]:
     """(pixels, channels) whose sums the gradient kernel hands back together; csrc/epilogue.cu, csrc/epilogue.cpp."""
     channels_last, channels, pack = library.is_channels_last(y), y.shape[1], 16 // y.element_size()
-    if not y.is_cuda:
+    if not cuda:
         return 128 if channels_last else 2048, channels
     if not channels_last:
         return 32 * pack, 32
@@ -229,7 +229,7 @@ def _grad(
         return _reference_grad(dy, y, scale, noise, alpha, gain, clamp)
     n, c, h, w = y.shape
     pixels = h * w
-    chunk, group = _parts(y)
+    chunk, group = _parts(y, y.is_cuda)
     dtype = library.compute_dtype(y.dtype)
     out = torch.empty_like(y)
     channel_sums = torch.empty([2, n, -(-pixels // chunk), c], dtype=dtype, device=y.device)
