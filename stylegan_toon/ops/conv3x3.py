@@ -7,10 +7,11 @@ on the CPU with channel counts that are multiples of 16; `kind_of` tells.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from .upfirdn2d import setup_filter
 
 _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
-_ENOUGH = {True: 64, False: 256}  # outputs; with fewer, rearranged weights (kept or not) cost more than they save
+# Outputs (all pictures) from which on rearranged weights save more than they cost: if they are kept, and if not.
+_ENOUGH = {"plain": (64, 256), "up": (64, 4096), "down": (256, 2048)}
 
 
 def kind_of(
@@ -33,13 +35,31 @@ def kind_of(
     if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
         return None
     n, _, height, width = x.shape
-    if n * height * width * up**2 < _ENOUGH[keep] * down**2 or not library.usable(x):
-        return None
     if up == 1 and down == 1:
-        return "plain"
-    if f is None or not torch.equal(f, _FILTER) or height % down or width % down or up * down != 2:
+        kind = "plain"
+    elif up * down == 2 and height % down == 0 and width % down == 0 and f is not None and torch.equal(f, _FILTER):
+        kind = "up" if up == 2 else "down"
+    else:
         return None
-    return "up" if up == 2 else "down"
+    enough = n * height * width * up**2 >= _ENOUGH[kind][0 if keep else 1] * down**2
+    return kind if enough and library.usable(x) else None
+
+
+@contextlib.contextmanager
+def no_weight_gradients() -> Iterator[None]:
+    """Within this context a backward pass goes through `conv3x3` without the gradient by ``w``.
+
+    An autograd.Function is not told what it is asked for: ``torch.autograd.grad(y, x)`` would compute both.
+    """
+    global _weight_gradients
+    before, _weight_gradients = _weight_gradients, False
+    try:
+        yield
+    finally:
+        _weight_gradients = before
+
+
+_weight_gradients = True
 
 
 def conv3x3(x: Tensor, w: Tensor, kind: str, *, keep: bool = False) -> Tensor:
@@ -252,7 +272,8 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
         dx = _input_gradient(dy, w, *ctx.options) if ctx.needs_input_grad[0] else None
-        dw = _weight_gradient(dy, x, *ctx.options[:-1]) if ctx.needs_input_grad[1] else None
+        wanted = ctx.needs_input_grad[1] and _weight_gradients
+        dw = _weight_gradient(dy, x, *ctx.options[:-1]) if wanted else None
         return dx, dw, None, None, None, None, None
 
 
