@@ -22,7 +22,8 @@ from .upfirdn2d import setup_filter
 
 _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
-# Outputs (all pictures) from which on rearranged weights save more than they cost: if they are kept, and if not.
+# Outputs from which on rearranged weights save more than they cost: if they are kept, and if not. Of one picture:
+# how a batch is cut up must not change who computes it.
 _ENOUGH = {"plain": (64, 256), "up": (64, 4096), "down": (256, 2048)}
 
 
@@ -34,14 +35,14 @@ def kind_of(
         return None
     if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
         return None
-    n, _, height, width = x.shape
+    height, width = x.shape[2:]
     if up == 1 and down == 1:
         kind = "plain"
     elif up * down == 2 and height % down == 0 and width % down == 0 and f is not None and torch.equal(f, _FILTER):
         kind = "up" if up == 2 else "down"
     else:
         return None
-    enough = n * height * width * up**2 >= _ENOUGH[kind][0 if keep else 1] * down**2
+    enough = height * width * up**2 >= _ENOUGH[kind][0 if keep else 1] * down**2
     return kind if enough and library.usable(x) else None
 
 
