@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -37,19 +36,19 @@ def scores(D: torch.nn.Module, img: torch.Tensor, options: dict) -> None:
     D(img, None, **options).square().mean().backward()
 
 
-def resident() -> int:
-    """MiB of this process in memory now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() >> 20
+def resident(what: str) -> int:
+    """MiB of this process in memory: now (VmRSS) or at the most (VmHWM; getrusage counts the parent's in)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(what))
 
 
 def peak(peer: str, batch: int) -> None:
     """Print the MiB that one step of G and D adds to a process that has the networks and torch loaded."""
     G, D, options = build(peer_module(Path(peer), "training.networks") if peer else None)
     ws = torch.randn(batch, 14, 512)
-    before = resident()
+    before = resident("VmRSS")
     D(G.synthesis(ws, noise_mode="random", **options), None, **options).square().mean().backward()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before)
+    print(resident("VmHWM") - before)
 
 
 def main() -> None:
@@ -73,7 +72,7 @@ def main() -> None:
         s = alternately(work, args.rounds)
         line = f"| D {RESOLUTION} px, batch {batch}, forward + backward | {s[0] * 1e3:.0f} |"
         print(line + (f" {s[1] * 1e3:.0f} | {s[1] / s[0]:.2f}x |" if networks else ""), flush=True)
-    for batch in (1, 4):
+    for batch in (1, 4, 8):
         command = [sys.executable, __file__, "--threads", str(args.threads), "--peak"]
         mib = [
             int(subprocess.run([*command, peer, str(batch)], check=True, capture_output=True, text=True).stdout)
