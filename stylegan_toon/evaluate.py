@@ -18,6 +18,7 @@ from .errors import ToonError
 from .files import append_line, atomic_path, output_folder, refuse_overwrite
 from .metrics import DEFAULT, Suite, evaluate_generator, evaluate_pictures, parse_metric
 from .metrics.collect import labels_of, latents
+from .metrics.names import COMPARED
 from .metrics.pairs import evaluate_pairs, match
 from .metrics.suite import MAX_REALS
 from .nn import Generator
@@ -96,17 +97,22 @@ def main(
     name = Path(str(given[0]).partition("#")[0]).resolve().stem
     files = [out / f"{name}.json", out / f"{name}.png"]
     refuse_overwrite(files, overwrite)
-    suite = Suite(metrics or (DEFAULT if photos is None else ("identity",)), device=device)
-    if suite.compares and data is None and photos is None:
+    metrics = metrics or (DEFAULT if photos is None else ["identity"])
+    if data is None and photos is None and any(parse_metric(metric).kind in COMPARED for metric in metrics):
         raise ToonError("These metrics compare with real pictures: give a set of them with --data.")
+    # What is to be measured first: the networks that measure it may have to be downloaded.
+    G = load_network(network, device=device) if network is not None else None
+    measured = ImageDataset(pictures, resize=True) if pictures is not None else None
+    matched = match(photos, toons) if photos is not None else None
     known: ImageDataset | None = None
+    if data is not None and matched is None:
+        resolution = measured.resolution if G is None else G.config.resolution
+        known = ImageDataset(data, resolution, resize=True, labels=G is not None and G.config.c_dim > 0)
+    suite = Suite(metrics, device=device)
+    output_folder(out)
     report: dict[str, Any] = {"name": name, "metrics": {}}
-    if network is not None:
-        G = load_network(network, device=device)
-        if data is not None:
-            known = ImageDataset(data, G.config.resolution, resize=True, labels=G.config.c_dim > 0)
+    if G is not None:
         samples = samples or SAMPLES
-        output_folder(out)
         figures = evaluate_generator(
             G, known, suite, samples=samples, reals=reals, base=load_network(base, device=device) if base else None,
             seed=seed, psi=psi, dtype=dtype, batch=batch, quiet=quiet,
@@ -114,19 +120,14 @@ def main(
         picture = sheet(_some(G, known, samples, seed, psi), known)
         report |= {"sha256": provenance_of(G).get("sha256"), "psi": psi, "seed": seed, "samples": samples}
         report |= {"base": Path(base).name} if base else {}
-    elif pictures is not None:
-        measured = ImageDataset(pictures, resize=True)
-        known = ImageDataset(data, measured.resolution, resize=True) if data is not None else None
+    elif measured is not None:
         samples = min(samples or len(measured), len(measured))
-        output_folder(out)
         figures = evaluate_pictures(
             measured, known, suite, samples=samples, real_samples=reals, batch=batch, quiet=quiet
         )
         picture = sheet([measured.image(i) for i in range(min(16, len(measured)))], known)
         report |= {"samples": samples}
     else:
-        matched = match(photos, toons)
-        output_folder(out)
         pairs = evaluate_pairs(matched, suite, aligned=aligned, quiet=quiet)
         figures, picture = pairs.figures, pairs.sheet
         report |= {"toons": toons.name, "pairs": pairs.count}

@@ -54,7 +54,8 @@ def output_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except (FileExistsError, NotADirectoryError) as error:
-        raise ToonError(f"{path} is a file, not a folder: choose another --out.") from error
+        file = next(place for place in (path, *path.parents) if place.is_file())
+        raise ToonError(f"{file} is a file, not a folder: choose another --out.") from error
     except OSError as error:
         raise explain_os_error(error, path) from error
     return path

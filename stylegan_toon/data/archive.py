@@ -56,7 +56,7 @@ class Archive:
         self._members.sort()
         self.names = [name for name in self._members if is_picture(name)]
         if not self.names:
-            raise ToonError(f"{self.path} holds no pictures ({', '.join(SUFFIXES)}).")
+            raise ToonError(f"{self.path} holds no pictures ({', '.join(SUFFIXES)}): give another folder or zip.")
 
     def __contains__(self, name: str) -> bool:
         index = bisect.bisect_left(self._members, name)
@@ -107,7 +107,9 @@ class Archive:
             try:
                 self._zip = zipfile.ZipFile(Sips(open(self.path, "rb"), MAX_DIRECTORY))  # noqa: SIM115 (kept open)
             except (OSError, zipfile.BadZipFile, ValueError) as error:
-                raise ToonError(f"{self.path} is neither a folder nor a readable zip of pictures.") from error
+                raise ToonError(
+                    f"{self.path} is neither a folder nor a readable zip of pictures: give one of those."
+                ) from error
             self._owner = os.getpid()
         return self._zip
 

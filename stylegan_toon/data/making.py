@@ -76,7 +76,7 @@ def make_set(
     zipped = out.suffix.lower() == ".zip"
     stem = str(out.with_suffix("") if zipped else out)
     report, table, sheet = (Path(stem + end) for end in ("-report.html", "-report.csv", ".png"))
-    refuse_overwrite([out, report, table, sheet], overwrite)
+    refuse_overwrite([out, sheet], overwrite)  # reports alone are of a run that kept nothing
     if out.is_dir() and (zipped or not (out / INDEX).exists()):
         raise ToonError(f"{out} is a folder, and no set of shards: choose another --out.")
     output_folder(out.parent)

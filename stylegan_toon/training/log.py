@@ -124,7 +124,7 @@ class Log:
     """
 
     def __init__(self, sinks: Sequence[Sink] = (), *, quiet: bool = False) -> None:
-        self._sinks, self._quiet = sinks, quiet
+        self.sinks, self._quiet = list(sinks), quiet
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._bar: tqdm | None = None
@@ -150,7 +150,7 @@ class Log:
         self._counts.clear()
         told = {**means, **values}
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in told.items()}, refresh=False)
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(lambda sink=sink: sink.numbers(images, told))
 
     def figures(self, images: int, values: dict[str, float]) -> None:
@@ -158,11 +158,11 @@ class Log:
         if not self._quiet:
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"{images / 1000:g} kimg: {text}", file=sys.stderr)
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(lambda sink=sink: sink.numbers(images, values))
 
     def picture(self, images: int, name: str, path: Path) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(lambda sink=sink: sink.picture(images, name, path))
 
     def close_bar(self) -> None:
@@ -171,7 +171,7 @@ class Log:
 
     def close(self) -> None:
         self.close_bar()
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(sink.close)
 
 

@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 
+from stylegan_toon.errors import ToonError
 from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, layers, preset
 
 
@@ -157,7 +158,7 @@ def test_freeze_layers_counts_from_the_highest_resolution():
         "b16.fromrgb.weight", "b16.fromrgb.bias", "b16.conv0.weight", "b16.conv0.bias", "b16.conv1.weight",
         "b16.conv1.bias", "b16.skip.weight", "b8.conv0.weight", "b8.conv0.bias",
     }  # fmt: skip
-    with pytest.raises(ValueError, match="7 layers"):
+    with pytest.raises(ToonError, match="it has 7"):
         D.freeze_layers(8)
 
 

@@ -8,11 +8,12 @@ import os
 import random
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
 from runs import SERVER, assert_same, go, picture_set, start
 from tiny import tiny_discriminator, tiny_generator
 
@@ -182,8 +183,7 @@ def test_a_half_written_snapshot_is_removed(pictures, tmp_path):
 SMALL = ["--batch", "4", "--channel-base", "128", "--channel-max", "16", "--workers", "0", "--quiet", "--device", "cpu"]
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
 def test_the_verb_goes_on(pictures, tmp_path):
@@ -212,9 +212,10 @@ def test_a_training_is_not_overwritten_unasked(pictures, tmp_path):
     usual = ["--data", pictures, "--out", out, *SMALL, "--kimg", "0.008"]
     assert run(*usual).exit_code == 0
     before = (out / "network.safetensors").read_bytes()
-    result = run(*usual)
-    assert result.exit_code == 2 and "--resume auto" in result.output and "--overwrite" in result.output
-    assert (out / "network.safetensors").read_bytes() == before
+    sentence = refused(*usual)
+    assert "--resume auto" in sentence and "--overwrite" in sentence
+    assert "b7" in refused(*usual, "--overwrite", "--freeze-g", "b7")  # a mistake costs nothing
+    assert (out / "network.safetensors").read_bytes() == before and len(snapshots(out)) == 1
     assert run(*usual, "--overwrite", "--seed", "1").exit_code == 0
     assert len(snapshots(out)) == 1 and (out / "network.safetensors").read_bytes() != before
 
