@@ -88,7 +88,7 @@ def trainer(
     """
 
     def decorate(function: Callable[..., Path]) -> click.Command:
-        project = function.__module__.split(".")[-2] if "." in function.__module__ else file.parent.name
+        project = file.parent.name
         names = [field.name for field in fields(config_class)]
 
         @functools.wraps(function)
