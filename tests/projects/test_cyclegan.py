@@ -109,17 +109,16 @@ def test_the_pool():
     assert torch.equal(Pool(0, (1, 1, 1)).exchange(torch.ones(2, 1, 1, 1)), torch.ones(2, 1, 1, 1))
 
 
-@pytest.mark.parametrize("loss", ["lsgan", "bce"])
-def test_it_learns(sets, tmp_path, loss):
-    """What goes there and back comes back better, and what should stay stays."""
-    go(sets, tmp_path / "run", replace(TINY, kimg=0.06, lr=1e-3, loss=loss))
+def test_it_learns(sets, tmp_path):
+    """What goes there and back comes back better, what should stay stays, and D tells stripes from drawn ones."""
+    go(sets, tmp_path / "run", replace(TINY, kimg=0.06, g_channels=8, lr=2e-3))
     rows = log(tmp_path / "run")
-    for name in ("cycle", "identity"):
-        first, last = (np.mean([row[name] for row in part]) for part in (rows[:5], rows[-5:]))
-        assert last < 0.7 * first, name
+    for name, part in {"cycle": 0.87, "identity": 0.75, "D_toon": 0.5}.items():
+        first, last = (np.mean([row[name] for row in rows]) for rows in (rows[:5], rows[-5:]))
+        assert last < part * first, name
 
 
-@pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16", "decay_kimg": 0.004, "mirror": True, "batch": 2}])
+@pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16", "loss": "bce", "decay_kimg": 0.004, "batch": 2}])
 def test_stopped_and_taken_up_it_ends_the_same(sets, tmp_path, change):
     """Networks, optimisers and both pools, bit for bit."""
     config = replace(TINY, **change)
