@@ -23,13 +23,13 @@ WEIGHTS = Path(__file__).with_name("faces64.safetensors")
 GRID = 64  # pictures on grid.png at most
 
 
-def load_generator(path: Path, device: torch.device | str = "cpu") -> Generator:
-    """The generator of a file that `train` wrote.
+def load_generator(path: Path, device: torch.device | str = "cpu", which: str = "G_ema") -> Generator:
+    """The generator of a file that `train` wrote; a snapshot's file also holds "G", not averaged.
 
     Raises:
         ToonError: no such file, damaged, or of another project.
     """
-    found = load_networks(path, which=("G_ema",), device=device)["G_ema"]
+    found = load_networks(path, which=(which,), device=device)[which]
     if not isinstance(found, Generator):
         raise ToonError(f"{path} is of another project: give a network that projects.dcgan.train made.")
     return found
@@ -48,6 +48,7 @@ def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
 
 
+_WHICH = click.option("--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="G: that of a snapshot.")
 _NETWORK = click.option("--network", type=cli.PATH, default=WEIGHTS, show_default=WEIGHTS.name, help="A trained file.")
 
 
@@ -62,18 +63,19 @@ def main() -> None:
 
 @main.verb("sample", "python -m projects.dcgan.infer sample --network runs/dcgan/network.safetensors --seeds 0-63")
 @_NETWORK
+@_WHICH
 @cli.seeds("0-63")
 @cli.out("out/dcgan")
 @cli.device()
 @cli.quiet()
 @cli.overwrite()
 def sample_command(
-    network: Path, seeds: list[int], out: Path, device: torch.device, quiet: bool, overwrite: bool
+    network: Path, which: str, seeds: list[int], out: Path, device: torch.device, quiet: bool, overwrite: bool
 ) -> None:
     """Make seedNNNN.png for each seed, and grid.png with the first 64."""
     files = {number: out / f"seed{number:04d}.png" for number in dict.fromkeys(seeds)}
     refuse_overwrite([*files.values(), out / "grid.png"], overwrite)
-    G, numbers, shown = load_generator(network, device), list(files), []
+    G, numbers, shown = load_generator(network, device, which), list(files), []
     output_folder(out)
     with cli.progress(total=len(numbers), quiet=quiet, unit="img") as bar:
         for start in range(0, len(numbers), 16):
