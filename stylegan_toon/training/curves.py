@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..errors import ToonError
 
 COLOURS = ["#2a6fbb", "#d1495b", "#3a8f5c", "#c28f2c", "#7a5195", "#5b6770"]
 INK, RULE = "#28282e", "#d8dade"
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 260, 56, 12, 44, 30
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 260, 56, 16, 44, 44
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -41,6 +42,13 @@ def curves(rows: Sequence[dict[str, float]], panels: Sequence[Sequence[str]]) ->
     return sheet
 
 
+def ticks(low: float, high: float) -> list[float]:
+    """Three to eight round numbers from ``low`` to ``high``."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(power * part for part in (5, 2, 1) if power * part <= (high - low) / 3)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
 def _panel(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Image.Image:
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=12)
@@ -53,13 +61,12 @@ def _panel(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Image.Imag
         right, down = (x - x0) / (x1 - x0), (y1 - y) / (y1 - y0)
         return LEFT + right * (WIDTH - LEFT - RIGHT), TOP + down * (HEIGHT - TOP - BOTTOM)
 
-    for part in range(5):
-        y = y0 + (y1 - y0) * part / 4
+    for y in ticks(y0, y1):
         draw.line([place(x0, y), place(x1, y)], fill=RULE)
         draw.text((LEFT - 6, place(x0, y)[1]), f"{y:.3g}", fill=INK, font=font, anchor="rm")
-    for x, anchor in ((x0, "la"), ((x0 + x1) / 2, "ma"), (x1, "ra")):
-        text = f"{x:.3g} kimg" if anchor == "ra" else f"{x:.3g}"
-        draw.text((place(x, y0)[0], HEIGHT - BOTTOM + 8), text, fill=INK, font=font, anchor=anchor)
+    for x in ticks(x0, x1):
+        draw.text((place(x, y0)[0], HEIGHT - BOTTOM + 8), f"{x:.3g}", fill=INK, font=font, anchor="ma")
+    draw.text((WIDTH - RIGHT, HEIGHT - 2), "kimg", fill=INK, font=font, anchor="rd")
     left = LEFT
     for name, colour in zip(names, COLOURS):
         if len(lines[name]) > 1:

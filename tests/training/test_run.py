@@ -21,7 +21,7 @@ from stylegan_toon.data.images import to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.training import run as run_module
 from stylegan_toon.training.config import RunConfig, restored, setting
-from stylegan_toon.training.curves import curves
+from stylegan_toon.training.curves import curves, ticks
 from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.run import Run, find_run
 from stylegan_toon.training.snapshots import snapshots
@@ -256,8 +256,11 @@ def test_curves_show_where_a_line_goes():
     rows = [{"kimg": float(x), "fall": 10.0 - x} for x in range(11)]
     image = curves(rows, [["fall"], ["never"]])
     assert image.size == (420, 260)
-    blue = [(x, y) for x in range(60, 400) for y in range(44, 235) if image.getpixel((x, y)) == (0x2A, 0x6F, 0xBB)]
-    assert min(blue)[1] < 60 and max(blue)[1] > 210
+    blue = [(x, y) for x in range(60, 400) for y in range(44, 218) if image.getpixel((x, y)) == (0x2A, 0x6F, 0xBB)]
+    assert min(blue)[1] < 60 and max(blue)[1] > 205
+    for low, high in ((0.0, 1.0), (-3.0, 14.3), (0.0525, 0.0526), (1e5, 3e7)):
+        marks = ticks(low, high)
+        assert 3 <= len(marks) <= 8 and low <= marks[0] and marks[-1] <= high
     with pytest.raises(ToonError, match="nothing to draw"):
         curves(rows, [["never"]])
 
