@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from ._callable import callable_module
 from .data.dataset import ImageDataset, PairDataset
 from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
-from .files import output_folder, remove_leftovers
+from .files import output_folder
 from .metrics import Suite, evaluate_generator
 from .nn import PRESETS, Discriminator, Generator, Preset, preset
 from .training.augment import AUGMENTATIONS, build_augment
@@ -26,7 +25,8 @@ from .training.distributed import team
 from .training.log import sinks
 from .training.loop import Trainer
 from .training.memory import keep_pages
-from .training.state import Snapshot, find_snapshot, set_aside, snapshots
+from .training.snapshots import refuse_another, snapshots, start_folder
+from .training.state import Snapshot, find_snapshot
 from .training.vgg import VggLoss
 from .training.warmstart import fit_mapping, read_latents
 from .weights import load_family
@@ -99,22 +99,6 @@ def networks(
         channels = {name: sizes[name] or getattr(known, name) for name in ("channel_base", "channel_max")}
         trained["D"] = build(known.resolution, cfg, c_dim=known.c_dim, **channels)[1]
     return trained
-
-
-def earlier(out: Path) -> list[Path]:
-    """What a training has left in its folder."""
-    names = ("snapshot-*", "fakes-*.png", "network.safetensors", "log.jsonl", "tensorboard")
-    return [path for name in names for path in out.glob(name)]
-
-
-def start_folder(out: Path, snapshot: Snapshot | None) -> None:
-    """Make ready the folder of a training: nothing half-written, nothing of another training or another future."""
-    remove_leftovers(out)
-    if snapshot is not None:
-        set_aside(out, snapshot)
-        return
-    for path in earlier(out):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def configure(said: click.Context, row: Preset, snapshot: Snapshot | None) -> TrainConfig:
@@ -228,10 +212,8 @@ def main(
     torch.manual_seed(seed)
     with team(device) as (processes, device):
         snapshot = find_snapshot(resume, out) if resume else None
-        if processes.rank == 0 and snapshot is None and not overwrite and earlier(out):
-            raise ToonError(
-                f"{out} holds a training: say --resume auto to go on with it, --overwrite, or another --out."
-            )
+        if processes.rank == 0 and snapshot is None and not overwrite:
+            refuse_another(out)
         family = snapshot.networks if snapshot else load_family(init_from) if init_from else {}
         if resolution is None and "G_ema" in family:
             resolution = family["G_ema"].config.resolution
