@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from ._callable import callable_module
 from .data.dataset import ImageDataset, PairDataset
 from .data.images import image_grid, save_image
 from .errors import ToonError
-from .files import output_folder, remove_leftovers
+from .files import output_folder
 from .metrics import Suite, evaluate_generator
 from .nn import PRESETS, Discriminator, Generator, Preset, preset
 from .training.augment import AUGMENTATIONS, build_augment
@@ -26,7 +25,8 @@ from .training.distributed import team
 from .training.log import sinks
 from .training.loop import Trainer
 from .training.memory import keep_pages
-from .training.state import Snapshot, find_snapshot, set_aside
+from .training.snapshots import start_folder
+from .training.state import Snapshot, find_snapshot
 from .training.vgg import VggLoss
 from .training.warmstart import fit_mapping, read_latents
 from .weights import load_family
@@ -99,24 +99,6 @@ def networks(
         channels = {name: sizes[name] or getattr(known, name) for name in ("channel_base", "channel_max")}
         trained["D"] = build(known.resolution, cfg, c_dim=known.c_dim, **channels)[1]
     return trained
-
-
-def start_folder(out: Path, snapshot: Snapshot | None, overwrite: bool) -> None:
-    """Make ready the folder of a training: nothing half-written, nothing of another training.
-
-    Raises:
-        ToonError: there is another training in it.
-    """
-    remove_leftovers(out)
-    if snapshot is not None:
-        set_aside(out, snapshot)
-        return
-    old = [*out.glob("snapshot-*"), *out.glob("fakes-*.png")]
-    old += [path for name in ("network.safetensors", "log.jsonl", "tensorboard") if (path := out / name).exists()]
-    if old and not overwrite:
-        raise ToonError(f"{out} holds a training: say --resume auto to go on with it, --overwrite, or another --out.")
-    for path in old:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def configure(said: click.Context, row: Preset, snapshot: Snapshot | None) -> TrainConfig:

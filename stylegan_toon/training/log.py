@@ -143,8 +143,8 @@ class Log:
     def advance(self, images: int) -> None:
         self._bar.update(images)
 
-    def tick(self, images: int, **values: float) -> None:
-        """Tell the means since the last tick."""
+    def tick(self, images: int, **values: float) -> dict[str, float]:
+        """Tell the means since the last tick, with ``values``, and return them."""
         means = {name: float(self._sums[name]) / self._counts[name] for name in self._sums}
         self._sums.clear()
         self._counts.clear()
@@ -152,6 +152,7 @@ class Log:
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in told.items()}, refresh=False)
         for sink in self._sinks:
             with_warning(lambda sink=sink: sink.numbers(images, told))
+        return told
 
     def figures(self, images: int, values: dict[str, float]) -> None:
         """Tell numbers as they are, at once."""

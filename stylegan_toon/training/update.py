@@ -84,3 +84,12 @@ def untrained(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, current: nn.Module, beta: float) -> None:
+    """``average`` keeps the share ``beta`` of its parameters and takes the rest, and all buffers, from ``current``."""
+    for mean, new in zip(average.parameters(), current.parameters()):
+        mean.lerp_(new, 1 - beta)
+    for mean, new in zip(average.buffers(), current.buffers()):
+        mean.copy_(new)

@@ -23,7 +23,8 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.distributed import team
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import Snapshot, find_snapshot, read_snapshot, snapshots
+from stylegan_toon.training.snapshots import snapshots
+from stylegan_toon.training.state import Snapshot, find_snapshot, read_snapshot
 
 SMALL = dict(resolution=16, channel_base=128, channel_max=16)
 # Every regulariser often, ADA in motion, style mixing, a ramp.

@@ -21,7 +21,8 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.train import main
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import find_snapshot, read_snapshot, snapshots
+from stylegan_toon.training.snapshots import snapshots
+from stylegan_toon.training.state import find_snapshot, read_snapshot
 from stylegan_toon.weights import load_network
 
 KILLS = int(os.environ.get("STYLEGAN_TOON_KILLS", 3))
