@@ -164,7 +164,9 @@ def features(choice: str = "auto", *, say: Callable[[str], object] = lambda line
             found = vgg19(Path(choice) if choice.endswith(".pth") else hub_file(VGG19_URL, sha256_prefix="dcbb9e9d"))
         except Unavailable as error:
             if choice != "auto":
-                raise ToonError(f"VGG19 is not to be had ({error}): take --features discriminator or a file.") from error
+                raise ToonError(
+                    f"VGG19 is not to be had ({error}): take --features discriminator or a file."
+                ) from error
             say(f"VGG19 is not to be had ({error}): using the discriminator's features.")
             return features("discriminator")
     elif choice == "discriminator":

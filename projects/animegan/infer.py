@@ -63,7 +63,7 @@ python -m projects.animegan.infer film.mp4 --max-side 640"""
 @click.argument("source", type=cli.PATH)
 @click.option("--network", type=cli.PATH, default=SHIPPED, show_default=SHIPPED.name, help="A file that train wrote.")
 @click.option(
-    "--max-side", type=click.IntRange(SMALLEST, 8192), default=1536, help="Larger pictures are reduced to so many pixels."
+    "--max-side", type=click.IntRange(SMALLEST, 8192), default=1536, help="Reduce larger pictures to so many pixels."
 )  # fmt: skip
 @cli.out("out/animegan")
 @cli.device()

@@ -28,5 +28,5 @@ STYLES = {
     "paprika": Style(2.0, 0.6, 50, 0.1, (1.0, 1.0, 1.0, 0.005)),
     "shinkai": Style(1.2, 2.0, 10, 1, (1.7, 1.7, 1.7, 1.0)),
     # Drawings of `stylegan_toon dataset comic`: colours may change, lines are wanted.
-    "comic": Style(1.0, 3.0, 10, 0.1, (1.2, 1.2, 0.6, 0.6)),
+    "comic": Style(1.0, 3.0, 100, 0.1, (1.2, 1.2, 0.6, 0.6)),
 }

@@ -49,6 +49,7 @@ class AnimeConfig(RunConfig):
     crop: int = setting(256, "Side of the random crops that are trained on.")
     channels: int = setting(32, "Width of both networks.")
     start_kimg: float = setting(66.0, "Thousands of pictures of the first phase: content alone.")
+    start_colour: float = setting(0.0, "Weight of the colour loss in the first phase; 0 is published.")
     start_lr: float = setting(2e-4, "Adam's rate of G in the first phase.")
     g_lr: float = setting(2e-5, "... of G after it.")
     d_lr: float = setting(4e-5, "... of D.")
@@ -101,9 +102,11 @@ class AnimeGAN:
         with torch.no_grad(), self.run.autocast():
             wanted = self.judge(photos)
         with self.run.autocast():
-            content = losses.content_loss(self.judge(self.G(photos)), wanted)
-        self.run.minimise("G", self.weights.content * content)
-        return {"content": content}
+            painted = self.G(photos)
+            content = losses.content_loss(self.judge(painted), wanted)
+        colour = losses.colour_loss(painted.float(), photos)
+        self.run.minimise("G", self.weights.content * content + self.config.start_colour * colour)
+        return {"content": content, "colour": colour}
 
     def learn_to_tell(self, painted: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """One step of D."""
@@ -147,6 +150,11 @@ def smoothed(drawn: Tensor) -> Tensor:
     pixels = (drawn * 127.5 + 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     soft = torch.stack([torch.from_numpy(smooth_edges(picture)) for picture in pixels])
     return soft.permute(0, 3, 1, 2).to(drawn.device, torch.float32) / 127.5 - 1
+
+
+def sheet(G: AnimeGenerator, photos: list[Image.Image]) -> Image.Image:
+    """Photos, and below them what ``G`` makes of them."""
+    return image_grid(photos + [paint(G, photo) for photo in photos], len(photos), size=min(photos[0].width, 192))
 
 
 def new_networks(config: AnimeConfig) -> dict[str, torch.nn.Module]:
@@ -197,13 +205,8 @@ def main(start: Start, photos: Path, drawings: Path, choice: str) -> Path:
         sinks=start.sinks, quiet=start.quiet, resume=start.saved,
     )  # fmt: skip
     model = AnimeGAN(config, run, judge)
-
-    def sheet() -> Image.Image:
-        pictures = [to_pil(photo) for photo in some]
-        painted = [paint(model.G, picture) for picture in pictures]
-        return image_grid(pictures + painted, SHOWN, size=min(config.resolution, 192))
-
-    return run.train(sets, model.step, sheet, publish=["G"])
+    shown = [to_pil(photo) for photo in some]
+    return run.train(sets, model.step, lambda: sheet(model.G, shown), publish=["G"])
 
 
 if __name__ == "__main__":
