@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -48,8 +49,8 @@ class AnimeConfig(RunConfig):
     resolution: int = setting(256, "Side in pixels that the sets are brought to.")
     crop: int = setting(256, "Side of the random crops that are trained on.")
     channels: int = setting(32, "Width of both networks.")
-    start_kimg: float = setting(66.0, "Thousands of pictures of the first phase: content alone.")
-    start_colour: float = setting(0.0, "Weight of the colour loss in the first phase; 0 is published.")
+    start_kimg: float = setting(66.0, "Thousands of pictures of the first phase, in which G shows what it sees.")
+    start: str = setting("content", "What it learns from there: content, as published, or pixels, which is cheaper.")
     start_lr: float = setting(2e-4, "Adam's rate of G in the first phase.")
     g_lr: float = setting(2e-5, "... of G after it.")
     d_lr: float = setting(4e-5, "... of D.")
@@ -59,6 +60,8 @@ class AnimeConfig(RunConfig):
         super().__post_init__()
         if self.look not in STYLES:
             raise ValueError(f"look is {self.look!r}, not one of {', '.join(STYLES)}")
+        if self.start not in ("content", "pixels"):
+            raise ValueError(f"start is {self.start!r}, not content or pixels")
         if not 32 <= self.crop <= self.resolution or self.crop % 8:
             raise ValueError("crop must be a multiple of 8 from 32 up to resolution")
 
@@ -99,14 +102,17 @@ class AnimeGAN:
     def start(self, photos: Tensor) -> Mapping[str, Tensor]:
         """The first phase: G learns to show what it sees."""
         self.run.rate("G", self.config.start_lr)
-        with torch.no_grad(), self.run.autocast():
-            wanted = self.judge(photos)
         with self.run.autocast():
             painted = self.G(photos)
-            content = losses.content_loss(self.judge(painted), wanted)
-        colour = losses.colour_loss(painted.float(), photos)
-        self.run.minimise("G", self.weights.content * content + self.config.start_colour * colour)
-        return {"content": content, "colour": colour}
+        if self.config.start == "pixels":
+            terms = {"pixels": F.l1_loss(painted.float(), photos)}
+        else:
+            with self.run.autocast(), torch.no_grad():
+                wanted = self.judge(photos)
+            with self.run.autocast():
+                terms = {"content": losses.content_loss(self.judge(painted), wanted)}
+        self.run.minimise("G", sum(terms.values()))
+        return terms
 
     def learn_to_tell(self, painted: Tensor, drawn: Tensor) -> dict[str, Tensor]:
         """One step of D."""
@@ -169,7 +175,7 @@ def new_networks(config: AnimeConfig) -> dict[str, torch.nn.Module]:
 python -m projects.animegan.train --photos faces.zip --drawings comic.zip --resume auto""",
     AnimeConfig,
     Path(__file__).with_name("config.toml"),
-    [["G", "D"], ["content"], ["style"], ["colour"], ["variation"]],
+    [["pixels"], ["G", "D"], ["content"], ["style"], ["colour"], ["variation"]],
 )
 @click.option("--photos", type=cli.PATH, required=True, help="Folder, zip or shards of photos.")
 @click.option("--drawings", type=cli.PATH, required=True, help="... of drawings; not of the same things.")

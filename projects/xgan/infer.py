@@ -31,7 +31,9 @@ def load_xgan(path: Path, device: torch.device | str = "cpu") -> Xgan:
         ToonError: a component is missing, or is something else.
     """
     if path.is_dir():
-        found = {name: load_networks(path / f"{name}.safetensors", device=device).get(name) for name in PAINTERS}
+        found = {
+            name: load_networks(path / f"{name}.safetensors", which=[name], device=device)[name] for name in PAINTERS
+        }
     else:
         found = load_networks(path, which=PAINTERS, device=device)
     if len({getattr(network, "config", None) for network in found.values()}) > 1:
