@@ -240,7 +240,7 @@ def test_the_teacher_is_asked_only_if_it_has_a_weight(sets, tmp_path, monkeypatc
     monkeypatch.setattr("stylegan_toon.training.run.TICK", 0)
     go(sets, tmp_path / "a", "--kimg", "0.008")
     assert "teacher" not in (tmp_path / "a" / "log.jsonl").read_text()
-    go(sets, tmp_path / "b", "--kimg", "0.1", "--teacher", "5", "--lr", "2e-3")
+    go(sets, tmp_path / "b", "--kimg", "0.2", "--teacher", "5", "--lr", "2e-3")
     assert falls(tmp_path / "b" / "log.jsonl", "teacher")
     assert "--embedding must be" in go(sets, tmp_path / "c", "--teacher", "1", "--embedding", "8", ok=False)
 
