@@ -88,8 +88,9 @@ def trainer(
     """
 
     def decorate(function: Callable[..., Path]) -> click.Command:
-        project = function.__module__.split(".")[-2] if "." in function.__module__ else file.parent.name
+        project = file.parent.name
         names = [field.name for field in fields(config_class)]
+        own = {parameter.name for parameter in getattr(function, "__click_params__", ())}
 
         @functools.wraps(function)
         def main(
@@ -113,8 +114,8 @@ def trainer(
             except KeyboardInterrupt:
                 click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
                 raise click.Abort from None
-            rows = read_log(out / "log.jsonl")
-            if len(rows) > 1:
+            log = out / "log.jsonl"
+            if log.exists() and len(rows := read_log(log)) > 1:
                 save_image(curves(rows, panels), out / "curves.png")
             click.echo(final)
 
@@ -129,7 +130,9 @@ def trainer(
             cli.quiet(),
         )[::-1]:
             main = option(main)
-        return cli.verb(example)(main)
+        command = cli.verb(example)(main)
+        command.params.sort(key=lambda parameter: parameter.name not in own)  # what a project asks for comes first
+        return command
 
     return decorate
 

@@ -237,7 +237,18 @@ def test_the_command(pictures, tmp_path):
     assert history["images_seen"] == 16 and history["options"]["data"] == pictures.name
     with Image.open(out / "curves.png") as picture:
         assert picture.width > 300
-    assert "--flip / --no-flip" in CliRunner().invoke(main, ["--help"]).output
+    page = CliRunner().invoke(main, ["--help"]).output
+    assert "--flip / --no-flip" in page and page.index("--data") < page.index("--config")
+
+
+def test_the_command_with_nothing_to_do_leaves_new_networks(pictures, tmp_path):
+    """What a training is measured against."""
+    out = tmp_path / "out"
+    arguments = ["--data", str(pictures), "--out", str(out), "--quiet", "--device", "cpu", "--kimg", "0"]
+    result = CliRunner().invoke(command(tmp_path), arguments)
+    assert result.exit_code == 0, result.output
+    torch.manual_seed(0)
+    assert torch.equal(load_networks(out / "network.safetensors")["A"].conv.weight, Filter(FilterConfig()).conv.weight)
 
 
 def test_curves_show_where_a_line_goes():
