@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from stylegan_toon.weights.checkpoint import KINDS
 
 SLOPE = 0.2
+CONTRAST = 0.5  # of what a fresh generator shows: about the deviation of photos from mid-grey
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class AnimeGeneratorConfig:
     blocks: int = 4
 
     def __post_init__(self) -> None:
-        if not (4 <= self.channels <= 256 and 1 <= self.blocks <= 32):
+        if not (8 <= self.channels <= 256 and self.channels % 2 == 0 and 1 <= self.blocks <= 32):
             raise ValueError(f"no generator with {self.channels} channels and {self.blocks} blocks")
 
 
@@ -71,7 +72,6 @@ class Layer(nn.Module):
         super().__init__()
         # A depthwise convolution has a bias in the published weights, though the norm after it needs none.
         self.conv = nn.Conv2d(inputs, outputs, size, stride, groups=groups, bias=groups > 1)
-        nn.init.kaiming_normal_(self.conv.weight, SLOPE)
         self.norm = LayerNorm(outputs)
         self.linear = linear
         self.padding = (0, 1, 0, 1) if stride == 2 else (size // 2,) * 4
@@ -114,12 +114,48 @@ class AnimeGenerator(nn.Module):
         self.up2 = nn.Sequential(Layer(4 * c, 4 * c), Layer(4 * c, 4 * c))
         self.up1 = nn.Sequential(Layer(4 * c, 2 * c), Layer(2 * c, 2 * c), Layer(2 * c, c, 7))
         self.to_rgb = nn.Conv2d(c, 3, 1, bias=False)
+        show_what_comes_in(self)
 
     def forward(self, img: Tensor) -> Tensor:
         """``[N, 3, H, W]`` in [-1, 1], H and W multiples of 4 -> the same in (-1, 1)."""
         x = self.body(self.down2(self.down1(img)))
         x = self.up1(double(self.up2(double(x))))
         return torch.tanh(self.to_rgb(x))
+
+
+@torch.no_grad()
+def show_what_comes_in(G: AnimeGenerator) -> None:
+    """Initial weights with which ``G`` shows a blurred copy of the photo, instead of nothing in particular.
+
+    Half of the channels are the other half's negative, so that lrelu(u) - lrelu(-u) = 1.2 u makes every layer linear
+    (Balduzzi et al. 2017, "The Shattered Gradients Problem", looks-linear initialisation). The first channels hand on
+    what they get, beginning with the colours; channels that a layer adds are random filters. What is published for the
+    first phase takes thousands of steps to arrive there from random weights.
+    """
+    for layer in G.modules():
+        if not isinstance(layer, Layer):
+            continue
+        weight, groups = layer.conv.weight, layer.conv.groups
+        outputs, inputs, size, _ = weight.shape
+        # A stride of 2 averages four neighbours, which keeps the picture in its place.
+        taps = slice(0, 2) if layer.conv.stride[0] == 2 else slice(size // 2, size // 2 + 1)
+        if groups > 1:
+            weight.normal_(0, 0.1 / size)[:, 0, taps, taps] += 1
+            weight[outputs // 2 :] = weight[: outputs // 2]
+            layer.conv.bias.zero_()
+            continue
+        mirrored = inputs % 2 == 0
+        rows, columns = outputs // 2, inputs // 2 if mirrored else inputs
+        half = torch.randn(rows, columns, size, size) / (columns**0.5 * size)
+        shared = min(rows, columns)
+        half[:shared] *= 0.1
+        place = half[range(shared), range(shared)]
+        place[:, taps, taps] += 1 / len(range(size)[taps]) ** 2
+        half[range(shared), range(shared)] = place
+        half = torch.cat([half, -half], 1) / (1 + SLOPE) if mirrored else half
+        weight.copy_(torch.cat([half, -half]))
+    colours = torch.eye(3, G.config.channels // 2) * CONTRAST
+    G.to_rgb.weight.copy_(torch.cat([colours, -colours], 1)[..., None, None] / (1 + SLOPE))
 
 
 def double(x: Tensor) -> Tensor:
