@@ -43,8 +43,8 @@ CXX_FLAGS = [
 # Each CPU kernel is compiled once per instruction set and chosen when the library is loaded (csrc/cpu.cpp).
 # TOON_X86 there stands for exactly this list.
 INSTRUCTION_SETS = {"baseline": []} | (
-    {"avx2": ["-mavx2", "-mfma"],
-     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
+    {"avx2": ["-mavx2", "-mfma", "-mf16c"],
+     "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
 )  # fmt: skip
 
 
@@ -151,14 +151,14 @@ def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
         steps.append(Step(out, [source], [*command, "-MMD", "-MF", f"{out}.d", "-c", source, "-o", out]))
 
     compilation("cpu.cpp", "cpu", [*tools.cxx, *CXX_FLAGS, *x86, label])
-    for kernel in ("bias_act", "upfirdn2d"):
+    for kernel in ("bias_act", "upfirdn2d", "epilogue", "conv3x3", "conv3x3_weight"):
         for name, flags in INSTRUCTION_SETS.items():
             isa = [f"-DTOON_ISA={name}", *flags]
             compilation(f"{kernel}.cpp", f"{kernel}.{name}", [*tools.cxx, *CXX_FLAGS, *tools.openmp, *isa])
     link = [*tools.cxx, "-shared"]
     if tools.nvcc:
         cuda = [*tools.nvcc, *COMMON, "-arch=all-major", "--threads", "0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-        for source in ("cuda", "bias_act", "upfirdn2d"):
+        for source in ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad"):
             compilation(f"{source}.cu", f"{source}.cuda", [*cuda, "-DTOON_ISA=cuda"])
         link = [*tools.nvcc, "-shared", "-cudart=static"]
     objects = [step.out for step in steps]

@@ -1,4 +1,4 @@
-// The nine activations and the one formula of bias_act, shared by the CPU and the CUDA code.
+// The nine activations and the formulas of bias_act and epilogue, shared by the CPU and the CUDA code.
 #pragma once
 
 #include <cmath>
@@ -108,8 +108,8 @@ struct Scalars {
   A limit;         // clamp as the storage type rounds it (a clipped y compares equal to it); NaN: no clamp
 };
 
-template <class S>
-inline Scalars<Compute<S>> scalars_of(const ToonBiasAct &p) {
+template <class S, class Params>
+inline Scalars<Compute<S>> scalars_of(const Params &p) {
   using A = Compute<S>;
   const A gain = A(p.gain);
   return {A(p.alpha), gain, gain != 0 ? 1 / gain : A(0), p.clamp < 0 ? A(NAN) : load(store<S>(A(p.clamp)))};
@@ -130,6 +130,28 @@ TOON_HD A bias_act_at(A ref, A b, A dy, A ddx, const Scalars<A> &s) {
     const A flow = kOrder == 1 ? dy : dy * ddx;
     return y >= s.limit || y <= -s.limit ? A(0) : flow * d;
   }
+}
+
+// One element of ToonEpilogue, v being filtered already.
+template <class A>
+TOON_HD A epilogue_at(A v, A scale, A noise, A b, const Scalars<A> &s) {
+  const A u = v * scale + noise + b;
+  const A below = s.alpha > 0 ? u * s.alpha : A(0);  // relu of -infinity is 0, not 0 * infinity
+  const A y = s.gain * (u < 0 ? below : u);
+  return y > s.limit ? s.limit : y < -s.limit ? -s.limit : y;
+}
+
+// One element of ToonEpilogueGrad: du, and du * u. The latter needs no division by the slope m, as y = m * u.
+template <class A>
+struct EpilogueGrad {
+  A du, du_u;
+};
+
+template <class A>
+TOON_HD EpilogueGrad<A> epilogue_grad_at(A dy, A y, const Scalars<A> &s) {
+  const A slope = s.gain * (y * s.inverse_gain > 0 ? A(1) : s.alpha);
+  const bool clipped = y >= s.limit || y <= -s.limit;
+  return {clipped ? A(0) : dy * slope, clipped ? A(0) : dy * y};
 }
 
 }  // namespace TOON_ISA

@@ -19,7 +19,7 @@
 #endif
 
 // Raised whenever a struct or the meaning of a field changes; library.py refuses any other number.
-#define TOON_ABI_VERSION 1
+#define TOON_ABI_VERSION 2
 
 enum ToonDtype { TOON_FLOAT32, TOON_FLOAT64, TOON_FLOAT16, TOON_BFLOAT16 };
 
@@ -71,6 +71,96 @@ typedef struct ToonUpfirdn2d {
 
 #define TOON_MAX_TAPS 32
 
+// What a 3x3 layer of the networks does, in one pass over memory; CPU, float32, channels_last:
+//   out = clamp(gain * act(conv(x * s) * d + noise + b)),  act(t) = t > 0 ? t : alpha * t
+// Kinds: TOON_PLAIN is correlation with padding 1; TOON_UP is transposed convolution of stride 2 followed by the
+// filter (1, 3, 3, 1) / 8 along each axis with padding 1 and gain 4; TOON_DOWN is that filter with padding 2 and then
+// correlation of stride 2. c_in and c_out are multiples of 16.
+enum ToonConvKind { TOON_PLAIN, TOON_UP, TOON_DOWN };
+
+typedef struct ToonConv3x3 {
+  float *out;           // [n, out_h, out_w, c_out]
+  const float *x;       // [n, in_h, in_w, c_in]
+  const float *u;       // weights as toon_conv3x3_pack_cpu writes them
+  const float *s;       // [n, c_in], or NULL
+  const float *d;       // [c_out] for each picture, or NULL
+  const float *noise;   // [out_h, out_w] for each picture, or NULL
+  const float *b;       // [c_out], or NULL
+  int64_t n, c_in, c_out;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;  // plain: in; up: 2 in; down: in / 2, in being even
+  int64_t d_step, noise_step;  // numbers from picture to picture; 0: the same for all
+  int64_t kind;
+  double alpha, gain;
+  double clamp;         // negative: no clamp
+} ToonConv3x3;
+
+// The gradient by the weights, of conv(x * s) alone. Of TOON_UP it is that of TOON_DOWN with x and dy exchanged.
+typedef struct ToonConv3x3Weight {
+  float *dw;            // as w of ToonConv3x3Pack
+  const float *x, *s;   // as in ToonConv3x3
+  const float *dy;      // [n, out_h, out_w, c_out]
+  int64_t n, c_in, c_out;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  int64_t kind;
+  int64_t in_step, out_step, tap_step;
+} ToonConv3x3Weight;
+
+typedef struct ToonConv3x3Pack {
+  float *u;             // toon_conv3x3_packed_cpu(kind, c_in, c_out) numbers; laid out for the instruction set in use
+  const float *w;       // the tap (y, x) between channels i and o is w[i * in_step + o * out_step + (3 y + x) * tap_step]
+  int64_t c_in, c_out;
+  int64_t kind;
+  int64_t in_step, out_step, tap_step;  // of any sign
+} ToonConv3x3Pack;
+
+// What a synthesis layer does after its convolution:
+//   y = clamp(gain * act(v * scale + noise + b)),  v = fir(x): pad, then correlate (convolve unless flip)
+// act(u) is u above zero and alpha * u below: linear (alpha 1), relu (0) and lrelu.
+typedef struct ToonEpilogue {
+  void *out;            // [n, c, out_h, out_w]
+  const void *x;        // [n, c, in_h, in_w], same layout as out
+  const void *f;        // [f_h, f_w] in the compute type; if separable [f_w], used along both axes; NULL: v = x
+  const void *scale;    // [n, c] in the compute type, or NULL: 1
+  const void *noise;    // [n, out_h, out_w] in the compute type, [out_h, out_w] if shared; or NULL: 0
+  const void *b;        // [c] in the compute type, or NULL: 0
+  int64_t n, c;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  int64_t f_h, f_w;     // at most TOON_MAX_TAPS each; separable: equal; without f 1
+  int64_t pad_x0, pad_y0;
+  int64_t flip;
+  int64_t separable;    // CPU only
+  int64_t shared_noise;
+  int64_t channels_last;
+  int64_t dtype;
+  double fir_gain, alpha, gain;
+  double clamp;         // negative: no clamp
+} ToonEpilogue;
+
+// Its gradient, read off y: above and below zero, y = m * u with a slope m that the sign of y tells. With
+// du = m * dy (0 where the clamp limits):
+//   out = du * scale             the gradient by v
+//   channel_sums[0] = sum du     over the pixels: by the bias
+//   channel_sums[1] = sum du * (u - noise), so that (that - b * sum du) / scale is the gradient by the scale
+//   pixel_sums = sum du          over the channels: by the noise
+// The sums are handed back in parts, for the caller to add up in a fixed order.
+typedef struct ToonEpilogueGrad {
+  void *out;            // [n, c, pixels], like y and dy
+  void *channel_sums;   // [2, n, ceil(pixels / chunk), c] in the compute type: of `chunk` pixels each
+  void *pixel_sums;     // [ceil(c / group), n, pixels] in the compute type: of `group` channels each
+  const void *dy, *y;
+  const void *scale;    // as in ToonEpilogue
+  const void *noise;
+  int64_t n, c, pixels;
+  int64_t chunk, group;  // CPU: group = c. CUDA: see toon_epilogue_grad_cuda
+  int64_t shared_noise;
+  int64_t channels_last;
+  int64_t dtype;
+  double alpha, gain, clamp;
+} ToonEpilogueGrad;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -82,12 +172,21 @@ TOON_API const char *toon_choose_cpu_isa(const char *isa);  // use another one, 
 
 TOON_API const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads);
 TOON_API const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads);
+TOON_API const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads);
+TOON_API const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads);
+TOON_API const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads);
+TOON_API int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out);
+
+TOON_API const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads);
+TOON_API const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads);
 
 // Present only in a library built with CUDA. toon_cuda_check tells whether the kernels can run on a device
 // (driver new enough, machine code for its architecture).
 TOON_API const char *toon_cuda_check(int device);
 TOON_API const char *toon_bias_act_cuda(const ToonBiasAct *p, int device, void *stream);
 TOON_API const char *toon_upfirdn2d_cuda(const ToonUpfirdn2d *p, int device, void *stream);
+TOON_API const char *toon_epilogue_cuda(const ToonEpilogue *p, int device, void *stream);
+TOON_API const char *toon_epilogue_grad_cuda(const ToonEpilogueGrad *p, int device, void *stream);
 
 #ifdef __cplusplus
 }

@@ -22,3 +22,48 @@ inline const char *toon_invalid(const ToonUpfirdn2d &p) {
   if (p.up_x < 1 || p.up_y < 1 || p.down_x < 1 || p.down_y < 1) return "up and down are at least 1";
   return nullptr;
 }
+
+template <class Params>  // ToonConv3x3 or ToonConv3x3Weight
+inline const char *toon_invalid_geometry(const Params &p) {
+  if (p.kind < TOON_PLAIN || p.kind > TOON_DOWN) return "unknown kind";
+  if (p.n < 1 || p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
+  if (p.in_h < 1 || p.in_w < 1) return "a size is out of range";
+  const auto fits = [&](int64_t in, int64_t out) {
+    if (p.kind == TOON_PLAIN) return out == in;
+    return p.kind == TOON_UP ? out == 2 * in : in % 2 == 0 && out == in / 2;
+  };
+  return fits(p.in_h, p.out_h) && fits(p.in_w, p.out_w) ? nullptr : "the output does not have the size that follows";
+}
+
+inline const char *toon_invalid(const ToonConv3x3 &p) {
+  return p.out && p.x && p.u ? toon_invalid_geometry(p) : "a tensor is missing";
+}
+
+inline const char *toon_invalid(const ToonConv3x3Weight &p) {
+  if (p.kind == TOON_UP) return "of TOON_UP there is no kernel";
+  return p.dw && p.x && p.dy ? toon_invalid_geometry(p) : "a tensor is missing";
+}
+
+inline const char *toon_invalid(const ToonConv3x3Pack &p) {
+  if (p.kind < TOON_PLAIN || p.kind > TOON_DOWN) return "unknown kind";
+  if (!p.u || !p.w) return "a tensor is missing";
+  if (p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
+  return nullptr;
+}
+
+inline const char *toon_invalid(const ToonEpilogue &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
+  if (!p.out || !p.x) return "a tensor is missing";
+  if (p.n < 0 || p.c < 0 || p.in_h < 1 || p.in_w < 1 || p.out_h < 1 || p.out_w < 1) return "a size is out of range";
+  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS) return "a filter has 1 to 32 taps per axis";
+  if (p.separable && p.f_h != p.f_w) return "a separable filter has as many taps along y as along x";
+  if (!p.f && (p.out_h != p.in_h || p.out_w != p.in_w)) return "without a filter the size does not change";
+  return nullptr;
+}
+
+inline const char *toon_invalid(const ToonEpilogueGrad &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
+  if (!p.out || !p.channel_sums || !p.pixel_sums || !p.dy || !p.y) return "a tensor is missing";
+  if (p.n < 0 || p.c < 0 || p.pixels < 0 || p.chunk < 1 || p.group < 1) return "a size is out of range";
+  return nullptr;
+}

@@ -14,12 +14,23 @@ struct Kernels {
   const char *isa;
   void (*bias_act)(const ToonBiasAct &, int);
   bool (*upfirdn2d)(const ToonUpfirdn2d &, int);
+  bool (*epilogue)(const ToonEpilogue &, int);
+  void (*epilogue_grad)(const ToonEpilogueGrad &, int);
+  bool (*conv3x3)(const ToonConv3x3 &, int);
+  bool (*conv3x3_weight)(const ToonConv3x3Weight &, int);
+  void (*conv3x3_pack)(const ToonConv3x3Pack &, int);
+  int64_t (*conv3x3_packed)(int64_t, int64_t, int64_t);
 };
 
-const Kernels baseline = {"baseline", toon::baseline::bias_act, toon::baseline::upfirdn2d};
+#define TOON_KERNELS(isa)                                                                                    \
+  {                                                                                                          \
+    #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad,          \
+        toon::isa::conv3x3, toon::isa::conv3x3_weight, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed    \
+  }
+const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
-const Kernels avx2 = {"avx2", toon::avx2::bias_act, toon::avx2::upfirdn2d};
-const Kernels avx512 = {"avx512", toon::avx512::bias_act, toon::avx512::upfirdn2d};
+const Kernels avx2 = TOON_KERNELS(avx2);
+const Kernels avx512 = TOON_KERNELS(avx512);
 #endif
 
 // The widest instruction set that this processor has, or, if `wanted`, that one if the processor has it.
@@ -27,7 +38,8 @@ const Kernels *choose(const char *wanted) {
   const auto fits = [&](const Kernels &k) { return !wanted || !strcmp(wanted, k.isa); };
 #ifdef TOON_X86
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        __builtin_cpu_supports("f16c");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (has_avx512 && fits(avx512)) return &avx512;
@@ -60,4 +72,35 @@ const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads) {
 const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;
   return kernels->upfirdn2d(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->conv3x3(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->conv3x3_weight(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->conv3x3_pack(*p, threads);
+  return nullptr;
+}
+
+int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out) {
+  return kernels->conv3x3_packed(kind, c_in, c_out);
+}
+
+const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->epilogue(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->epilogue_grad(*p, threads);
+  return nullptr;
 }

@@ -34,22 +34,48 @@ inline const char *message(cudaError_t error) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-// Launches kernel(arguments), a grid-stride loop over `work` items, in as many blocks as the device holds at a
-// time. A function call rather than <<< >>> keeps the sources plain C++, which the tests run without a GPU.
+// 16 bytes, or one element, in one access.
+template <class S, int kWidth>
+struct alignas(sizeof(S) * kWidth) Pack {
+  S at[kWidth];
+};
+
+inline bool aligned(const void *pointer) { return uintptr_t(pointer) % 16 == 0; }
+
+struct Stream {
+  int device;
+  cudaStream_t stream;
+};
+
+// Launches kernel(arguments), a grid-stride loop over `work` items, in as many blocks of `threads` as the device
+// holds of this kernel at a time. Nothing is allocated and nothing waits, so that a launch can be captured in a
+// CUDA graph. A function call rather than <<< >>> keeps the sources plain C++, which the tests run without a GPU.
 template <class Arguments>
-inline cudaError_t launch(void (*kernel)(Arguments), int64_t work, const Arguments &arguments, int device,
-                          cudaStream_t stream) {
-  int processors = 1, resident = 2048;
-  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&resident, cudaDevAttrMaxThreadsPerMultiProcessor, device);
-  const int64_t needed = (work + kThreads - 1) / kThreads, most = int64_t(processors) * (resident / kThreads);
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(needed < most ? needed : most));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments);
+inline cudaError_t launch(void (*kernel)(Arguments), int threads, int64_t work, const Arguments &arguments,
+                          const Stream &stream) {
+  int processors = 1, resident = 1;
+  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, stream.device);
+  cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, 0);
+  const int64_t needed = (work + threads - 1) / threads, most = int64_t(processors) * resident;
+  if (error == cudaSuccess) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(unsigned(needed < most ? needed : most));
+    config.blockDim = dim3(unsigned(threads));
+    config.stream = stream.stream;
+    error = cudaLaunchKernelEx(&config, kernel, arguments);
+  }
   cudaGetLastError();  // reported here, not to be found by the next launch
   return error;
+}
+
+// Calls run(a value of the storage type that `dtype` names, stream) with `device` current.
+template <class Run>
+inline const char *on_device(int64_t dtype, int device, void *stream, const Run &run) {
+  DeviceGuard guard(device);
+  cudaError_t error = guard.error();
+  if (error == cudaSuccess)
+    with_dtype(dtype, [&](auto storage) { error = run(storage, Stream{device, static_cast<cudaStream_t>(stream)}); });
+  return message(error);
 }
 
 }  // namespace TOON_ISA

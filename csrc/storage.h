@@ -42,28 +42,57 @@ TOON_HD To bit_cast(From from) {
 TOON_HD float load(float x) { return x; }
 TOON_HD double load(double x) { return x; }
 
+// The half conversions, of one number (F float, U uint32_t) or of a vector of them (simd.h); halves are the low
+// 16 bits of a U. They are written with selects instead of branches, which vectors do not have.
+template <class F, class U>
+TOON_HD F from_bfloat16(U half) {
+  return bit_cast<F>(half << 16);
+}
+
+template <class U, class F>
+TOON_HD U to_bfloat16(F x) {
+  const U bits = bit_cast<U>(x);
+  const U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const U nan = (bits >> 16) | 0x40u;
+  return x != x ? nan : rounded;
+}
+
+template <class F, class U>
+TOON_HD F from_float16(U half) {
+  const U sign = (half & 0x8000u) << 16, magnitude = (half & 0x7fffu) << 13;
+  const U normal = magnitude + (uint32_t(127 - 15) << 23);
+  // A subnormal is mantissa * 2^-24: give it the exponent of 2^-14, then take the implied one away again.
+  const U subnormal = bit_cast<U>(bit_cast<F>(magnitude + (113u << 23)) - 0x1p-14f);
+  const U special = magnitude | 0x7f800000u;  // infinity, NaN
+  const U finite = magnitude < (1u << 23) ? subnormal : normal;
+  return bit_cast<F>(sign | (magnitude >= (31u << 23) ? special : finite));
+}
+
+template <class U, class F>
+TOON_HD U to_float16(F x) {
+  const U bits = bit_cast<U>(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  const U normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Below 2^-14: adding 1/2 makes the floating point unit round to a multiple of 2^-24.
+  const U subnormal = bit_cast<U>(bit_cast<F>(magnitude) + 0.5f) - 0x3f000000u;
+  const U infinity = U{} + 0x7c00u, nan = U{} + 0x7e00u;
+  const U special = magnitude > 0x7f800000u ? nan : infinity;
+  const U finite = magnitude < (113u << 23) ? subnormal : normal;
+  return sign | (magnitude >= (143u << 23) ? special : finite);
+}
+
 TOON_HD float load(BFloat16 x) {
 #ifdef __CUDA_ARCH__
   return __bfloat162float(__ushort_as_bfloat16(x.bits));
 #else
-  return bit_cast<float>(uint32_t(x.bits) << 16);
+  return from_bfloat16<float>(uint32_t(x.bits));
 #endif
 }
 
-// The half conversions are written with selects instead of branches, so that the compiler vectorises them
-// for any instruction set, with or without F16C.
 TOON_HD float load(Float16 x) {
 #ifdef __CUDA_ARCH__
   return __half2float(__ushort_as_half(x.bits));
 #else
-  const uint32_t sign = uint32_t(x.bits & 0x8000) << 16;
-  const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
-  const uint32_t normal = magnitude + (uint32_t(127 - 15) << 23);
-  // A subnormal is mantissa * 2^-24: give it the exponent of 2^-14, then take the implied one away again.
-  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude + (113u << 23)) - 0x1p-14f);
-  const uint32_t special = magnitude | 0x7f800000u;  // infinity, NaN
-  const uint32_t finite = magnitude < (1u << 23) ? subnormal : normal;
-  return bit_cast<float>(sign | (magnitude >= (31u << 23) ? special : finite));
+  return from_float16<float>(uint32_t(x.bits));
 #endif
 }
 
@@ -75,10 +104,7 @@ TOON_HD BFloat16 store<BFloat16>(float x) {
 #ifdef __CUDA_ARCH__
   return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
 #else
-  const uint32_t bits = bit_cast<uint32_t>(x);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  const uint32_t nan = (bits >> 16) | 0x40u;
-  return {uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+  return {uint16_t(to_bfloat16<uint32_t>(x))};
 #endif
 }
 
@@ -87,15 +113,7 @@ TOON_HD Float16 store<Float16>(float x) {
 #ifdef __CUDA_ARCH__
   return {__half_as_ushort(__float2half_rn(x))};
 #else
-  const uint32_t bits = bit_cast<uint32_t>(x);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  // Below 2^-14: adding 1/2 makes the floating point unit round to a multiple of 2^-24.
-  const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
-  return {uint16_t(sign | (magnitude >= (143u << 23) ? special : finite))};
+  return {uint16_t(to_float16<uint32_t>(x))};
 #endif
 }
 

@@ -37,5 +37,29 @@ TOON_HD Taps<Int> clip(Taps<Int> t, Int up, Int size) {
   return t;
 }
 
+// Whether f [height, width] is, to rounding, the outer product of a column and a row; writes both.
+// If it is, its row and column sums are multiples of them. A filter whose taps add up to 0 is not recognised.
+template <class A>
+TOON_HD bool factorise(const A *f, int height, int width, A *column, A *row) {
+  A total = 0;
+  for (int x = 0; x < width; x++) row[x] = 0;
+  for (int y = 0; y < height; y++) {
+    column[y] = 0;
+    for (int x = 0; x < width; x++) column[y] += f[y * width + x], row[x] += f[y * width + x];
+    total += column[y];
+  }
+  if (total == 0) return false;
+  const A tolerance = sizeof(A) == 8 ? A(0x1p-50) : A(0x1p-21);
+  bool fits = true;
+  for (int y = 0; y < height; y++) {
+    column[y] /= total;
+    for (int x = 0; x < width; x++) {
+      const A tap = f[y * width + x], error = tap - column[y] * row[x];
+      fits = fits && (error < 0 ? -error : error) <= tolerance * (tap < 0 ? -tap : tap);
+    }
+  }
+  return fits;
+}
+
 }  // namespace TOON_ISA
 }  // namespace toon

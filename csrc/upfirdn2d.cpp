@@ -1,91 +1,141 @@
 // upfirdn2d on the CPU. Compiled once per instruction set; cpu.cpp chooses.
 //
-// One row of output at a time, in a buffer that stays in the cache:
-//   1. vertical pass: the input rows under the filter, weighted and added, in the compute type;
+// One row of output at a time, in pieces so short that their buffers stay in the L1 cache:
+//   1. down: the input rows under the filter, weighted and added, in the compute type, between zeros for the padding;
 //   2. split: with downsampling, samples go to planes by their index modulo the horizontal stride;
-//   3. horizontal pass: each phase of the output is a weighted sum of those planes, shifted;
-//   4. join: the phases are interleaved and rounded to the storage type.
-// Every loop over samples has stride one, whatever the resampling. In channels_last layout a "sample" is the
-// vector of all channels of a pixel (`inner` numbers); in contiguous layout it is one number.
-// A filter that is not an outer product goes through 1 to 3 once per filter row and adds up.
+//   3. across: each phase of the output is a weighted sum of those planes, shifted;
+//   4. join: the phases are interleaved.
+// Every loop over samples has stride one, whatever the resampling. The input rows under a filter are in the cache from
+// the row before, so keeping rows that are filtered along one axis would save nothing and cost a copy. In channels_last
+// layout a "sample" is the vector of all channels of a pixel (`inner` numbers), and 2 and 4 are not needed; in
+// contiguous layout it is one number. If the filter is not an outer product, 1 is a copy of each row under it, and 3 one
+// sum over all taps.
 #include <stdlib.h>
 
 #include "parallel.h"
+#include "simd.h"
 #include "taps.h"
+
+#define TOON_NOINLINE __attribute__((noinline))
 
 namespace toon {
 namespace TOON_ISA {
 namespace {
 
 using Index = int64_t;
+constexpr Index kMax = TOON_MAX_TAPS;
+constexpr Index kPiece = 1 << 13;  // numbers: 32 kilobytes of float32
 
-// out[i] (+)= sum over j < kTaps of w[j] * rows[j][i]
-template <int kTaps, bool kAdd, class Out, class In, class A>
-void weighted_sum(Out *__restrict out, const In *const *rows, const A *w, Index n) {
-  const In *r[kTaps];
-  A v[kTaps];
-  for (int j = 0; j < kTaps; j++) r[j] = rows[j], v[j] = w[j];
-#pragma omp simd
-  for (Index i = 0; i < n; i++) {
-    A sum = kAdd ? load(out[i]) : A(0);
-    for (int j = 0; j < kTaps; j++) sum += v[j] * load(r[j][i]);
-    out[i] = store<Out>(sum);
+// out[i] = f(load, i), i < n, where load(p) is the number at p, or a vector of numbers from there on.
+template <class S, class F>
+inline void fill(S *out, Index n, const F &f) {
+  constexpr Index L = kLanes<Compute<S>>;
+  const auto vector = [](const auto *p) { return load_vector(p); };
+  const auto number = [](const auto *p) { return load(*p); };
+  Index i = 0;
+  for (; i + 2 * L <= n; i += 2 * L) {
+    const auto one = f(vector, i), two = f(vector, i + L);
+    store_vector(out + i, one);
+    store_vector(out + i + L, two);
+  }
+  for (; i + L <= n; i += L) store_vector(out + i, f(vector, i));
+  for (; i < n; i++) out[i] = store<S>(f(number, i));
+}
+
+// The same with even(load, q) and odd(load, q) in turn: out[2 q] and out[2 q + 1].
+template <class S, class F, class G>
+inline void fill_pairs(S *out, Index n, const F &even, const G &odd) {
+  using A = Compute<S>;
+  constexpr Index L = kLanes<A>;
+  const auto vector = [](const auto *p) { return load_vector(p); };
+  const auto number = [](const auto *p) { return load(*p); };
+  Index q = 0;
+  for (; 2 * (q + L) <= n; q += L) {
+    const Vector<A> a = even(vector, q), b = odd(vector, q);
+    store_vector(out + 2 * q, interleave_first<A>(a, b));
+    store_vector(out + 2 * q + L, interleave_second<A>(a, b));
+  }
+  for (; 2 * q < n; q++) {
+    out[2 * q] = store<S>(even(number, q));
+    if (2 * q + 1 < n) out[2 * q + 1] = store<S>(odd(number, q));
   }
 }
 
-template <bool kAdd, class Out, class In, class A>
-void up_to_four(Out *out, const In *const *rows, const A *w, Index taps, Index n) {
-  if (taps == 4) weighted_sum<4, kAdd>(out, rows, w, n);
-  else if (taps == 3) weighted_sum<3, kAdd>(out, rows, w, n);
-  else if (taps == 2) weighted_sum<2, kAdd>(out, rows, w, n);
-  else if (taps == 1) weighted_sum<1, kAdd>(out, rows, w, n);
-  else if (!kAdd) memset(out, 0, n * sizeof(Out));
-}
+// A weighted sum of rows that is yet to be formed.
+template <class In, Index kMost>
+struct Sum {
+  using A = Compute<In>;
+  const In *rows[kMost];
+  A w[kMost];
+  Index taps = 0;
 
-// The same for any number of taps, in groups of four. Out is the compute type wherever there are more.
-template <class Out, class In, class A>
-void weighted_sum(Out *out, const In *const *rows, const A *w, Index taps, Index n, bool add) {
-  if (add) up_to_four<true>(out, rows, w, taps < 4 ? taps : 4, n);
-  else up_to_four<false>(out, rows, w, taps < 4 ? taps : 4, n);
-  for (Index j = 4; j < taps; j += 4) up_to_four<true>(out, rows + j, w + j, taps - j < 4 ? taps - j : 4, n);
-}
+  void add(const In *row, A weight) { rows[taps] = row, w[taps++] = weight; }
+  void move(Index by) { for (Index j = 0; j < taps; j++) rows[j] += by; }
 
-// x[(q * planes + s) * inner + c] -> out[s][q * inner + c], q < count
+  template <class S>
+  void into(S *out, Index n) const {
+    if (taps == 4) four(out, n, rows[0], rows[1], rows[2], rows[3], w[0], w[1], w[2], w[3]);
+    else if (taps == 2) two(out, n, rows[0], rows[1], w[0], w[1]);
+    else if (taps > 0) fill(out, n, [&](auto load, Index i) { return at(load, i); });
+    else memset(out, 0, n * sizeof(S));
+  }
+
+  // Even numbers of out from this sum, odd ones from the other.
+  template <class S>
+  void with(const Sum &odd, S *out, Index n) const {
+    if (taps == 2 && odd.taps == 2)
+      return pairs(out, n, rows[0], rows[1], odd.rows[0], odd.rows[1], w[0], w[1], odd.w[0], odd.w[1]);
+    fill_pairs(out, n, [&](auto load, Index q) { return at(load, q); }, [&](auto load, Index q) { return odd.at(load, q); });
+  }
+
+ private:
+  template <class Load>
+  auto at(const Load &load, Index i) const {
+    auto sum = w[0] * load(rows[0] + i);
+    for (Index j = 1; j < taps; j++) sum += w[j] * load(rows[j] + i);
+    return sum;
+  }
+
+  // Calls, so that the taps come in registers: reading what was just written in another width would wait for it.
+  template <class S>
+  TOON_NOINLINE static void four(S *out, Index n, const In *a, const In *b, const In *c, const In *d,
+                                 A wa, A wb, A wc, A wd) {
+    fill(out, n, [=](auto load, Index i) {
+      return wa * load(a + i) + wb * load(b + i) + wc * load(c + i) + wd * load(d + i);
+    });
+  }
+
+  template <class S>
+  TOON_NOINLINE static void two(S *out, Index n, const In *a, const In *b, A wa, A wb) {
+    fill(out, n, [=](auto load, Index i) { return wa * load(a + i) + wb * load(b + i); });
+  }
+
+  template <class S>
+  TOON_NOINLINE static void pairs(S *out, Index n, const In *a, const In *b, const In *c, const In *d,
+                                  A wa, A wb, A wc, A wd) {
+    fill_pairs(out, n, [=](auto load, Index q) { return wa * load(a + q) + wb * load(b + q); },
+               [=](auto load, Index q) { return wc * load(c + q) + wd * load(d + q); });
+  }
+};
+
+// x[q * planes + s] -> out[s][q], q < count
 template <class A>
-void split(A *out, Index plane, const A *x, Index planes, Index count, Index inner) {
-  if (planes == 2 && inner == 1) {
+void split(A *out, Index plane, const A *x, Index planes, Index count) {
+  if (planes == 2) {
     A *__restrict even = out, *__restrict odd = out + plane;
 #pragma omp simd
     for (Index q = 0; q < count; q++) even[q] = x[2 * q], odd[q] = x[2 * q + 1];
     return;
   }
   for (Index s = 0; s < planes; s++)
-    for (Index q = 0; q < count; q++)
-      for (Index c = 0; c < inner; c++) out[s * plane + q * inner + c] = x[(q * planes + s) * inner + c];
+    for (Index q = 0; q < count; q++) out[s * plane + q] = x[q * planes + s];
 }
 
-// x[r][q * inner + c] -> out[(q * phases + r) * inner + c], q * phases + r < size
+// x[r][q] -> out[q * phases + r], q * phases + r < size
 template <class S, class A>
-void join(S *__restrict out, const A *x, Index plane, Index phases, Index size, Index inner) {
-  if (phases == 1) {
-#pragma omp simd
-    for (Index i = 0; i < size * inner; i++) out[i] = store<S>(x[i]);
-    return;
-  }
-  if (phases == 2 && inner == 1) {
-    const A *first = x, *second = x + plane;
-#pragma omp simd
-    for (Index q = 0; q < size / 2; q++) {
-      out[2 * q] = store<S>(first[q]);
-      out[2 * q + 1] = store<S>(second[q]);
-    }
-    if (size % 2) out[size - 1] = store<S>(first[size / 2]);
-    return;
-  }
+void join(S *out, const A *x, Index plane, Index phases, Index size) {
   for (Index r = 0; r < phases; r++)
-    for (Index q = 0; q * phases + r < size; q++)
-#pragma omp simd
-      for (Index c = 0; c < inner; c++) out[(q * phases + r) * inner + c] = store<S>(x[r * plane + q * inner + c]);
+    for (Index q = 0; q * phases + r < size; q++) out[q * phases + r] = store<S>(x[r * plane + q]);
 }
 
 // If f (height x width) is, to rounding, the outer product of a column and a row, writes the column, puts the
@@ -113,19 +163,28 @@ Index greatest_common_divisor(Index a, Index b) {
   return b ? greatest_common_divisor(b, a % b) : a;
 }
 
+// Where the filter lies horizontally over a loaded row, for one phase of the output: f_w / up_x taps.
+struct Over {
+  Index offset[kMax];  // of the sample under a tap, from the start of the row
+  Index tap[kMax];
+  Index taps;
+};
+
+// What is the same for all rows. Lengths are in numbers of the compute type.
 template <class S>
 struct Plan {
   using A = Compute<S>;
-  static constexpr Index kMax = TOON_MAX_TAPS;
 
   const ToonUpfirdn2d &p;
   bool separable;
-  A column[kMax] = {};        // vertical weights of a separable filter
-  A rows[kMax * kMax] = {};   // horizontal weights, gain included: one filter row if separable, else f_h
-  Index inner, images;        // numbers per sample; stacks of rows
-  Index phases, stride;       // horizontally, output q * phases + r starts at first[r].input + q * stride
-  Index left, width;          // the row buffer holds samples [-left, width - left), zero outside the image
-  Index buffer, plane, phase;  // lengths in numbers: row buffer, one plane of the split, one phase
+  A column[kMax] = {};       // vertical weights of a separable filter
+  A rows[kMax * kMax] = {};  // horizontal weights, gain included: one filter row if separable, else f_h
+  Index inner, images;       // numbers per sample; stacks of rows
+  Index phases, stride;      // output o lies over input o / phases * stride + constant(o % phases)
+  bool apart;                // rows are split by the stride and joined from phases (else whole pixels: no need to)
+  Index columns, samples;    // of a piece: columns of output, samples under them
+  Index row, plane, loaded, phase;  // lengths: row buffer; one plane of it; all planes; one phase
+  Taps<Index> *down = nullptr;      // of every output row
 
   explicit Plan(const ToonUpfirdn2d &params) : p(params) {
     const Index count = (p.separable ? 1 : p.f_h) * p.f_w;
@@ -139,91 +198,157 @@ struct Plan {
     const Index divisor = greatest_common_divisor(p.up_x, p.down_x);
     phases = p.up_x / divisor;
     stride = p.down_x / divisor;
-    left = 0;
-    Index right = p.in_w;
-    for (Index r = 0; r < phases && r < p.out_w; r++) {
-      const Taps<Index> first = horizontal(r), last = horizontal(r + (samples(r) - 1) * phases);
-      if (-first.input > left) left = -first.input;
-      if (last.input + last.count > right) right = last.input + last.count;
-    }
-    const Index round = 64 / sizeof(A);
-    width = (left + right + stride - 1) / stride * stride;
-    buffer = (width * inner + round - 1) / round * round;
-    plane = (width / stride * inner + round - 1) / round * round;
-    phase = (samples(0) * inner + round - 1) / round * round;
+    apart = !p.channels_last && (phases > 1 || stride > 1);
+    const Index least = 8, fitting = kPiece / inner / phases;
+    columns = (fitting < least ? least : fitting) * phases;  // a multiple: phase 0 begins every piece
+    if (columns > p.out_w) columns = p.out_w;
+
+    const Index taps = (p.f_w + p.up_x - 1) / p.up_x;
+    samples = ((columns - 1) / phases + 2 + (taps - 1) / stride + 1) * stride;
+    row = rounded(samples * inner);
+    plane = rounded(samples / stride);
+    loaded = apart && stride > 1 ? stride * plane : row;
+    phase = rounded((columns - 1) / phases + 1);
   }
 
-  Taps<Index> horizontal(Index o) const { return taps_at(o, p.up_x, p.down_x, p.pad_x0, p.f_w); }
-  Index samples(Index r) const { return (p.out_w - r + phases - 1) / phases; }
-  Index scratch() const { return buffer + (stride > 1 ? stride * plane : 0) + phases * phase; }
+  static Index rounded(Index n) { return (n + 15) / 16 * 16; }
 
-  // Adds (or sets) the horizontal pass of the row buffer to the phases.
-  template <class Out>
-  void horizontal_pass(Out *out, const A *row, const A *weights, bool add) const {
-    const Index pitch = stride > 1 ? plane : 0;
-    for (Index r = 0; r < phases && r < p.out_w; r++) {
-      const Taps<Index> t = horizontal(r);
-      const A *shifted[kMax];
-      A w[kMax];
-      for (Index j = 0; j < t.count; j++) {
-        const Index sample = left + t.input + j;
-        shifted[j] = row + sample % stride * pitch + sample / stride * inner;
-        w[j] = weights[t.tap + j * p.up_x];
+  Taps<Index> across(Index o) const { return taps_at(o, p.up_x, p.down_x, p.pad_x0, p.f_w); }
+  Index parts() const { return phases < columns ? phases : columns; }  // phases that a piece has
+  Index rows_loaded() const { return separable ? 1 : p.f_h; }
+  Index numbers() const { return row + rows_loaded() * loaded + parts() * phase + rounded(columns * inner); }
+  Index table_bytes() const { return (p.out_h * sizeof(Taps<Index>) + 63) / 64 * 64; }
+  Index worker_bytes() const { return (numbers() * sizeof(A) + 63) / 64 * 64 + (parts() * sizeof(Over) + 63) / 64 * 64; }
+};
+
+// Does a run of output rows, in worker_bytes() of its own.
+template <class S>
+class Worker {
+  using A = Compute<S>;
+
+  const Plan<S> &plan_;
+  const ToonUpfirdn2d &p;
+  const bool past_cache_;
+  A *const row_, *const loaded_, *const phases_;
+  S *const staging_;
+  Over *const over_;
+  const Index left_;  // the first sample under column 0
+
+ public:
+  Worker(const Plan<S> &plan, char *memory, bool past_cache)
+      : plan_(plan), p(plan.p), past_cache_(past_cache),
+        row_(reinterpret_cast<A *>(memory)), loaded_(row_ + plan.row),
+        phases_(loaded_ + plan.rows_loaded() * plan.loaded),
+        staging_(reinterpret_cast<S *>(phases_ + plan.parts() * plan.phase)),
+        over_(reinterpret_cast<Over *>(memory + (plan.numbers() * sizeof(A) + 63) / 64 * 64)),
+        left_(plan.across(0).input) {
+    for (Index r = 0; r < plan.parts(); r++) {
+      const Taps<Index> t = plan.across(r);
+      over_[r].taps = t.count;
+      for (Index k = 0; k < t.count; k++) {
+        const Index sample = t.input - left_ + k;
+        over_[r].tap[k] = t.tap + k * p.up_x;
+        over_[r].offset[k] = plan.apart ? sample % plan.stride * plan.plane + sample / plan.stride
+                                        : sample * plan.inner;
       }
-      weighted_sum(out + r * phase, shifted, w, t.count, samples(r) * inner, add);
     }
   }
 
-  // Output row `index`, counted through all images. `work` is scratch() numbers, zero before the first call.
-  void output_row(Index index, A *work) const {
-    const Index image = index / p.out_h, y = index % p.out_h;
-    S *out = static_cast<S *>(p.out) + index * p.out_w * inner;
-    const Taps<Index> t = clip(taps_at(y, p.up_y, p.down_y, p.pad_y0, p.f_h), p.up_y, p.in_h);
-    if (t.count == 0) {
-      memset(out, 0, p.out_w * inner * sizeof(S));
-      return;
+  // Output rows [first, last), counted through all images.
+  void run(Index first, Index last) {
+    for (Index i = first; i < last; i++) {
+      const Index image = i / p.out_h;
+      const Taps<Index> &t = plan_.down[i - image * p.out_h];
+      const S *const x = static_cast<const S *>(p.x) + (image * p.in_h + t.input) * p.in_w * plan_.inner;
+      S *const out = static_cast<S *>(p.out) + i * p.out_w * plan_.inner;
+      for (Index c = 0; c < p.out_w; c += plan_.columns) {
+        const Index columns = c + plan_.columns < p.out_w ? plan_.columns : p.out_w - c;
+        const Index n = columns * plan_.inner;
+        S *const to = past_cache_ ? staging_ : out + c * plan_.inner;
+        if (t.count) piece(to, x, t, c, columns);
+        else memset(to, 0, n * sizeof(S));
+        if (past_cache_) copy_past_cache(out + c * plan_.inner, to, n * sizeof(S));
+      }
     }
-    const S *under[kMax];
-    A w[kMax];
+    if (past_cache_) finish_past_cache();
+  }
+
+ private:
+  // Columns [c, c + columns) of the output row whose taps t lie over the rows from x on.
+  void piece(S *out, const S *x, const Taps<Index> &t, Index c, Index columns) {
+    const Index pitch = p.in_w * plan_.inner, left = left_ + c / plan_.phases * plan_.stride;
+    const A *loaded[kMax], *weights[kMax];
+    if (plan_.separable) {
+      Sum<S, kMax> sum;
+      for (Index j = 0; j < t.count; j++) sum.add(x + j * pitch, plan_.column[t.tap + j * p.up_y]);
+      loaded[0] = load_row(loaded_, sum, left);
+      weights[0] = plan_.rows;
+      return across(out, loaded, weights, 1, columns);
+    }
     for (Index j = 0; j < t.count; j++) {
-      under[j] = static_cast<const S *>(p.x) + (image * p.in_h + t.input + j) * p.in_w * inner;
-      w[j] = column[t.tap + j * p.up_y];
+      Sum<S, kMax> sum;
+      sum.add(x + j * pitch, 1);
+      loaded[j] = load_row(loaded_ + j * plan_.loaded, sum, left);
+      weights[j] = plan_.rows + (t.tap + j * p.up_y) * p.f_w;
     }
-    A *const row = work, *const planes = work + buffer, *const sums = planes + (stride > 1 ? stride * plane : 0);
-    const auto split_row = [&] {
-      if (stride == 1) return row;
-      split(planes, plane, row, stride, width / stride, inner);
-      return planes;
+    across(out, loaded, weights, t.count, columns);
+  }
+
+  // Steps 1 and 2: samples from `left` on of a sum of input rows.
+  const A *load_row(A *to, Sum<S, kMax> &sum, Index left) {
+    const Index inner = plan_.inner, right = left + plan_.samples;
+    Index begin = left > 0 ? left : 0, end = right < p.in_w ? right : p.in_w;
+    if (begin >= end) begin = end = left;  // nothing but padding
+    const bool splits = plan_.apart && plan_.stride > 1;
+    A *const row = splits ? row_ : to;
+    if (left < begin) memset(row, 0, (begin - left) * inner * sizeof(A));
+    sum.move(begin * inner);
+    if (begin < end) sum.into(row + (begin - left) * inner, (end - begin) * inner);
+    if (end < right) memset(row + (end - left) * inner, 0, (right - end) * inner * sizeof(A));
+    if (splits) split(to, plan_.plane, row, plan_.stride, plan_.samples / plan_.stride);
+    return to;
+  }
+
+  // Steps 3 and 4: a row of output from `count` loaded rows, each with its own weights.
+  void across(S *out, const A *const *rows, const A *const *weights, Index count, Index columns) {
+    const Index inner = plan_.inner, phases = plan_.phases;
+    const auto sum_of_phase = [&](Index r) {
+      Sum<A, kMax * kMax> sum;
+      for (Index j = 0; j < count; j++)
+        for (Index k = 0; k < over_[r].taps; k++) sum.add(rows[j] + over_[r].offset[k], weights[j][over_[r].tap[k]]);
+      return sum;
     };
-    if (separable) {
-      weighted_sum(row + left * inner, under, w, t.count, p.in_w * inner, false);
-      if (phases == 1 && p.f_w <= 4) return horizontal_pass(out, split_row(), rows, false);
-      horizontal_pass(sums, split_row(), rows, false);
-    } else {
-      const A one = 1;
-      for (Index j = 0; j < t.count; j++) {
-        weighted_sum(row + left * inner, under + j, &one, 1, p.in_w * inner, false);
-        horizontal_pass(sums, split_row(), rows + (t.tap + j * p.up_y) * p.f_w, j > 0);
-      }
+    if (phases == 1 && (plan_.apart || plan_.stride == 1)) return sum_of_phase(0).into(out, columns * inner);
+    if (plan_.parts() == 2 && plan_.apart && over_[0].taps && over_[1].taps)
+      return sum_of_phase(0).with(sum_of_phase(1), out, columns);
+    for (Index r = 0; r < phases && r < columns; r++) {
+      auto sum = sum_of_phase(r);
+      const Index samples = (columns - r + phases - 1) / phases;
+      if (plan_.apart) sum.into(phases_ + r * plan_.phase, samples);
+      else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner)) sum.into(out + (q * phases + r) * inner, inner);
     }
-    join(out, sums, phase, phases, p.out_w, inner);
+    if (plan_.apart) join(out, phases_, plan_.phase, phases, columns);
   }
 };
 
 template <class S>
 bool run(const ToonUpfirdn2d &p, int threads) {
-  using A = Compute<S>;
-  const Plan<S> plan(p);
-  const Index rows = plan.images * p.out_h;
-  const Index enough = 1 + rows * p.out_w * plan.inner / (1 << 14);  // a thread must be worth waking
+  Plan<S> plan(p);
+  const Index rows = plan.images * p.out_h, numbers = rows * p.out_w * plan.inner;
+  const Index enough = 1 + numbers / (1 << 14);  // a thread must be worth waking
   const Index workers = enough < threads ? enough : threads;
-  A *const scratch = static_cast<A *>(calloc(workers * plan.scratch(), sizeof(A)));
-  if (!scratch) return false;
-  parallel_for(workers, int(workers), [&](int64_t worker) {
-    A *const work = scratch + worker * plan.scratch();
-    for (Index i = rows * worker / workers; i < rows * (worker + 1) / workers; i++) plan.output_row(i, work);
+  char *const memory = static_cast<char *>(malloc(64 + plan.table_bytes() + workers * plan.worker_bytes()));
+  if (!memory) return false;
+  char *const aligned = memory + (-reinterpret_cast<uintptr_t>(memory) & 63);
+  plan.down = reinterpret_cast<Taps<Index> *>(aligned);
+  for (Index y = 0; y < p.out_h; y++)
+    plan.down[y] = clip(taps_at(y, p.up_y, p.down_y, p.pad_y0, p.f_h), p.up_y, p.in_h);
+  const bool past = past_cache(numbers * sizeof(S), p.out, p.x);
+  parallel_for(workers, int(workers), [&](int64_t i) {
+    Worker<S> worker(plan, aligned + plan.table_bytes() + i * plan.worker_bytes(), past);
+    worker.run(rows * i / workers, rows * (i + 1) / workers);
   });
-  free(scratch);
+  free(memory);
   return true;
 }
 

@@ -5,7 +5,8 @@ which one is live on this machine, and why.
 """
 
 from .bias_act import bias_act
+from .epilogue import epilogue
 from .library import Status, reference, status
 from .upfirdn2d import setup_filter, upfirdn2d
 
-__all__ = ["Status", "bias_act", "reference", "setup_filter", "status", "upfirdn2d"]
+__all__ = ["Status", "bias_act", "epilogue", "reference", "setup_filter", "status", "upfirdn2d"]

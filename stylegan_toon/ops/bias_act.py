@@ -95,6 +95,7 @@ def bias_act(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Add a bias, apply an activation, scale and clamp: ``clamp(gain * act(x + b))``.
 
@@ -106,13 +107,16 @@ def bias_act(
         alpha: Slope below zero of lrelu, >= 0 (default 0.2); the other activations have no parameter.
         gain: Factor on the activation; by default sqrt(2) for relu, lrelu and swish, else 1.
         clamp: Limit the result to [-clamp, clamp]; None or a negative number: no limit.
+        out: Where to write the result, of the shape, dtype and layout of ``x``; ``x`` itself to work in place. Only
+            where no gradient is recorded. Memory that is in use already is several times as fast as new memory.
 
     Returns:
-        Tensor of the shape, dtype and memory layout of ``x``; ``x`` itself if there is nothing to do. Twice
-        differentiable by ``x`` and ``b``. Where the clamp limits, the gradient is zero.
+        ``out``, or a tensor of the shape, dtype and memory layout of ``x``; ``x`` itself if there is nothing to do.
+        Twice differentiable by ``x`` and ``b``. Where the clamp limits, the gradient is zero.
 
     Raises:
-        ValueError: unknown activation, negative alpha, or a bias that does not fit ``x``.
+        ValueError: unknown activation, negative alpha, a bias that does not fit ``x``, an ``out`` that does not fit
+            the result, overlaps ``x`` in part or would have to be recorded for a gradient.
 
     Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (its layers).
     """
@@ -131,11 +135,15 @@ def bias_act(
             raise ValueError(f"bias of shape {tuple(b.shape)} does not fit dimension {dim} of x {tuple(x.shape)}")
         b = b.to(library.compute_dtype(x.dtype))
         dim %= x.ndim
-    elif act == "linear" and gain == 1 and clamp < 0:
+    elif act == "linear" and gain == 1 and clamp < 0 and out is None:
         return x
+    arguments = (x, b, dim, act, alpha, gain, clamp)
     if library.reference_wanted():
-        return _reference(x, b, dim, act, alpha, gain, clamp)
-    return _BIAS_ACT(x, b, dim, act, alpha, gain, clamp)
+        return _reference(*arguments) if out is None else _reference_out(*arguments, out=out)
+    if out is None:
+        return _BIAS_ACT(*arguments)
+    _BIAS_ACT_OUT(*arguments, out=out)
+    return out
 
 
 # ---------------------------------------------------------------- reference
@@ -155,6 +163,12 @@ def _reference(
     if clamp >= 0:
         y = y.clamp(-clamp, clamp)
     return y.to(x.dtype)
+
+
+def _reference_out(x: Tensor, b: Tensor | None, *options, out: Tensor) -> Tensor:
+    library.refuse_gradient(x, b, out)
+    _check_out(x, b, *options, out=out)
+    return out.copy_(_reference(x, b, *options))
 
 
 def _reference_grad(
@@ -190,9 +204,9 @@ _PARAMS = struct.Struct("5P6q3d")  # ToonBiasAct of csrc/api.h
 
 def _compiled(
     order: int, ddx: Tensor | None, dy: Tensor | None, ref: Tensor, b: Tensor | None,
-    dim: int, act: str, alpha: float, gain: float, clamp: float,
+    dim: int, act: str, alpha: float, gain: float, clamp: float, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    out = torch.empty_like(ref)
+    out = library.on_huge_pages(torch.empty_like(ref)) if out is None else out
     numel = ref.numel()
     if numel == 0:
         return out
@@ -217,6 +231,20 @@ def _forward(x: Tensor, b: Tensor | None, *options) -> Tensor:
         return _compiled(0, None, None, x, b, *options)
     y = _reference(x, b, *options)
     return y.clone() if y is x else y  # an op may not return its input
+
+
+def _check_out(x: Tensor, b: Tensor | None, *_, out: Tensor) -> None:
+    library.check_out(out, library.dense(x), x.shape)
+
+
+def _forward_out(x: Tensor, b: Tensor | None, *options, out: Tensor) -> None:
+    _check_out(x, b, out=out)
+    x = library.dense(x)
+    library.check_apart(out, b, None if out.data_ptr() == x.data_ptr() else x)
+    if library.usable(x):
+        _compiled(0, None, None, x, b, *options, out=out)
+    else:
+        out.copy_(_reference(x, b, *options))
 
 
 def _grad(dy: Tensor, ref: Tensor, b: Tensor | None, *options) -> Tensor:
@@ -306,6 +334,9 @@ _BIAS_ACT = library.define(
     _forward,
     lambda x, *_: torch.empty_like(library.dense(x)),
     _BiasAct,
+)
+_BIAS_ACT_OUT = library.define_out(
+    f"bias_act_out(Tensor x, {_OPTIONS}, *, Tensor(a!) out) -> ()", _forward_out, _check_out
 )
 _BIAS_ACT_GRAD = library.define(
     f"bias_act_grad(Tensor dy, Tensor ref, {_OPTIONS}) -> Tensor",

@@ -12,16 +12,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import mmap
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1  # TOON_ABI_VERSION of csrc/api.h
+ABI_VERSION = 2  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
 
@@ -101,6 +102,11 @@ def _why_not(device_type: str, index: int | None) -> str | None:
     check.restype = ctypes.c_char_p
     error = check(torch.cuda.current_device() if index is None else index)
     return f"the CUDA kernels do not run on this device ({error.decode()})" if error else None
+
+
+def kernels() -> ctypes.CDLL:
+    """The loaded library; only where `usable` has said so."""
+    return _kernels().handle
 
 
 def why_not(device_type: str, index: int | None = None) -> str | None:
@@ -210,12 +216,57 @@ def same_layout(x: Tensor, like: Tensor) -> Tensor:
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
+@functools.cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):  # Linux has it
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
+
+
+def on_huge_pages(out: Tensor) -> Tensor:
+    """``out``, a new tensor; if it is large, the kernel is asked to back it with pages of 2 MiB.
+
+    The first touch of a small page costs a fault, which for every 4 KiB is several times what an op does with
+    them. Without effect where Linux is told to give huge pages always or never.
+    """
+    size, page = out.nbytes, 1 << 21
+    if out.is_cpu and size >= 2 * page and (madvise := _madvise()):
+        start = -(-out.data_ptr() // page) * page
+        madvise(start, (out.data_ptr() + size) // page * page - start, mmap.MADV_HUGEPAGE)
+    return out
+
+
 def check_operand(name: str, x: Tensor, device: torch.device, dtype: torch.dtype) -> None:
     """Raise ValueError unless ``x`` is where and what a kernel will take it for."""
     if x.device != device:
         raise ValueError(f"{name} is on {x.device}, the other tensors are on {device}")
     if x.dtype != dtype:
         raise ValueError(f"{name} is {x.dtype}, expected {dtype}")
+
+
+def check_out(out: Tensor, x: Tensor, shape: Sequence[int]) -> None:
+    """Raise ValueError unless ``out`` is a tensor such as the op would make for the dense input ``x``."""
+    if out.shape != torch.Size(shape):
+        raise ValueError(f"out is {list(out.shape)}, but the result is {list(shape)}")
+    check_operand("out", out, x.device, x.dtype)
+    layout = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    if not out.is_contiguous(memory_format=layout):
+        raise ValueError(f"out has strides {out.stride()}, but the result is {layout}, as x is")
+
+
+def check_apart(out: Tensor, *others: Tensor | None) -> None:
+    """Raise ValueError if ``out`` shares memory with one of the other tensors, all of them dense."""
+    for x in others:
+        if x is not None and out.data_ptr() < x.data_ptr() + x.nbytes and x.data_ptr() < out.data_ptr() + out.nbytes:
+            raise ValueError("out shares memory with an input: give it memory of its own")
+
+
+def refuse_gradient(*tensors: Tensor | None) -> None:
+    """Raise ValueError if autograd would have to record an op that writes over one of its arguments."""
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
+        raise ValueError("out= cannot be recorded for a gradient: call without it, or within torch.no_grad()")
 
 
 # ---------------------------------------------------------------- registering
@@ -238,6 +289,25 @@ def define(schema: str, implementation: Callable, fake: Callable, function: type
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return function.apply(*args)
         return below_autograd(op, *args)
+
+    _torch_library.impl(name, autograd, "Autograd")
+    return op
+
+
+def define_out(schema: str, implementation: Callable, fake: Callable) -> Callable:
+    """Register an op that writes its result into its keyword argument ``out``, returns nothing and has no gradient."""
+    name = schema.split("(")[0]
+    _torch_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _torch_library.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"stylegan_toon::{name}", fake, lib=_torch_library)
+    op = getattr(torch.ops.stylegan_toon, name).default
+
+    def autograd(*args, out: Tensor) -> None:
+        refuse_gradient(*args, out)
+        if not out.is_inference():
+            torch.autograd.graph.increment_version(out)  # who has saved it for a backward pass finds out
+        with torch._C._AutoDispatchBelowAutograd():
+            op(*args, out=out)
 
     _torch_library.impl(name, autograd, "Autograd")
     return op

@@ -72,6 +72,7 @@ def upfirdn2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1.0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Upsample, pad or crop, filter and downsample the images of a batch.
 
@@ -83,13 +84,16 @@ def upfirdn2d(
         padding: In samples of the upsampled image: one number, [x, y] or [x0, x1, y0, y1]. Negative crops.
         flip_filter: False: convolution. True: correlation.
         gain: Factor on the result.
+        out: Where to write the result: its shape, dtype and layout, in memory of its own. Only where no gradient is
+            recorded. Memory that is in use already is several times as fast as new memory.
 
     Returns:
-        [N, C, (H * up_y + y0 + y1 - height) // down_y + 1, likewise W], dtype and layout of ``x``.
+        ``out``, or [N, C, (H * up_y + y0 + y1 - height) // down_y + 1, likewise W], dtype and layout of ``x``.
         Differentiable by ``x``, any number of times.
 
     Raises:
-        ValueError: arguments of the wrong kind or shape, or an image smaller than the filter.
+        ValueError: arguments of the wrong kind or shape, an image smaller than the filter, an ``out`` that does not
+            fit the result, overlaps ``x`` or would have to be recorded for a gradient.
 
     Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data" (its resampling).
     """
@@ -103,10 +107,13 @@ def upfirdn2d(
     if f.requires_grad:
         raise ValueError("f requires a gradient, but the filter is a constant: detach it")
     f = f.to(dtype)
-    options = (_factors(up, "up"), _factors(down, "down"), _padding(padding), flip_filter, float(gain))
+    arguments = (x, f, _factors(up, "up"), _factors(down, "down"), _padding(padding), flip_filter, float(gain))
     if library.reference_wanted():
-        return _reference(x, f, *options)
-    return _UPFIRDN2D(x, f, *options)
+        return _reference(*arguments) if out is None else _reference_out(*arguments, out=out)
+    if out is None:
+        return _UPFIRDN2D(*arguments)
+    _UPFIRDN2D_OUT(*arguments, out=out)
+    return out
 
 
 def _factors(value: int | Sequence[int], name: str) -> list[int]:
@@ -171,15 +178,22 @@ def _reference(
     return y.to(x.dtype).contiguous(memory_format=layout)
 
 
+def _reference_out(x: Tensor, f: Tensor, *options, out: Tensor) -> Tensor:
+    library.refuse_gradient(x, out)
+    _check_out(x, f, *options, out=out)
+    return out.copy_(_reference(x, f, *options))
+
+
 # ---------------------------------------------------------------- compiled
 
 _PARAMS = struct.Struct("3P18qd")  # ToonUpfirdn2d of csrc/api.h
 
 
 def _compiled(
-    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
-) -> Tensor:
-    out = _empty_output(x, f, up, down, padding)
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    out = library.on_huge_pages(_empty_output(x, f, up, down, padding)) if out is None else out
     if out.numel() == 0:
         return out
     library.check_operand("f", f, x.device, library.compute_dtype(x.dtype))
@@ -196,15 +210,28 @@ def _compiled(
 
 
 def _forward(
-    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
-) -> Tensor:
+    x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     x = library.dense(x)
     if not library.usable(x) or x.shape[2] == 0 or x.shape[3] == 0:
-        return _reference(x, f, up, down, padding, flip_filter, gain)
+        y = _reference(x, f, up, down, padding, flip_filter, gain)
+        return y if out is None else out.copy_(y)
     if f.ndim == 1 and x.is_cuda:  # one axis at a time
         x = _compiled(x, f[None, :], [up[0], 1], [down[0], 1], [*padding[:2], 0, 0], flip_filter, 1.0)
-        return _compiled(x, f[:, None], [1, up[1]], [1, down[1]], [0, 0, *padding[2:]], flip_filter, gain)
-    return _compiled(x, f, up, down, padding, flip_filter, gain)
+        return _compiled(x, f[:, None], [1, up[1]], [1, down[1]], [0, 0, *padding[2:]], flip_filter, gain, out)
+    return _compiled(x, f, up, down, padding, flip_filter, gain, out)
+
+
+def _check_out(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], *_, out: Tensor) -> None:
+    library.check_out(out, library.dense(x), [*x.shape[:2], *_output_size(x, f, up, down, padding)])
+
+
+def _forward_out(x: Tensor, f: Tensor, *options, out: Tensor) -> None:
+    _check_out(x, f, *options, out=out)
+    x = library.dense(x)
+    library.check_apart(out, x, f)
+    _forward(x, f, *options, out=out)
 
 
 # ---------------------------------------------------------------- autograd
@@ -239,4 +266,10 @@ _UPFIRDN2D = library.define(
     _forward,
     _empty_output,
     _Upfirdn2d,
+)
+_UPFIRDN2D_OUT = library.define_out(
+    "upfirdn2d_out(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain, *,"
+    " Tensor(a!) out) -> ()",
+    _forward_out,
+    _check_out,
 )

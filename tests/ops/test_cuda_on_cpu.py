@@ -11,10 +11,12 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import test_bias_act
+import test_epilogue
 import test_upfirdn2d
 import torch
 from accuracy import DTYPES, TOLERANCE, relative_error
@@ -33,7 +35,7 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     if not shutil.which(compiler[0]):
         pytest.skip(f"there is no C++ compiler ({compiler[0]})")
     out = tmp_path_factory.mktemp("cuda_on_cpu") / "kernels.so"
-    sources = [str(SOURCES / f"{name}.cu") for name in ("cuda", "bias_act", "upfirdn2d")]
+    sources = [str(SOURCES / f"{name}.cu") for name in ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad")]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-DTOON_ISA=cuda"]
     command = [*compiler, *flags, f"-I{SHIM}", f"-I{SOURCES}", "-x", "c++", *sources, "-o", str(out)]
     subprocess.run(command, check=True)
@@ -93,6 +95,66 @@ def test_upfirdn2d_matches(name, launches):
         options |= {"flip_filter": bool(case // 2 % 2), "gain": [1.0, 4.0, -0.5][case % 3]}
         assert relative_error(ops.upfirdn2d(x, f, **options), test_upfirdn2d.truth(x, f, **options)) < TOLERANCE[dtype]
     assert len(launches) == len(cases)
+
+
+# The networks' resamplings, at sizes of several tiles and of parts of one; up and down, padding.
+NETWORK = {"up": (2, 1, [2, 1, 2, 1]), "down": (1, 2, [1, 1, 1, 1]), "none": (1, 1, [2, 1, 1, 2])}
+
+
+@pytest.mark.parametrize("name", ["1331", "full"])
+@pytest.mark.parametrize("resampling", NETWORK)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tiles_match(dtype, resampling, name, launches):
+    """Aligned to 16 bytes and not, several tiles wide and high, with a filter that is an outer product and one not."""
+    up, down, padding = NETWORK[resampling]
+    options = {"up": up, "down": down, "padding": padding, "gain": 3.0}
+    f = test_upfirdn2d.FILTERS[name]
+    for size, channels_last in (
+        ((1, 2, 24, 160), False), ((2, 1, 70, 67), False), ((1, 2, 20, 20), False), ((1, 24, 9, 11), True)
+    ):  # fmt: skip
+        x = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+        x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+        elsewhere = torch.empty(x.numel() + 1, dtype=dtype)[1:].as_strided(x.shape, x.stride())  # not aligned
+        for each in (x, elsewhere.copy_(x)):
+            y = ops.upfirdn2d(each, f, **options)
+            assert relative_error(y, test_upfirdn2d.truth(x, f, **options)) < TOLERANCE[dtype]
+    assert len(launches) == 8
+
+
+@pytest.mark.parametrize("fir", test_epilogue.FIRS)
+def test_epilogue_matches(fir, launches, monkeypatch):
+    f, padding = test_epilogue.FIRS[fir]
+    if f is not None and f.ndim == 1:  # as the op makes it for CUDA
+        monkeypatch.setitem(test_epilogue.FIRS, fir, (f.outer(f), padding))
+    cases = list(itertools.product(test_epilogue.OPERANDS, DTYPES, (False, True)))
+    sizes = itertools.cycle([(2, 5, 9, 13), (2, 16, 8, 24), (1, 3, 40, 131)])
+    for case, ((operands, dtype, channels_last), size) in enumerate(zip(cases, sizes)):
+        act, options = list(test_epilogue.ACTS)[case % 3], test_epilogue.OPTIONS[case % 4]
+        test_epilogue.check_forward(fir, operands, act, dtype, channels_last, options, size=size)
+    assert launches == ["epilogue"] * len(cases)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_epilogue_grad_matches(dtype, launches, monkeypatch):
+    """Sums included, in the parts that the CUDA kernels make; sizes that fill warps and that do not."""
+    module = sys.modules["stylegan_toon.ops.epilogue"]  # of the same name in the package is the function
+    parts = module._parts
+    monkeypatch.setattr(module, "_parts", lambda y, cuda: parts(y, True))
+    for size, channels_last in itertools.product(
+        [(2, 5, 9, 13), (1, 40, 16, 16), (2, 3, 20, 20), (1, 300, 12, 12)], (False, True)
+    ):
+        _, small, _ = test_epilogue.make("none", "bsn", dtype, channels_last, size=size)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        dy, y = (torch.randn(size).to(dtype).contiguous(memory_format=layout) for _ in range(2))
+        for scale, noise in ((small["scale"], small["noise"]), (None, small["noise"][:1]), (None, None)):
+            options = (0.2, 1.3, 1.1)
+            results = torch.ops.stylegan_toon.epilogue_grad(dy, y, scale, noise, *options)
+            scale, noise = (None if t is None else t.double() for t in (scale, noise))
+            limit = torch.tensor(1.1, dtype=dtype).item()  # as y was rounded
+            truths = module._reference_grad(dy.double(), y.double(), scale, noise, 0.2, 1.3, limit)
+            for result, true in zip(results, truths):
+                assert relative_error(result, true) < TOLERANCE[result.dtype]
+    assert len(launches) == 8 * 3
 
 
 def test_indices_beyond_32_bits(launches):

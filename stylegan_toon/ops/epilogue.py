@@ -1,0 +1,350 @@
+"""What a synthesis layer does after its convolution, in one pass over memory.
+
+    y = clamp(gain * act(v * scale + noise + b)),    v = fir(x)
+
+v is x through the FIR filter of an upsampling layer (or x itself), ``scale`` the demodulation. Apart, these are
+five passes: filter, scale, noise, bias and activation.
+
+The backward pass keeps y, which the next layer keeps anyway, and neither x nor v: linear, relu and lrelu are
+y = m * u, with a slope m that the sign of y tells, so what the scale's gradient needs of v is
+du * v = (dy * y - du * (noise + b)) / scale. One pass over dy and y gives du * scale, which the turned filter takes
+to x, and all the sums. It is itself an op, ``epilogue_grad``, and differentiable, for path length regularisation.
+
+Half types are computed in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import library
+from .bias_act import ACTIVATIONS, bias_act
+from .upfirdn2d import MAX_TAPS, _padding, upfirdn2d
+
+_BELOW = {"linear": 1.0, "relu": 0.0}  # the slope below zero of the activations that are two straight lines
+
+
+def epilogue(
+    x: Tensor,
+    b: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+    f: Tensor | None = None,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    fir_gain: float = 1.0,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Tensor:
+    """Filter, scale, add noise and bias, activate, amplify and clamp.
+
+    ``upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=fir_gain)``, times ``scale``, plus ``noise``,
+    through ``bias_act(..., b, act=act, alpha=alpha, gain=gain, clamp=clamp)``. One pass for linear, relu and lrelu;
+    two for the other activations.
+
+    Args:
+        x: [N, C, H, W], floating point; contiguous and channels_last memory are kept as they are.
+        b: Bias [C], or None.
+        scale: [N, C], the demodulation, or None. Its gradient is read off the result and divided by it: where
+            it is 0 there is none (NaN).
+        noise: [N, 1, H', W'], or [1, 1, H', W'] or [H', W'] for the same noise in every image; or None.
+        f: [taps] (both axes) or [height, width], up to 32 taps an axis, a constant; None = no filter.
+        padding: int, [x, y] or [x0, x1, y0, y1]; negative crops. Only with a filter.
+        flip_filter, fir_gain: ``flip_filter`` and ``gain`` of ``upfirdn2d``.
+        act, alpha, gain, clamp: as in ``bias_act``.
+
+    Returns:
+        [N, C, H', W'] = [N, C, H + y0 + y1 - height + 1, likewise W], dtype and layout of ``x``. Twice differentiable
+        by ``x``, ``scale``, ``noise`` and ``b``. These last three are used in float32 (float64 for float64 ``x``).
+
+    Raises:
+        ValueError: arguments of the wrong kind or shape, or an image smaller than the filter.
+
+    Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", figure 2 (c) and (d).
+    """
+    spec = ACTIVATIONS.get(act)
+    if spec is None:
+        raise ValueError(f"unknown activation {act!r}: choose from {', '.join(ACTIVATIONS)}")
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype} {list(x.shape)}, but must be floating point [N, C, H, W]")
+    alpha = spec.default_alpha if alpha is None else float(alpha)
+    if alpha < 0:
+        raise ValueError(f"alpha is {alpha}, but must not be negative (the output would not tell the slope)")
+    gain = spec.default_gain if gain is None else float(gain)
+    clamp = -1.0 if clamp is None else float(clamp)
+    dtype = library.compute_dtype(x.dtype)
+    padding = _padding(padding)
+    if f is None and padding != [0, 0, 0, 0]:
+        raise ValueError(f"padding is {padding}, but there is no filter")
+    if f is not None:
+        if f.ndim not in (1, 2) or not 1 <= f.shape[0] <= MAX_TAPS or not 1 <= f.shape[-1] <= MAX_TAPS:
+            raise ValueError(f"f is {list(f.shape)}, but must be [taps] or [height, width] with 1 to {MAX_TAPS} taps")
+        if f.requires_grad:
+            raise ValueError("f requires a gradient, but the filter is a constant: detach it")
+        f = f.to(dtype)
+    n, c, h, w = _output_size(x, f, padding)
+    if h < 1 or w < 1:
+        raise ValueError(f"the padded image is smaller than the filter: x is {list(x.shape)}, padding {padding}")
+    if noise is not None and noise.ndim == 2:
+        noise = noise[None, None]
+    for name, operand, shapes in (
+        ("b", b, [(c,)]), ("scale", scale, [(n, c)]), ("noise", noise, [(n, 1, h, w), (1, 1, h, w)])
+    ):  # fmt: skip
+        if operand is not None and tuple(operand.shape) not in shapes:
+            raise ValueError(f"{name} is {list(operand.shape)}, but must be {list(shapes[0])}")
+    b, scale, noise = (None if t is None else t.to(dtype) for t in (b, scale, noise))
+    if act not in ("linear", "relu", "lrelu"):
+        u = _before_bias(x, f, scale, noise, padding, flip_filter, float(fir_gain))
+        return bias_act(u, b, act=act, alpha=alpha, gain=gain, clamp=clamp).to(x.dtype)
+    options = (padding, flip_filter, float(fir_gain), _BELOW.get(act, alpha), gain, clamp)
+    if library.reference_wanted():
+        return _reference(x, f, scale, noise, b, *options)
+    return _EPILOGUE(x, f, scale, noise, b, *options)
+
+
+def _output_size(x: Tensor, f: Tensor | None, padding: list[int]) -> tuple[int, int, int, int]:
+    n, c, h, w = x.shape
+    if f is None:
+        return n, c, h, w
+    return n, c, h + padding[2] + padding[3] - f.shape[0] + 1, w + padding[0] + padding[1] - f.shape[-1] + 1
+
+
+def _empty_output(x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b, padding, *_) -> Tensor:
+    layout = torch.channels_last if library.is_channels_last(x) else torch.contiguous_format
+    return torch.empty(_output_size(x, f, padding), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+# ---------------------------------------------------------------- reference
+
+
+def _before_bias(
+    x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None,
+    padding: list[int], flip_filter: bool, fir_gain: float,
+) -> Tensor:  # fmt: skip
+    u = x.to(library.compute_dtype(x.dtype))
+    if f is not None:
+        u = upfirdn2d(u, f, padding=padding, flip_filter=flip_filter, gain=fir_gain)
+    if scale is not None:
+        u = u * scale[:, :, None, None]
+    return u if noise is None else u + noise
+
+
+def _reference(
+    x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
+    padding: list[int], flip_filter: bool, fir_gain: float, alpha: float, gain: float, clamp: float,
+) -> Tensor:  # fmt: skip
+    u = _before_bias(x, f, scale, noise, padding, flip_filter, fir_gain)
+    if b is not None:
+        u = u + b[:, None, None]
+    y = (F.leaky_relu(u, alpha) if alpha > 0 else F.relu(u)) * gain
+    if clamp >= 0:
+        y = y.clamp(-clamp, clamp)
+    layout = torch.channels_last if library.is_channels_last(x) else torch.contiguous_format
+    return y.to(x.dtype).contiguous(memory_format=layout)
+
+
+def _reference_grad(
+    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, alpha: float, gain: float, clamp: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    flow, result = (t.to(library.compute_dtype(y.dtype)) for t in (dy, y))
+    if clamp >= 0:
+        limit = torch.tensor(clamp, dtype=y.dtype).item()  # as y was rounded
+        flow = torch.where(result.abs() >= limit, 0.0, flow)
+    du = torch.where(result * gain > 0, flow, flow * alpha) * gain
+    du_v = flow * result if noise is None else flow * result - du * noise
+    out = du if scale is None else du * scale[:, :, None, None]
+    return out.to(y.dtype), torch.stack([du.sum((2, 3)), du_v.sum((2, 3))]), du.sum(1, keepdim=True)
+
+
+# ---------------------------------------------------------------- compiled
+
+_PARAMS = struct.Struct("6P15q4d")  # ToonEpilogue of csrc/api.h
+_GRAD_PARAMS = struct.Struct("7P8q3d")  # ToonEpilogueGrad
+
+
+def _address(name: str, operand: Tensor | None, x: Tensor, sizes: Sequence[int]) -> int:
+    """Where a small operand of ``x`` begins, 0 for none. Raises ValueError if it is not what a kernel takes it for."""
+    if operand is None:
+        return 0
+    library.check_operand(name, operand, x.device, library.compute_dtype(x.dtype))
+    if operand.numel() not in sizes or not operand.is_contiguous():
+        raise ValueError(f"{name} is {list(operand.shape)}, which does not go with {list(x.shape)}")
+    return operand.data_ptr()
+
+
+def _forward(
+    x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
+    padding: list[int], flip_filter: bool, fir_gain: float, alpha: float, gain: float, clamp: float,
+) -> Tensor:  # fmt: skip
+    x = library.dense(x)
+    if not library.usable(x) or x.shape[2] == 0 or x.shape[3] == 0:
+        return _reference(x, f, scale, noise, b, padding, flip_filter, fir_gain, alpha, gain, clamp)
+    out = _empty_output(x, f, scale, noise, b, padding)
+    if out.numel() == 0:
+        return out
+    if f is not None and f.ndim == 1 and x.is_cuda:
+        f = f.outer(f)
+    f, scale, noise, b = (None if t is None else t.contiguous() for t in (f, scale, noise, b))
+    n, c, h, w = out.shape
+    params = _PARAMS.pack(
+        out.data_ptr(), x.data_ptr(), _address("f", f, x, [0 if f is None else f.numel()]),
+        _address("scale", scale, x, [n * c]), _address("noise", noise, x, [n * h * w, h * w]),
+        _address("b", b, x, [c]), n, c, x.shape[2], x.shape[3], h, w,
+        *((1, 1) if f is None else (f.shape[0], f.shape[-1])), padding[0], padding[2], flip_filter,
+        f is not None and f.ndim == 1, noise is not None and noise.shape[0] == 1,
+        library.is_channels_last(x), library.DTYPES[x.dtype], fir_gain, alpha, gain, clamp,
+    )  # fmt: skip
+    library.launch("epilogue", out, params)
+    return out
+
+
+def _parts(y: Tensor, cuda: bool) -> tuple[int, int]:
+    """(pixels, channels) whose sums the gradient kernel hands back together; csrc/epilogue.cu, csrc/epilogue.cpp."""
+    channels_last, channels, pack = library.is_channels_last(y), y.shape[1], 16 // y.element_size()
+    if not cuda:
+        return 128 if channels_last else 2048, channels
+    if not channels_last:
+        return 32 * pack, 32
+    lanes = 1
+    while lanes < 32 and lanes * pack < channels:
+        lanes *= 2
+    return 128, lanes * pack
+
+
+def _grad(
+    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, alpha: float, gain: float, clamp: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = library.dense(y)
+    dy = library.same_layout(dy, y)
+    library.check_operand("dy", dy, y.device, y.dtype)
+    if not library.usable(y) or y.numel() == 0:
+        return _reference_grad(dy, y, scale, noise, alpha, gain, clamp)
+    n, c, h, w = y.shape
+    pixels = h * w
+    chunk, group = _parts(y, y.is_cuda)
+    dtype = library.compute_dtype(y.dtype)
+    out = torch.empty_like(y)
+    channel_sums = torch.empty([2, n, -(-pixels // chunk), c], dtype=dtype, device=y.device)
+    pixel_sums = torch.empty([-(-c // group), n, 1, h, w], dtype=dtype, device=y.device)
+    scale, noise = (None if t is None else t.contiguous() for t in (scale, noise))
+    params = _GRAD_PARAMS.pack(
+        out.data_ptr(), channel_sums.data_ptr(), pixel_sums.data_ptr(), dy.data_ptr(), y.data_ptr(),
+        _address("scale", scale, y, [n * c]), _address("noise", noise, y, [n * pixels, pixels]),
+        n, c, pixels, chunk, group, noise is not None and noise.shape[0] == 1,
+        library.is_channels_last(y), library.DTYPES[y.dtype], alpha, gain, clamp,
+    )  # fmt: skip
+    library.launch("epilogue_grad", out, params)
+    return out, channel_sums.sum(2), pixel_sums.sum(0)
+
+
+# ---------------------------------------------------------------- autograd
+
+
+class _Epilogue(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, f, scale, noise, b, *options):
+        y = library.below_autograd(_EPILOGUE, x, f, scale, noise, b, *options)
+        ctx.options, ctx.size = options, x.shape[2:]
+        ctx.save_for_backward(y, f, scale, noise, b)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        y, f, scale, noise, b = ctx.saved_tensors
+        padding, flip_filter, fir_gain, *pointwise = ctx.options
+        dv, channel_sums, pixel_sums = _EPILOGUE_GRAD(dy, y, scale, noise, *pointwise)
+        du, du_v = channel_sums.unbind(0)  # [N, C]: sums over the pixels; the latter of du * (u - noise)
+        dx = d_scale = d_noise = d_b = None
+        if ctx.needs_input_grad[0]:
+            dx = dv if f is None else _to_input(dv, f, padding, flip_filter, fir_gain, ctx.size)
+        if ctx.needs_input_grad[2]:
+            d_scale = (du_v if b is None else du_v - du * b) / scale
+        if ctx.needs_input_grad[3]:
+            d_noise = pixel_sums if noise.shape[0] == dy.shape[0] else pixel_sums.sum(0, keepdim=True)
+        if ctx.needs_input_grad[4]:
+            d_b = du.sum(0)
+        return dx, None, d_scale, d_noise, d_b, None, None, None, None, None, None
+
+
+def _to_input(dv: Tensor, f: Tensor, padding, flip_filter: bool, fir_gain: float, size: Sequence[int]) -> Tensor:
+    """The adjoint of the filter: the filter turned round, with what padding gives ``size`` back."""
+    x0, y0 = f.shape[-1] - 1 - padding[0], f.shape[0] - 1 - padding[2]
+    x1, y1 = size[1] - dv.shape[3] + padding[0], size[0] - dv.shape[2] + padding[2]
+    return upfirdn2d(dv, f, padding=[x0, x1, y0, y1], flip_filter=not flip_filter, gain=fir_gain)
+
+
+class _EpilogueGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, dy, y, scale, noise, *options):
+        ctx.options = options
+        ctx.save_for_backward(dy, y, scale, noise)
+        ctx.set_materialize_grads(False)
+        return library.below_autograd(_EPILOGUE_GRAD, dy, y, scale, noise, *options)
+
+    @staticmethod
+    def backward(ctx, to_dv, to_channel_sums, to_pixel_sums):
+        """With a slope m and k = 0 where the clamp limits, else 1, the outputs are, summed over pixels or channels,
+
+        m dy scale,  [m dy,  k dy y - m dy noise],  m dy:  linear in dy, and m, k constant but for jumps.
+        """
+        dy, y, scale, noise = ctx.saved_tensors
+        alpha, gain, clamp = ctx.options
+
+        def sloped(flow: Tensor) -> Tensor:  # m flow
+            return _BIAS_ACT_GRAD(flow.to(y.dtype), y, None, 1, "lrelu", alpha, gain, clamp)
+
+        def clipped(flow: Tensor) -> Tensor:  # k flow
+            return flow if clamp < 0 else _BIAS_ACT_GRAD(flow.to(y.dtype), y, None, 1, "linear", 0.0, 1.0, clamp)
+
+        to_sums, to_moments = (None, None) if to_channel_sums is None else to_channel_sums[..., None, None].unbind(0)
+        through_m = to_pixel_sums
+        if to_dv is not None:
+            term = to_dv if scale is None else to_dv * scale[:, :, None, None]
+            through_m = term if through_m is None else through_m + term
+        if to_sums is not None:
+            term = to_sums if noise is None else to_sums - to_moments * noise
+            through_m = term if through_m is None else through_m + term
+        d_dy = d_y = d_scale = d_noise = None
+        if through_m is not None:
+            d_dy = sloped(through_m.expand_as(y))
+        if to_moments is not None:
+            d_dy = d_dy + clipped(to_moments * y)
+            d_y = clipped(to_moments * dy).to(y.dtype)
+            if ctx.needs_input_grad[3]:
+                d_noise = -(sloped(dy) * to_moments).sum(1, keepdim=True)
+                d_noise = d_noise if noise.shape[0] == y.shape[0] else d_noise.sum(0, keepdim=True)
+        if to_dv is not None and ctx.needs_input_grad[2]:
+            d_scale = (sloped(dy) * to_dv).sum((2, 3), dtype=scale.dtype)
+        return d_dy, d_y, d_scale, d_noise, None, None, None
+
+
+def _empty_grad(dy: Tensor, y: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
+    y = library.dense(y)
+    n, c, h, w = y.shape
+    sums = y.new_empty([2, n, c], dtype=library.compute_dtype(y.dtype))
+    return torch.empty_like(y), sums, sums.new_empty([n, 1, h, w])
+
+
+_BIAS_ACT_GRAD = torch.ops.stylegan_toon.bias_act_grad.default
+_EPILOGUE = library.define(
+    "epilogue(Tensor x, Tensor? f, Tensor? scale, Tensor? noise, Tensor? b, SymInt[] padding, bool flip_filter,"
+    " float fir_gain, float alpha, float gain, float clamp) -> Tensor",
+    _forward,
+    _empty_output,
+    _Epilogue,
+)
+_EPILOGUE_GRAD = library.define(
+    "epilogue_grad(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float alpha, float gain, float clamp)"
+    " -> (Tensor, Tensor, Tensor)",
+    _grad,
+    _empty_grad,
+    _EpilogueGrad,
+)
