@@ -44,12 +44,20 @@ def assemble(
     expected = network.state_dict()
     check_tensors(path, expected, tensors, prefix)
     network.load_state_dict(
-        {name: read(tensors[name]).to(wanted.dtype).contiguous() for name, wanted in expected.items()}, assign=True
+        {name: _laid_out(read(tensors[name]), wanted) for name, wanted in expected.items()}, assign=True
     )
     for module in network.modules():
         if "resample_filter" in module._buffers:
             module.resample_filter = setup_filter(config.resample_filter)
     return network.eval()
+
+
+def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """``tensor`` in the type and with the strides that the network was built with: they choose the algorithms."""
+    tensor = tensor.to(like.dtype)
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensor)
 
 
 def members(path: str | Path, there: Collection[str], which: Collection[str] | None) -> list[str]:
