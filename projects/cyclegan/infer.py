@@ -18,7 +18,6 @@ from stylegan_toon.weights import load_networks
 from .model import Generator
 from .train import translate
 
-WEIGHTS = Path(__file__).with_name("toon64.safetensors")
 MAKERS = {"cartoon": "toon", "photo": "photo"}  # what is wanted -> the network that makes it
 LOOKED_AT = 256  # px: where the background is found best
 
@@ -48,11 +47,11 @@ def like_the_set(photo: Image.Image) -> Image.Image:
 
 
 @cli.verb(
-    """python -m projects.cyclegan.infer photos/ --align --out out/cartoons
+    """python -m projects.cyclegan.infer photos/ --network runs/cyclegan/network.safetensors --align
 python -m projects.cyclegan.infer cartoons/ --to photo --network runs/cyclegan/network.safetensors"""
 )
 @click.argument("source", metavar="SOURCE")
-@click.option("--network", type=cli.PATH, default=WEIGHTS, show_default=WEIGHTS.name, help="A trained file.")
+@click.option("--network", type=cli.PATH, required=True, help="The file a training ends with.")
 @click.option("--to", type=click.Choice(list(MAKERS)), default="cartoon", help="What to make.")
 @click.option("--align", is_flag=True, help="Cut out the largest face and whiten what is behind it, as in training.")
 @click.option("--size", type=click.IntRange(16, 2048), default=64, help="Side to work at; best that of training.")
