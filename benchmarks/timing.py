@@ -30,16 +30,36 @@ def describe() -> str:
     )
 
 
-def alternately(functions: Sequence[Callable[[], object]], rounds: int, warm_up: int = 1) -> list[float]:
+def alternately(
+    functions: Sequence[Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> list[float]:
     """Median seconds of each function, called one after the other in every round, so that all see the same weather."""
+    measure = _seconds_on_cuda if device.type == "cuda" else _seconds
     times: list[list[float]] = [[] for _ in functions]
     for i in range(warm_up + rounds):
         for function, mine in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
+            seconds = measure(function)
             if i >= warm_up:
-                mine.append(time.perf_counter() - start)
+                mine.append(seconds)
     return [statistics.median(t) for t in times]
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _seconds_on_cuda(function: Callable[[], object]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def matrix_rate(size: int = 1024, rounds: int = 9) -> float:

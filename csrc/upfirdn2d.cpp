@@ -7,9 +7,9 @@
 //   4. join: the phases are interleaved.
 // Every loop over samples has stride one, whatever the resampling. The input rows under a filter are in the cache from
 // the row before, so keeping rows that are filtered along one axis would save nothing and cost a copy. In channels_last
-// layout a "sample" is the vector of all channels of a pixel (`inner` numbers), and 2 and 4 are not needed; in
-// contiguous layout it is one number. If the filter is not an outer product, 1 is a copy of each row under it, and 3 one
-// sum over all taps.
+// layout a "sample" is the vector of all channels of a pixel (`inner` numbers), and 2 and 4 are not needed unless they
+// are few; in contiguous layout it is one number. If the filter is not an outer product, 1 is a copy of each row under
+// it, and 3 one sum over all taps.
 #include <stdlib.h>
 
 #include "parallel.h"
@@ -118,24 +118,26 @@ struct Sum {
   }
 };
 
-// x[q * planes + s] -> out[s][q], q < count
+// Sample q * planes + s of x -> sample q of plane s, q < count
 template <class A>
-void split(A *out, Index plane, const A *x, Index planes, Index count) {
-  if (planes == 2) {
+void split(A *out, Index plane, const A *x, Index planes, Index count, Index inner) {
+  if (planes == 2 && inner == 1) {
     A *__restrict even = out, *__restrict odd = out + plane;
 #pragma omp simd
     for (Index q = 0; q < count; q++) even[q] = x[2 * q], odd[q] = x[2 * q + 1];
     return;
   }
   for (Index s = 0; s < planes; s++)
-    for (Index q = 0; q < count; q++) out[s * plane + q] = x[q * planes + s];
+    for (Index q = 0; q < count; q++)
+      for (Index c = 0; c < inner; c++) out[s * plane + q * inner + c] = x[(q * planes + s) * inner + c];
 }
 
-// x[r][q] -> out[q * phases + r], q * phases + r < size
+// Sample q of phase r -> sample q * phases + r of out, which has `size` samples
 template <class S, class A>
-void join(S *out, const A *x, Index plane, Index phases, Index size) {
+void join(S *out, const A *x, Index phase, Index phases, Index size, Index inner) {
   for (Index r = 0; r < phases; r++)
-    for (Index q = 0; q * phases + r < size; q++) out[q * phases + r] = store<S>(x[r * plane + q]);
+    for (Index q = 0; q * phases + r < size; q++)
+      for (Index c = 0; c < inner; c++) out[(q * phases + r) * inner + c] = store<S>(x[r * phase + q * inner + c]);
 }
 
 // If f (height x width) is, to rounding, the outer product of a column and a row, writes the column, puts the
@@ -181,7 +183,7 @@ struct Plan {
   A rows[kMax * kMax] = {};  // horizontal weights, gain included: one filter row if separable, else f_h
   Index inner, images;       // numbers per sample; stacks of rows
   Index phases, stride;      // output o lies over input o / phases * stride + constant(o % phases)
-  bool apart;                // rows are split by the stride and joined from phases (else whole pixels: no need to)
+  bool apart;                // samples are short: rows are split by the stride and joined from phases
   Index columns, samples;    // of a piece: columns of output, samples under them
   Index row, plane, loaded, phase;  // lengths: row buffer; one plane of it; all planes; one phase
   Taps<Index> *down = nullptr;      // of every output row
@@ -198,7 +200,7 @@ struct Plan {
     const Index divisor = greatest_common_divisor(p.up_x, p.down_x);
     phases = p.up_x / divisor;
     stride = p.down_x / divisor;
-    apart = !p.channels_last && (phases > 1 || stride > 1);
+    apart = inner < kLanes<A> && (phases > 1 || stride > 1);
     const Index least = 8, fitting = kPiece / inner / phases;
     columns = (fitting < least ? least : fitting) * phases;  // a multiple: phase 0 begins every piece
     if (columns > p.out_w) columns = p.out_w;
@@ -206,9 +208,9 @@ struct Plan {
     const Index taps = (p.f_w + p.up_x - 1) / p.up_x;
     samples = ((columns - 1) / phases + 2 + (taps - 1) / stride + 1) * stride;
     row = rounded(samples * inner);
-    plane = rounded(samples / stride);
+    plane = rounded(samples / stride * inner);
     loaded = apart && stride > 1 ? stride * plane : row;
-    phase = rounded((columns - 1) / phases + 1);
+    phase = rounded(((columns - 1) / phases + 1) * inner);
   }
 
   static Index rounded(Index n) { return (n + 15) / 16 * 16; }
@@ -248,8 +250,8 @@ class Worker {
       for (Index k = 0; k < t.count; k++) {
         const Index sample = t.input - left_ + k;
         over_[r].tap[k] = t.tap + k * p.up_x;
-        over_[r].offset[k] = plan.apart ? sample % plan.stride * plan.plane + sample / plan.stride
-                                        : sample * plan.inner;
+        over_[r].offset[k] = !plan.apart ? sample * plan.inner
+                                         : sample % plan.stride * plan.plane + sample / plan.stride * plan.inner;
       }
     }
   }
@@ -305,7 +307,7 @@ class Worker {
     sum.move(begin * inner);
     if (begin < end) sum.into(row + (begin - left) * inner, (end - begin) * inner);
     if (end < right) memset(row + (end - left) * inner, 0, (right - end) * inner * sizeof(A));
-    if (splits) split(to, plan_.plane, row, plan_.stride, plan_.samples / plan_.stride);
+    if (splits) split(to, plan_.plane, row, plan_.stride, plan_.samples / plan_.stride, inner);
     return to;
   }
 
@@ -319,15 +321,15 @@ class Worker {
       return sum;
     };
     if (phases == 1 && (plan_.apart || plan_.stride == 1)) return sum_of_phase(0).into(out, columns * inner);
-    if (plan_.parts() == 2 && plan_.apart && over_[0].taps && over_[1].taps)
+    if (plan_.parts() == 2 && inner == 1 && over_[0].taps && over_[1].taps)
       return sum_of_phase(0).with(sum_of_phase(1), out, columns);
     for (Index r = 0; r < phases && r < columns; r++) {
       auto sum = sum_of_phase(r);
       const Index samples = (columns - r + phases - 1) / phases;
-      if (plan_.apart) sum.into(phases_ + r * plan_.phase, samples);
+      if (plan_.apart) sum.into(phases_ + r * plan_.phase, samples * inner);
       else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner)) sum.into(out + (q * phases + r) * inner, inner);
     }
-    if (plan_.apart) join(out, phases_, plan_.phase, phases, columns);
+    if (plan_.apart) join(out, phases_, plan_.phase, phases, columns, inner);
   }
 };
 

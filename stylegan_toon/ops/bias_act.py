@@ -66,9 +66,7 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Activation(lambda u, a: torch.tanh(u), lambda t, a: 1 - t * t, lambda t, a: -2 * t),
     "sigmoid": Activation(lambda u, a: torch.sigmoid(u), lambda t, a: t * (1 - t), lambda t, a: 1 - 2 * t),
-    "elu": Activation(
-        lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), lambda t, a: _bent(t)
-    ),
+    "elu": Activation(lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), lambda t, a: _bent(t)),
     "selu": Activation(
         lambda u, a: F.selu(u),
         lambda t, a: torch.where(t > 0, _SELU_SCALE, t + _SELU_SCALE_ALPHA),
@@ -79,9 +77,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda t, a: -torch.expm1(-t),
         lambda t, a: torch.exp(-t),
     ),
-    "swish": Activation(
-        lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_bend, 0.0, _SQRT2, from_input=True
-    ),
+    "swish": Activation(lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_bend, 0.0, _SQRT2, from_input=True),
 }
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 
@@ -154,9 +150,7 @@ def _biased(x: Tensor, b: Tensor | None, dim: int) -> Tensor:
     return x if b is None else x + b.reshape([-1 if i == dim else 1 for i in range(x.ndim)])
 
 
-def _reference(
-    x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float
-) -> Tensor:
+def _reference(x: Tensor, b: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     y = ACTIVATIONS[act].func(_biased(x, b, dim), alpha)
     if gain != 1:
         y = y * gain

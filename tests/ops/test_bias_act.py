@@ -32,6 +32,7 @@ LAYOUTS = {
     "many_pixels": ([1, 3, 130, 131], 1, None),  # more than one piece of work
     "features": ([5, 33], 1, None),
     "vector_width": ([2, 16, 4, 4], 1, torch.channels_last),
+    "many_features": ([2, 1100], 1, None),  # more than one piece of a row
     "last_dimension": ([2, 3, 4, 5], -1, None),
     "one_channel": ([2, 1, 4, 3], 1, None),
     "sliced": ([2, 6, 5, 7], 1, "sliced"),
@@ -39,9 +40,7 @@ LAYOUTS = {
 OPTIONS = [{}, {"gain": 0.7, "clamp": 0.6}, {"alpha": 0.05, "gain": -1.5}, {"clamp": 0.1}, {"gain": 0.0}]
 CASES = [
     (act, dtype, layout, options)
-    for (act, dtype, layout), options in zip(
-        itertools.product(ACTIVATIONS, DTYPES, LAYOUTS), itertools.cycle(OPTIONS)
-    )
+    for (act, dtype, layout), options in zip(itertools.product(ACTIVATIONS, DTYPES, LAYOUTS), itertools.cycle(OPTIONS))
 ]
 
 
