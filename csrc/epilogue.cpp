@@ -22,9 +22,9 @@ constexpr Index kEnough = 1 << 14;  // elements that are worth waking a thread f
 inline Index least(Index a, Index b) { return a < b ? a : b; }
 
 // out[i] = epilogue(sum over k of w[k] * x[i + k * step]), i < n; without taps of x[i].
-// Along pixels scale and bias are one number; along channels the noise is.
+// Along pixels scale and bias are one number; along channels the noise is. Without taps out may be x.
 template <int kTaps, bool kChannelsLast, class S, class In, class A>
-void finish(S *__restrict out, const In *x, Index step, const A *w, Index n, const A *scale, const A *noise,
+void finish(S *out, const In *x, Index step, const A *w, Index n, const A *scale, const A *noise,
             const A *b, const Scalars<A> &scalars) {
   const Scalars<A> s = scalars;
   const A scale0 = *scale, noise0 = *noise, b0 = *b;

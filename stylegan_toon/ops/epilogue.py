@@ -43,6 +43,7 @@ def epilogue(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Filter, scale, add noise and bias, activate, amplify and clamp.
 
@@ -60,13 +61,17 @@ def epilogue(
         padding: int, [x, y] or [x0, x1, y0, y1]; negative crops. Only with a filter.
         flip_filter, fir_gain: ``flip_filter`` and ``gain`` of ``upfirdn2d``.
         act, alpha, gain, clamp: as in ``bias_act``.
+        out: Where to write the result: its shape, dtype and layout; without a filter also ``x`` itself, to work in
+            place. Only where no gradient is recorded.
 
     Returns:
-        [N, C, H', W'] = [N, C, H + y0 + y1 - height + 1, likewise W], dtype and layout of ``x``. Twice differentiable
-        by ``x``, ``scale``, ``noise`` and ``b``. These last three are used in float32 (float64 for float64 ``x``).
+        ``out``, or [N, C, H', W'] = [N, C, H + y0 + y1 - height + 1, likewise W], dtype and layout of ``x``. Twice
+        differentiable by ``x``, ``scale``, ``noise`` and ``b``; these last three are used in float32 (float64 for
+        float64 ``x``).
 
     Raises:
-        ValueError: arguments of the wrong kind or shape, or an image smaller than the filter.
+        ValueError: arguments of the wrong kind or shape, an image smaller than the filter, an ``out`` that does not
+            fit the result, overlaps an input or would have to be recorded for a gradient.
 
     Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", figure 2 (c) and (d).
     """
@@ -103,11 +108,16 @@ def epilogue(
     b, scale, noise = (None if t is None else t.to(dtype) for t in (b, scale, noise))
     if act not in ("linear", "relu", "lrelu"):
         u = _before_bias(x, f, scale, noise, padding, flip_filter, float(fir_gain))
-        return bias_act(u, b, act=act, alpha=alpha, gain=gain, clamp=clamp).to(x.dtype)
-    options = (padding, flip_filter, float(fir_gain), _BELOW.get(act, alpha), gain, clamp)
+        y = bias_act(u, b, act=act, alpha=alpha, gain=gain, clamp=clamp).to(x.dtype)
+        return y if out is None else _copy_out(y, x, f, scale, noise, b, padding, out=out)
+    arguments = (x, f, scale, noise, b, padding, flip_filter, float(fir_gain), _BELOW.get(act, alpha), gain, clamp)
     if library.reference_wanted():
-        return _reference(x, f, scale, noise, b, *options)
-    return _EPILOGUE(x, f, scale, noise, b, *options)
+        y = _reference(*arguments)
+        return y if out is None else _copy_out(y, *arguments, out=out)
+    if out is None:
+        return _EPILOGUE(*arguments)
+    _EPILOGUE_OUT(*arguments, out=out)
+    return out
 
 
 def _output_size(x: Tensor, f: Tensor | None, padding: list[int]) -> tuple[int, int, int, int]:
@@ -120,6 +130,16 @@ def _output_size(x: Tensor, f: Tensor | None, padding: list[int]) -> tuple[int, 
 def _empty_output(x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b, padding, *_) -> Tensor:
     layout = torch.channels_last if library.is_channels_last(x) else torch.contiguous_format
     return torch.empty(_output_size(x, f, padding), dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _check_out(x: Tensor, f: Tensor | None, scale, noise, b, padding: list[int], *_, out: Tensor) -> None:
+    library.check_out(out, library.dense(x), _output_size(x, f, padding))
+
+
+def _copy_out(y: Tensor, x: Tensor, f: Tensor | None, scale, noise, b, *options, out: Tensor) -> Tensor:
+    library.refuse_gradient(x, scale, noise, b, out)
+    _check_out(x, f, scale, noise, b, *options, out=out)
+    return out.copy_(y)
 
 
 # ---------------------------------------------------------------- reference
@@ -183,11 +203,14 @@ def _address(name: str, operand: Tensor | None, x: Tensor, sizes: Sequence[int])
 def _forward(
     x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
     padding: list[int], flip_filter: bool, fir_gain: float, alpha: float, gain: float, clamp: float,
+    out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     x = library.dense(x)
     if not library.usable(x) or x.shape[2] == 0 or x.shape[3] == 0:
-        return _reference(x, f, scale, noise, b, padding, flip_filter, fir_gain, alpha, gain, clamp)
-    out = _empty_output(x, f, scale, noise, b, padding)
+        y = _reference(x, f, scale, noise, b, padding, flip_filter, fir_gain, alpha, gain, clamp)
+        return y if out is None else out.copy_(y)
+    if out is None:
+        out = library.on_huge_pages(_empty_output(x, f, scale, noise, b, padding))
     if out.numel() == 0:
         return out
     if f is not None and f.ndim == 1 and x.is_cuda:
@@ -204,6 +227,14 @@ def _forward(
     )  # fmt: skip
     library.launch("epilogue", out, params)
     return out
+
+
+def _forward_out(x: Tensor, f: Tensor | None, scale, noise, b, *options, out: Tensor) -> None:
+    _check_out(x, f, scale, noise, b, *options, out=out)
+    x = library.dense(x)
+    in_place = f is None and out.data_ptr() == x.data_ptr()
+    library.check_apart(out, f, scale, noise, b, None if in_place else x)
+    _forward(x, f, scale, noise, b, *options, out=out)
 
 
 def _parts(y: Tensor, cuda: bool) -> tuple[int, int]:
@@ -231,7 +262,7 @@ def _grad(
     pixels = h * w
     chunk, group = _parts(y, y.is_cuda)
     dtype = library.compute_dtype(y.dtype)
-    out = torch.empty_like(y)
+    out = library.on_huge_pages(torch.empty_like(y))
     channel_sums = torch.empty([2, n, -(-pixels // chunk), c], dtype=dtype, device=y.device)
     pixel_sums = torch.empty([-(-c // group), n, 1, h, w], dtype=dtype, device=y.device)
     scale, noise = (None if t is None else t.contiguous() for t in (scale, noise))
@@ -334,13 +365,12 @@ def _empty_grad(dy: Tensor, y: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
 
 
 _BIAS_ACT_GRAD = torch.ops.stylegan_toon.bias_act_grad.default
-_EPILOGUE = library.define(
-    "epilogue(Tensor x, Tensor? f, Tensor? scale, Tensor? noise, Tensor? b, SymInt[] padding, bool flip_filter,"
-    " float fir_gain, float alpha, float gain, float clamp) -> Tensor",
-    _forward,
-    _empty_output,
-    _Epilogue,
+_OPERANDS = (
+    "Tensor x, Tensor? f, Tensor? scale, Tensor? noise, Tensor? b, SymInt[] padding, bool flip_filter,"
+    " float fir_gain, float alpha, float gain, float clamp"
 )
+_EPILOGUE = library.define(f"epilogue({_OPERANDS}) -> Tensor", _forward, _empty_output, _Epilogue)
+_EPILOGUE_OUT = library.define_out(f"epilogue_out({_OPERANDS}, *, Tensor(a!) out) -> ()", _forward_out, _check_out)
 _EPILOGUE_GRAD = library.define(
     "epilogue_grad(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float alpha, float gain, float clamp)"
     " -> (Tensor, Tensor, Tensor)",

@@ -180,6 +180,11 @@ def test_opcheck(fir, channels_last, device):
     y = forward(x, f, scale, noise, b, padding, True, 2.0, 0.2, 1.3, 0.8).detach()
     torch.library.opcheck(backward, (torch.randn_like(y).requires_grad_(), y, scale, noise, 0.2, 1.3, 0.8))
     torch.library.opcheck(backward, (torch.randn_like(y), y, None, None, 0.2, 1.3, -1.0))
+    x, scale, noise, b = (t.detach() for t in (x, scale, noise, b))
+    into = torch.ops.stylegan_toon.epilogue_out.default
+    torch.library.opcheck(
+        into, (x, f, scale, noise, b, padding, True, 2.0, 0.2, 1.3, 0.8), {"out": torch.zeros_like(y)}
+    )
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -193,6 +198,35 @@ def test_fullgraph(backend, device):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
         for ours, true in zip(*(torch.autograd.grad(y.square().sum(), leaves) for y in (got, expected))):
             torch.testing.assert_close(ours, true, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("fir", ["none", "1331"])
+def test_out(fir, channels_last, device, implementation):
+    """Into a ready buffer, or in place; the same to the last bit."""
+    for act in ("lrelu", "swish"):
+        x, small, filters = make(fir, "bsn", torch.float32, channels_last, device, size=(2, 5, 9, 37))
+        expected = run(x, small, filters, act=act, clamp=0.9)
+        out = torch.full_like(expected, float("nan"))
+        assert run(x, small, filters, act=act, clamp=0.9, out=out) is out and torch.equal(out, expected)
+        if fir == "none":
+            assert run(x, small, filters, act=act, clamp=0.9, out=x) is x and torch.equal(x, expected)
+        with pytest.raises(ValueError, match="gradient"):
+            run(out.detach().requires_grad_(), {}, {}, act=act, out=torch.empty_like(out))
+        with pytest.raises(ValueError, match="out is"):
+            run(x, small, filters, act=act, out=out[:1])
+        with pytest.raises(ValueError, match="strides"):
+            run(x, small, filters, act=act, out=torch.empty_like(out).transpose(2, 3).contiguous().transpose(2, 3))
+
+
+def test_out_may_not_overlap(device):
+    if not library.available(device.type):
+        pytest.skip(f"compiled kernels: {library.why_not(device.type)}")
+    memory = torch.zeros([3, 5, 4, 4], device=device)
+    with pytest.raises(ValueError, match="shares memory"):
+        ops.epilogue(memory[:2], out=memory[1:])
+    with pytest.raises(ValueError, match="shares memory"):
+        ops.epilogue(memory[:2], f=FIRS["1331"][0].to(device), padding=[2, 1, 2, 1], out=memory[:2])
 
 
 def test_infinite_and_not_a_number(device, implementation):
