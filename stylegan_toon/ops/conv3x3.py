@@ -214,6 +214,8 @@ def _run(
     styles: Tensor | None = None, scale: Tensor | None = None, noise: Tensor | None = None, b: Tensor | None = None,
     alpha: float = 1.0, clamp: float = -1.0,
 ) -> None:  # fmt: skip
+    if out.numel() == 0:
+        return
     u = _packed(w, kind, swap, flip, keep)
     styles, scale, noise, b = (None if t is None else t.contiguous() for t in (styles, scale, noise, b))
     n, c_in, height, width = x.shape
