@@ -101,6 +101,9 @@ def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile works here; says so if it does not."""
     try:
+        from torch._functorch import config
+
+        config.donated_buffer = False  # each backward pass is measured many times
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
         return True
     except Exception as error:  # it has no common ancestor narrower than this

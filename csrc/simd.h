@@ -98,7 +98,8 @@ inline V interleave(V a, V b, std::integer_sequence<int, i...>) {
   return __builtin_shufflevector(a, b, (kStart + i / 2 + i % 2 * int(sizeof...(i)))...);
 #else
   typedef std::conditional_t<sizeof(a[0]) == 8, int64_t, int32_t> Lane;
-  return __builtin_shuffle(a, b, typename VectorOf<Lane, sizeof(V)>::type{(kStart + i / 2 + i % 2 * Lane(sizeof...(i)))...});
+  typedef typename VectorOf<Lane, sizeof(V)>::type Lanes;
+  return __builtin_shuffle(a, b, Lanes{(kStart + i / 2 + i % 2 * Lane(sizeof...(i)))...});
 #endif
 }
 

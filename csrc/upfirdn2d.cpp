@@ -85,7 +85,8 @@ struct Sum {
   void with(const Sum &odd, S *out, Index n) const {
     if (taps == 2 && odd.taps == 2)
       return pairs(out, n, rows[0], rows[1], odd.rows[0], odd.rows[1], w[0], w[1], odd.w[0], odd.w[1]);
-    fill_pairs(out, n, [&](auto load, Index q) { return at(load, q); }, [&](auto load, Index q) { return odd.at(load, q); });
+    fill_pairs(out, n, [&](auto load, Index q) { return at(load, q); },
+               [&](auto load, Index q) { return odd.at(load, q); });
   }
 
  private:
@@ -220,7 +221,8 @@ struct Plan {
   Index rows_loaded() const { return separable ? 1 : p.f_h; }
   Index numbers() const { return row + rows_loaded() * loaded + parts() * phase + rounded(columns * inner); }
   Index table_bytes() const { return (p.out_h * sizeof(Taps<Index>) + 63) / 64 * 64; }
-  Index worker_bytes() const { return (numbers() * sizeof(A) + 63) / 64 * 64 + (parts() * sizeof(Over) + 63) / 64 * 64; }
+  Index over_at() const { return (numbers() * sizeof(A) + 63) / 64 * 64; }
+  Index worker_bytes() const { return over_at() + (parts() * sizeof(Over) + 63) / 64 * 64; }
 };
 
 // Does a run of output rows, in worker_bytes() of its own.
@@ -242,7 +244,7 @@ class Worker {
         row_(reinterpret_cast<A *>(memory)), loaded_(row_ + plan.row),
         phases_(loaded_ + plan.rows_loaded() * plan.loaded),
         staging_(reinterpret_cast<S *>(phases_ + plan.parts() * plan.phase)),
-        over_(reinterpret_cast<Over *>(memory + (plan.numbers() * sizeof(A) + 63) / 64 * 64)),
+        over_(reinterpret_cast<Over *>(memory + plan.over_at())),
         left_(plan.across(0).input) {
     for (Index r = 0; r < plan.parts(); r++) {
       const Taps<Index> t = plan.across(r);
@@ -327,7 +329,8 @@ class Worker {
       auto sum = sum_of_phase(r);
       const Index samples = (columns - r + phases - 1) / phases;
       if (plan_.apart) sum.into(phases_ + r * plan_.phase, samples * inner);
-      else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner)) sum.into(out + (q * phases + r) * inner, inner);
+      else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner))
+        sum.into(out + (q * phases + r) * inner, inner);
     }
     if (plan_.apart) join(out, phases_, plan_.phase, phases, columns, inner);
   }
