@@ -71,6 +71,50 @@ typedef struct ToonUpfirdn2d {
 
 #define TOON_MAX_TAPS 32
 
+// What a 3x3 layer of the networks does, in one pass over memory; CPU, float32, channels_last:
+//   out = clamp(gain * act(conv(x * s) * d + noise + b)),  act(t) = t > 0 ? t : alpha * t
+// Kinds: TOON_PLAIN is correlation with padding 1; TOON_UP is transposed convolution of stride 2 followed by the
+// filter (1, 3, 3, 1) / 8 along each axis with padding 1 and gain 4; TOON_DOWN is that filter with padding 2 and then
+// correlation of stride 2. c_in and c_out are multiples of 16.
+enum ToonConvKind { TOON_PLAIN, TOON_UP, TOON_DOWN };
+
+typedef struct ToonConv3x3 {
+  float *out;           // [n, out_h, out_w, c_out]
+  const float *x;       // [n, in_h, in_w, c_in]
+  const float *u;       // weights as toon_conv3x3_pack_cpu writes them
+  const float *s;       // [n, c_in], or NULL
+  const float *d;       // [c_out] for each picture, or NULL
+  const float *noise;   // [out_h, out_w] for each picture, or NULL
+  const float *b;       // [c_out], or NULL
+  int64_t n, c_in, c_out;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;  // plain: in; up: 2 in; down: in / 2, in being even
+  int64_t d_step, noise_step;  // numbers from picture to picture; 0: the same for all
+  int64_t kind;
+  double alpha, gain;
+  double clamp;         // negative: no clamp
+} ToonConv3x3;
+
+// The gradient by the weights, of conv(x * s) alone. Of TOON_UP it is that of TOON_DOWN with x and dy exchanged.
+typedef struct ToonConv3x3Weight {
+  float *dw;            // as w of ToonConv3x3Pack
+  const float *x, *s;   // as in ToonConv3x3
+  const float *dy;      // [n, out_h, out_w, c_out]
+  int64_t n, c_in, c_out;
+  int64_t in_h, in_w;
+  int64_t out_h, out_w;
+  int64_t kind;
+  int64_t in_step, out_step, tap_step;
+} ToonConv3x3Weight;
+
+typedef struct ToonConv3x3Pack {
+  float *u;             // toon_conv3x3_packed_cpu(kind, c_in, c_out) numbers; laid out for the instruction set in use
+  const float *w;       // the tap (y, x) between channels i and o is w[i * in_step + o * out_step + (3 y + x) * tap_step]
+  int64_t c_in, c_out;
+  int64_t kind;
+  int64_t in_step, out_step, tap_step;  // of any sign
+} ToonConv3x3Pack;
+
 // What a synthesis layer does after its convolution:
 //   y = clamp(gain * act(v * scale + noise + b)),  v = fir(x): pad, then correlate (convolve unless flip)
 // act(u) is u above zero and alpha * u below: linear (alpha 1), relu (0) and lrelu.
@@ -128,6 +172,11 @@ TOON_API const char *toon_choose_cpu_isa(const char *isa);  // use another one, 
 
 TOON_API const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads);
 TOON_API const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads);
+TOON_API const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads);
+TOON_API const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads);
+TOON_API const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads);
+TOON_API int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out);
+
 TOON_API const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads);
 TOON_API const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads);
 

@@ -23,6 +23,34 @@ inline const char *toon_invalid(const ToonUpfirdn2d &p) {
   return nullptr;
 }
 
+template <class Params>  // ToonConv3x3 or ToonConv3x3Weight
+inline const char *toon_invalid_geometry(const Params &p) {
+  if (p.kind < TOON_PLAIN || p.kind > TOON_DOWN) return "unknown kind";
+  if (p.n < 1 || p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
+  if (p.in_h < 1 || p.in_w < 1) return "a size is out of range";
+  const auto fits = [&](int64_t in, int64_t out) {
+    if (p.kind == TOON_PLAIN) return out == in;
+    return p.kind == TOON_UP ? out == 2 * in : in % 2 == 0 && out == in / 2;
+  };
+  return fits(p.in_h, p.out_h) && fits(p.in_w, p.out_w) ? nullptr : "the output does not have the size that follows";
+}
+
+inline const char *toon_invalid(const ToonConv3x3 &p) {
+  return p.out && p.x && p.u ? toon_invalid_geometry(p) : "a tensor is missing";
+}
+
+inline const char *toon_invalid(const ToonConv3x3Weight &p) {
+  if (p.kind == TOON_UP) return "of TOON_UP there is no kernel";
+  return p.dw && p.x && p.dy ? toon_invalid_geometry(p) : "a tensor is missing";
+}
+
+inline const char *toon_invalid(const ToonConv3x3Pack &p) {
+  if (p.kind < TOON_PLAIN || p.kind > TOON_DOWN) return "unknown kind";
+  if (!p.u || !p.w) return "a tensor is missing";
+  if (p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
+  return nullptr;
+}
+
 inline const char *toon_invalid(const ToonEpilogue &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (!p.out || !p.x) return "a tensor is missing";

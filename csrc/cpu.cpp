@@ -16,11 +16,17 @@ struct Kernels {
   bool (*upfirdn2d)(const ToonUpfirdn2d &, int);
   bool (*epilogue)(const ToonEpilogue &, int);
   void (*epilogue_grad)(const ToonEpilogueGrad &, int);
+  bool (*conv3x3)(const ToonConv3x3 &, int);
+  bool (*conv3x3_weight)(const ToonConv3x3Weight &, int);
+  void (*conv3x3_pack)(const ToonConv3x3Pack &, int);
+  int64_t (*conv3x3_packed)(int64_t, int64_t, int64_t);
 };
 
-#define TOON_KERNELS(isa) \
-  {#isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad}
-
+#define TOON_KERNELS(isa)                                                                                    \
+  {                                                                                                          \
+    #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad,          \
+        toon::isa::conv3x3, toon::isa::conv3x3_weight, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed    \
+  }
 const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
 const Kernels avx2 = TOON_KERNELS(avx2);
@@ -66,6 +72,26 @@ const char *toon_bias_act_cpu(const ToonBiasAct *p, int threads) {
 const char *toon_upfirdn2d_cpu(const ToonUpfirdn2d *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;
   return kernels->upfirdn2d(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->conv3x3(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->conv3x3_weight(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->conv3x3_pack(*p, threads);
+  return nullptr;
+}
+
+int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out) {
+  return kernels->conv3x3_packed(kind, c_in, c_out);
 }
 
 const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads) {

@@ -8,6 +8,10 @@
   namespace toon::isa {                                 \
   void bias_act(const ToonBiasAct &p, int threads);     \
   bool upfirdn2d(const ToonUpfirdn2d &p, int threads);  /* false: out of memory */ \
+  bool conv3x3(const ToonConv3x3 &p, int threads);      /* likewise */ \
+  bool conv3x3_weight(const ToonConv3x3Weight &p, int threads); \
+  void conv3x3_pack(const ToonConv3x3Pack &p, int threads); \
+  int64_t conv3x3_packed(int64_t kind, int64_t c_in, int64_t c_out); \
   bool epilogue(const ToonEpilogue &p, int threads);    /* the same */ \
   void epilogue_grad(const ToonEpilogueGrad &p, int threads); \
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from .project import project as project
     from .toonify import toonify as toonify
     from .weights import load_network as load_network
+
+
+if sys.argv[:1] == ["-m"]:  # so it reads while `python -m stylegan_toon.VERB` looks for the verb
+
+    def _explain(kind, error, trace) -> None:
+        """Ctrl-C while torch is being imported is no reason for a traceback."""
+        print("stopped", file=sys.stderr) if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = _explain
 
 
 def __getattr__(name: str):

@@ -12,12 +12,11 @@ from torch import nn
 
 from . import cli
 from ._callable import callable_module
-from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .generate import generate
 from .nn import Generator
-from .weights import descend, load_family, read_networks, save_networks, write_networks
-from .weights.formats import WRITTEN
+from .weights import descend, load_family, read_networks, write_networks
+from .weights.formats import ending
 from .weights.nvlabs_writer import LAYOUTS
 
 SEEDS = range(4)
@@ -48,18 +47,14 @@ def convert(
     Raises:
         ToonError: what cannot be read or written, in one sentence.
     """
-    out = Path(out)
-    if out.suffix.lower() not in WRITTEN:
-        raise ToonError(f"{out} should end in {', '.join(WRITTEN)}: that tells in which format to write it.")
+    out, dtype = Path(out), torch.float16 if half else None
+    ending(out, dtype)
     refuse_overwrite([out], overwrite)
     networks = load_family(network, which=only)
     notes = _notes(networks)
     output_folder(out.parent)
-    if out.suffix.lower() == ".safetensors":
-        provenance = descend("convert", {"half": half}, list(networks.values()))
-        save_networks(out, networks, provenance=provenance, dtype=torch.float16 if half else None, overwrite=overwrite)
-    else:
-        notes += write_networks(out, networks, layout=layout, overwrite=overwrite)
+    history = descend("convert", {"half": half}, list(networks.values()))
+    notes += write_networks(out, networks, layout=layout, provenance=history, dtype=dtype, overwrite=overwrite)
     return networks, notes
 
 

@@ -18,6 +18,7 @@ from .errors import ToonError
 from .files import append_line, atomic_path, output_folder, refuse_overwrite
 from .metrics import DEFAULT, Suite, evaluate_generator, evaluate_pictures, parse_metric
 from .metrics.collect import labels_of, latents
+from .metrics.names import COMPARED
 from .metrics.pairs import evaluate_pairs, match
 from .metrics.suite import MAX_REALS
 from .nn import Generator
@@ -55,11 +56,11 @@ python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metr
 python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity,detection"""
 )
 @cli.network(None)
-@click.option("--pictures", type=cli.PATH, help="Measure this folder or zip of pictures instead.")
+@click.option("--pictures", help="Measure these pictures instead: folder, zip or tar shards.")
 @click.option("--photos", type=cli.PATH, help="Measure pairs instead: a folder of photos ...")
 @click.option("--toons", type=cli.PATH, help="... and one of their toons, as toonify writes it.")
 @click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
-@click.option("--data", type=cli.PATH, help="Folder or zip of real pictures to compare with.")
+@click.option("--data", help="Real pictures to compare with: folder, zip or tar shards (also http).")
 @click.option(
     "--metrics", type=MetricsType(), metavar="NAME,...",
     help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or efficientnet-lite0, which works offline), "
@@ -81,8 +82,8 @@ python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics i
 @cli.quiet()
 @cli.overwrite()
 def main(
-    network: str | None, pictures: Path | None, photos: Path | None, toons: Path | None, aligned: bool,
-    data: Path | None, metrics: list[str] | None, base: str | None, samples: int | None, reals: int | None, psi: float,
+    network: str | None, pictures: str | None, photos: Path | None, toons: Path | None, aligned: bool,
+    data: str | None, metrics: list[str] | None, base: str | None, samples: int | None, reals: int | None, psi: float,
     batch: int, out: Path, device: torch.device, dtype: torch.dtype | None, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Measure a network, a set of pictures, or how much toons look like their photos.
@@ -96,17 +97,22 @@ def main(
     name = Path(str(given[0]).partition("#")[0]).resolve().stem
     files = [out / f"{name}.json", out / f"{name}.png"]
     refuse_overwrite(files, overwrite)
-    suite = Suite(metrics or (DEFAULT if photos is None else ("identity",)), device=device)
-    if suite.compares and data is None and photos is None:
+    metrics = metrics or (DEFAULT if photos is None else ["identity"])
+    if data is None and photos is None and any(parse_metric(metric).kind in COMPARED for metric in metrics):
         raise ToonError("These metrics compare with real pictures: give a set of them with --data.")
+    # What is to be measured first: the networks that measure it may have to be downloaded.
+    G = load_network(network, device=device) if network is not None else None
+    measured = ImageDataset(pictures, resize=True) if pictures is not None else None
+    matched = match(photos, toons) if photos is not None else None
     known: ImageDataset | None = None
+    if data is not None and matched is None:
+        resolution = measured.resolution if G is None else G.config.resolution
+        known = ImageDataset(data, resolution, resize=True, labels=G is not None and G.config.c_dim > 0)
+    suite = Suite(metrics, device=device)
+    output_folder(out)
     report: dict[str, Any] = {"name": name, "metrics": {}}
-    if network is not None:
-        G = load_network(network, device=device)
-        if data is not None:
-            known = ImageDataset(data, G.config.resolution, resize=True, labels=G.config.c_dim > 0)
+    if G is not None:
         samples = samples or SAMPLES
-        output_folder(out)
         figures = evaluate_generator(
             G, known, suite, samples=samples, reals=reals, base=load_network(base, device=device) if base else None,
             seed=seed, psi=psi, dtype=dtype, batch=batch, quiet=quiet,
@@ -114,24 +120,20 @@ def main(
         picture = sheet(_some(G, known, samples, seed, psi), known)
         report |= {"sha256": provenance_of(G).get("sha256"), "psi": psi, "seed": seed, "samples": samples}
         report |= {"base": Path(base).name} if base else {}
-    elif pictures is not None:
-        measured = ImageDataset(pictures, resize=True)
-        known = ImageDataset(data, measured.resolution, resize=True) if data is not None else None
+    elif measured is not None:
         samples = min(samples or len(measured), len(measured))
-        output_folder(out)
         figures = evaluate_pictures(
             measured, known, suite, samples=samples, real_samples=reals, batch=batch, quiet=quiet
         )
         picture = sheet([measured.image(i) for i in range(min(16, len(measured)))], known)
         report |= {"samples": samples}
     else:
-        matched = match(photos, toons)
-        output_folder(out)
         pairs = evaluate_pairs(matched, suite, aligned=aligned, quiet=quiet)
         figures, picture = pairs.figures, pairs.sheet
         report |= {"toons": toons.name, "pairs": pairs.count}
     if suite.compares:
-        report |= {"data": data.name, "reals": min(reals or MAX_REALS, len(known)), "resolution": known.resolution}
+        report |= {"data": Path(data).name, "reals": min(reals or MAX_REALS, len(known))}
+        report["resolution"] = known.resolution
     report |= {"metrics": figures, "networks": suite.digests(), "version": __version__}
     with atomic_path(files[0]) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

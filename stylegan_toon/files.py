@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one, and reading zips that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -9,8 +9,29 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from .errors import ToonError
+
+
+class Sips:
+    """A file that is read in sips of at most ``most`` bytes; to be given to `zipfile`.
+
+    That reads a table of contents in one gulp, as large as the file says, before anybody can ask how many members
+    there are, and makes ten times as much memory of it.
+    """
+
+    def __init__(self, file: BinaryIO, most: int) -> None:
+        self._file, self._most = file, most
+
+    def read(self, size: int = -1) -> bytes:
+        """As of the file; raises ToonError for more than ``most`` bytes."""
+        if size > self._most:
+            raise ToonError(f"{self._file.name} is a zip with far too many members: split it, or give another file.")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def explain_os_error(error: OSError, path: Path) -> ToonError:
@@ -33,7 +54,8 @@ def output_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except (FileExistsError, NotADirectoryError) as error:
-        raise ToonError(f"{path} is a file, not a folder: choose another --out.") from error
+        file = next(place for place in (path, *path.parents) if place.is_file())
+        raise ToonError(f"{file} is a file, not a folder: choose another --out.") from error
     except OSError as error:
         raise explain_os_error(error, path) from error
     return path

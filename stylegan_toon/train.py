@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +14,9 @@ from click.core import ParameterSource
 from . import cli
 from ._callable import callable_module
 from .data.dataset import ImageDataset, PairDataset
-from .data.images import image_grid, save_image
+from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
-from .files import output_folder, remove_leftovers
+from .files import output_folder
 from .metrics import Suite, evaluate_generator
 from .nn import PRESETS, Discriminator, Generator, Preset, preset
 from .training.augment import AUGMENTATIONS, build_augment
@@ -26,7 +25,8 @@ from .training.distributed import team
 from .training.log import sinks
 from .training.loop import Trainer
 from .training.memory import keep_pages
-from .training.state import Snapshot, find_snapshot, set_aside
+from .training.snapshots import refuse_another, snapshots, start_folder
+from .training.state import Snapshot, find_snapshot
 from .training.vgg import VggLoss
 from .training.warmstart import fit_mapping, read_latents
 from .weights import load_family
@@ -99,24 +99,6 @@ def networks(
         channels = {name: sizes[name] or getattr(known, name) for name in ("channel_base", "channel_max")}
         trained["D"] = build(known.resolution, cfg, c_dim=known.c_dim, **channels)[1]
     return trained
-
-
-def start_folder(out: Path, snapshot: Snapshot | None, overwrite: bool) -> None:
-    """Make ready the folder of a training: nothing half-written, nothing of another training.
-
-    Raises:
-        ToonError: there is another training in it.
-    """
-    remove_leftovers(out)
-    if snapshot is not None:
-        set_aside(out, snapshot)
-        return
-    old = [*out.glob("snapshot-*"), *out.glob("fakes-*.png")]
-    old += [path for name in ("network.safetensors", "log.jsonl", "tensorboard") if (path := out / name).exists()]
-    if old and not overwrite:
-        raise ToonError(f"{out} holds a training: say --resume auto to go on with it, --overwrite, or another --out.")
-    for path in old:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def configure(said: click.Context, row: Preset, snapshot: Snapshot | None) -> TrainConfig:
@@ -224,15 +206,14 @@ def main(
     said = click.get_current_context()
     if not resume:  # a wrong name is told before anything is written
         build_augment(said.params["augment"], said.params["augpipe"], said.params["p"])
-    out = output_folder(out)
     keep_pages()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True  # sizes never change
     torch.manual_seed(seed)
     with team(device) as (processes, device):
         snapshot = find_snapshot(resume, out) if resume else None
-        if processes.rank == 0:
-            start_folder(out, snapshot, overwrite)
+        if processes.rank == 0 and snapshot is None and not overwrite:
+            refuse_another(out)
         family = snapshot.networks if snapshot else load_family(init_from) if init_from else {}
         if resolution is None and "G_ema" in family:
             resolution = family["G_ema"].config.resolution
@@ -258,20 +239,23 @@ def main(
         if metrics:  # networks that cannot be had are told of now, not at the first snapshot
             suite = Suite([name.strip() for name in metrics.split(",")], device=device)
             measure = partial(evaluate_generator, pictures=pictures, metrics=suite, samples=metrics_samples)
-        tell = []
-        if processes.rank == 0:
-            reals = [pictures.image(row) for row in range(min(32, len(pictures.names)))]
-            save_image(image_grid(reals, columns=8), out / "reals.png")
-            tell = sinks(out, snapshot.progress.seen if snapshot else 0, wandb=wandb, config=asdict(config))
         try:
-            final = train(
-                pictures=pictures, folder=out, config=config, pairs=known, team=processes, sinks=tell, resume=snapshot,
+            training = Trainer(
+                pictures=pictures, folder=out, config=config, pairs=known, team=processes, resume=snapshot,
                 perceptual=VggLoss(pairs_features).to(device) if pairs_features else None, quiet=quiet, measure=measure,
                 provenance=history(said, family, resumed=snapshot is not None),
                 **{name: network.to(device) for name, network in trained.items()},
             )  # fmt: skip
-        except KeyboardInterrupt:
+            # Only now that all is known to fit together is anything written, or an earlier training removed.
             if processes.rank == 0:
+                reals = [to_pil(pictures[row][0] / 127.5 - 1) for row in range(min(32, len(pictures.names)))]
+                start_folder(output_folder(out), snapshot)
+                save_image(image_grid(reals, columns=8), out / "reals.png")
+                seen = training.progress.seen
+                training.log.sinks += sinks(out, seen, wandb=wandb, config=asdict(config))
+            final = training.run()
+        except KeyboardInterrupt:
+            if processes.rank == 0 and snapshots(out):
                 click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
             raise click.Abort from None
         except torch.OutOfMemoryError as error:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ToonError
+from ..files import Sips
 from .images import SUFFIXES
 
 LABEL_FILE = "dataset.json"
 MAX_MEMBERS = 20_000_000
+MAX_DIRECTORY = 1 << 30  # bytes of a zip's table of contents: 16 million pictures in the layout of NVIDIA
 MAX_MEMBER_BYTES = 512 * 1024 * 1024  # a compressed file that says it unpacks to more is refused
 
 # RuntimeError: encrypted; NotImplementedError: a compression method this Python lacks.
@@ -54,7 +56,7 @@ class Archive:
         self._members.sort()
         self.names = [name for name in self._members if is_picture(name)]
         if not self.names:
-            raise ToonError(f"{self.path} holds no pictures ({', '.join(SUFFIXES)}).")
+            raise ToonError(f"{self.path} holds no pictures ({', '.join(SUFFIXES)}): give another folder or zip.")
 
     def __contains__(self, name: str) -> bool:
         index = bisect.bisect_left(self._members, name)
@@ -103,9 +105,11 @@ class Archive:
         # A zip handle shared across a fork would share its file position, too.
         if self._zip is None or self._owner != os.getpid():
             try:
-                self._zip = zipfile.ZipFile(self.path)
+                self._zip = zipfile.ZipFile(Sips(open(self.path, "rb"), MAX_DIRECTORY))  # noqa: SIM115 (kept open)
             except (OSError, zipfile.BadZipFile, ValueError) as error:
-                raise ToonError(f"{self.path} is neither a folder nor a readable zip of pictures.") from error
+                raise ToonError(
+                    f"{self.path} is neither a folder nor a readable zip of pictures: give one of those."
+                ) from error
             self._owner = os.getpid()
         return self._zip
 

@@ -139,9 +139,12 @@ class ImageDataset:
                     warnings.warn(f"{error} The next picture takes its place.", stacklevel=2)
                 row += 1
 
+    def file(self, row: int) -> bytes:
+        """The picture file of ``row`` as it is stored."""
+        return self._source.read(self.names[row])
+
     def _read(self, row: int) -> Image.Image:
-        name = self.names[row]
-        return read_image(io.BytesIO(self._source.read(name)), name=f"{name} in {self.path}")
+        return read_image(io.BytesIO(self.file(row)), name=f"{self.names[row]} in {self.path}")
 
     def _wrong_size(self, row: int, image: Image.Image, what: str) -> ToonError:
         return ToonError(
@@ -182,7 +185,7 @@ class PairDataset:
 
     def __init__(self, images: ImageDataset, latents: np.ndarray, first: int = 0) -> None:
         if images.xflip:
-            raise ToonError("Latents do not match mirrored pictures: train on pairs without --xflip.")
+            raise ToonError("Latents do not match mirrored pictures: train on pairs without --mirror.")
         if latents.ndim != 2 or len(latents) < first + len(images):
             raise ToonError(
                 f"The table of latents has shape {list(latents.shape)}, too few rows for {len(images)} pictures "

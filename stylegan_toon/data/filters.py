@@ -17,7 +17,7 @@ from .comic import person_mask
 from .drawing import to_oklab
 
 # A generic head in mm, x to the picture's right, y down, z away from the camera: the centres of the eyes, the tip of
-# the nose, the corners of the mouth. Pupils 63 mm apart (Dodgson 2004); heights from the mean of 520 faces.
+# the nose, the corners of the mouth. Pupils 63 mm apart (Dodgson 2004); the rest to fit upright faces' landmarks.
 HEAD = np.array([[-31.5, 0, 0], [31.5, 0, 0], [0, 39, -25], [-28, 65, 0], [28, 65, 0]], np.float64)
 
 GLASSES = 0.042  # see `glasses`

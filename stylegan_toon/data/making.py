@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import ToonError
-from ..files import atomic_path, explain_os_error, output_folder, refuse_overwrite
+from ..files import atomic_folder, atomic_path, output_folder, refuse_overwrite
 from .archive import LABEL_FILE
 from .filters import duplicates
 from .images import image_grid, read_image, save_image, shrink
@@ -79,7 +76,7 @@ def make_set(
     zipped = out.suffix.lower() == ".zip"
     stem = str(out.with_suffix("") if zipped else out)
     report, table, sheet = (Path(stem + end) for end in ("-report.html", "-report.csv", ".png"))
-    refuse_overwrite([out, report, table, sheet], overwrite)
+    refuse_overwrite([out, sheet], overwrite)  # reports alone are of a run that kept nothing
     if out.is_dir() and (zipped or not (out / INDEX).exists()):
         raise ToonError(f"{out} is a folder, and no set of shards: choose another --out.")
     output_folder(out.parent)
@@ -150,17 +147,6 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 
 def _write_folder(out: Path, samples: Iterable[tuple[str, bytes, Any]], about: dict[str, Any], per_shard: int) -> None:
-    try:
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise explain_os_error(error, out) from error
-    try:
+    with atomic_folder(out) as temporary:
         write_shards(temporary, samples, per_shard)
         (temporary / LABEL_FILE).write_text(json.dumps({"labels": None, **about}))
-        temporary.chmod(0o755)
-        shutil.rmtree(out, ignore_errors=True)  # only with --overwrite is there one
-        os.replace(temporary, out)
-    except OSError as error:
-        raise explain_os_error(error, out) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections import deque
@@ -33,7 +34,8 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1
     try:
         while True:
             while len(waiting) < 3 * workers and (part := list(islice(items, chunk))):
-                waiting.append(pool.submit(_apply, function, part))
+                with _interrupts_held():  # it may start a process
+                    waiting.append(pool.submit(_apply, function, part))
             if not waiting:
                 return
             yield from waiting.popleft().result()
@@ -45,6 +47,19 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1
 
 def _apply(function: Callable[[T], R], part: list[T]) -> list[R]:
     return [function(item) for item in part]
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits; processes started meanwhile are deaf to it from birth, also while they import."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:

@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.archive import Archive
 from ..data.dataset import ImageDataset
 from ..errors import ToonError
 from ..files import atomic_path
@@ -37,10 +36,10 @@ def content_digest(pictures: ImageDataset, count: int) -> str:
     """Hexadecimal SHA-256 of the files behind `chosen` pictures, and of their order; read once per set."""
     known = _digests.setdefault(pictures, {})
     if count not in known:
-        archive, digest = Archive(pictures.path), hashlib.sha256()
+        digest = hashlib.sha256()
         for index in chosen(pictures, count):
             flip, row = divmod(index, len(pictures.names))
-            data = archive.read(pictures.names[row])
+            data = pictures.file(row)
             digest.update(f"{flip} {len(data)}\n".encode() + data)
         known[count] = digest.hexdigest()
     return known[count]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..errors import ToonError
 from ..ops import setup_filter, upfirdn2d
 from .generator import ARCHITECTURES, MappingNetwork, check_resolution
 from .layers import Conv2d, FullyConnected, compute_dtype, memory_format
@@ -209,9 +210,12 @@ class Discriminator(nn.Module):
         return found
 
     def freeze_layers(self, count: int) -> None:
-        """Freeze-D (Mo et al. 2020): stop training the first ``count`` layers, counted from the highest resolution."""
+        """Freeze-D (Mo et al. 2020): stop training the first ``count`` layers, counted from the highest resolution.
+
+        Raises ToonError if there are not so many.
+        """
         layers = [layer for block in self.blocks() for layer in block.layers()]
         if not 0 <= count <= len(layers):
-            raise ValueError(f"this discriminator has {len(layers)} layers that can be frozen, not {count}")
+            raise ToonError(f"{count} layers of the discriminator cannot be frozen: it has {len(layers)}.")
         for layer in layers[:count]:
             layer.requires_grad_(False)

@@ -8,7 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import library
+from .bias_act import ACTIVATIONS, bias_act
+from .conv3x3 import conv3x3, kind_of, layer3x3, remember
+from .epilogue import epilogue
 from .upfirdn2d import upfirdn2d
+from .workspace import take
 
 
 def conv2d_resample(
@@ -34,6 +39,8 @@ def conv2d_resample(
     if up > 1 and down > 1:
         raise ValueError("conv2d_resample: up and down cannot both be above 1.")
     kh, kw = w.shape[2:]
+    if kind := kind_of(x, w, f, up, down, padding):
+        return conv3x3(x, w, kind)
     if up == 1 and down == 1:
         return F.conv2d(x, w, padding=padding)
     fw, fh = (f.shape[-1], f.shape[0]) if f is not None else (1, 1)
@@ -45,57 +52,132 @@ def conv2d_resample(
         if kh == 1 and kw == 1:  # a 1x1 convolution commutes with dropping samples
             return F.conv2d(upfirdn2d(x, f, down=down, padding=pad), w)
         return F.conv2d(upfirdn2d(x, f, padding=pad), w, stride=down)
-    pad = [
+    if kh == 1 and kw == 1:  # ... and with inserting zeros
+        return upfirdn2d(F.conv2d(x, w), f, up=up, padding=_up_padding(f, up, padding), gain=up**2)
+    x, pad = _transposed(x, w, f, up, padding)
+    return upfirdn2d(x, f, padding=pad, gain=up**2)
+
+
+def _up_padding(f: Tensor | None, up: int, padding: int) -> list[int]:
+    fw, fh = (f.shape[-1], f.shape[0]) if f is not None else (1, 1)
+    return [
         padding + (fw + up - 1) // 2, padding + (fw - up) // 2,
         padding + (fh + up - 1) // 2, padding + (fh - up) // 2,
     ]  # fmt: skip
-    if kh == 1 and kw == 1:  # ... and with inserting zeros
-        return upfirdn2d(F.conv2d(x, w), f, up=up, padding=pad, gain=up**2)
+
+
+def _transposed(x: Tensor, w: Tensor, f: Tensor | None, up: int, padding: int) -> tuple[Tensor, list[int]]:
+    """Upsampling before its filter, and what is left of the padding for the filter to do."""
+    kh, kw = w.shape[2:]
+    pad = _up_padding(f, up, padding)
     # What the transposed convolution has already padded comes off the filter's padding.
     pad = [pad[0] - (kw - 1), pad[1] - (kw - up), pad[2] - (kh - 1), pad[3] - (kh - up)]
     crop_y, crop_x = max(min(-pad[2], -pad[3]), 0), max(min(-pad[0], -pad[1]), 0)
     x = F.conv_transpose2d(x, w.transpose(0, 1), stride=up, padding=(crop_y, crop_x))
-    pad = [pad[0] + crop_x, pad[1] + crop_x, pad[2] + crop_y, pad[3] + crop_y]
-    return upfirdn2d(x, f, padding=pad, gain=up**2)
+    return x, [pad[0] + crop_x, pad[1] + crop_x, pad[2] + crop_y, pad[3] + crop_y]
 
 
-def modulated_conv2d(
+def conv_layer(
     x: Tensor,
-    weight: Tensor,
-    styles: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
     *,
+    weight_gain: float = 1.0,
+    styles: Tensor | None = None,
     noise: Tensor | None = None,
     f: Tensor | None = None,
     up: int = 1,
-    padding: int = 0,
-    demodulate: bool = True,
+    down: int = 1,
+    act: str = "linear",
+    gain: float = 1.0,
+    clamp: float | None = None,
+    keep: bool = False,
 ) -> Tensor:
-    """Convolution whose input channels are scaled per sample and whose output is brought back to unit variance.
+    """A whole layer: (modulated, resampled) convolution, noise, bias, activation, gain and clamp.
 
-    StyleGAN2 (Karras et al. 2020), section 2.2, equations 1 and 3, in the form that scales activations instead
-    of weights: ``conv(x * s) * d`` with ``d = rsqrt(sum_ik (w s)^2 + 1e-8)``. Both forms are equal; this one
-    needs no per-sample weights and so no grouped convolution.
+    ``bias_act(conv2d_resample(x * s, w * weight_gain, f, up=up, down=down) * d + noise, b, act=act, gain=gain,
+    clamp=clamp)``, padded by half the kernel. With styles ``s``, ``d = rsqrt(sum_ik (w s)^2 + 1e-8)`` brings the output
+    back to unit variance: StyleGAN2 (Karras et al. 2020), section 2.2, equations 1 and 3, in the form that scales
+    activations instead of weights. Both forms are equal; this one needs no per-sample weights and so no grouped
+    convolution. Where no gradient is wanted and the compiled convolution takes it, all of that is one pass over memory;
+    else the convolution is one and the rest another.
 
     Args:
         x: ``[N, C_in, H, W]``.
-        weight: ``[C_out, C_in, k, k]``.
-        styles: ``[N, C_in]`` float32.
-        noise: added after demodulation, broadcastable to the output. None = no noise.
-        f, up, padding: as in :func:`conv2d_resample`.
-        demodulate: False for ``torgb`` layers.
+        w, b: ``[C_out, C_in, k, k]`` and ``[C_out]``, any floating dtype.
+        weight_gain: factor on ``w``; without styles.
+        styles: ``[N, C_in]`` float32, or None: neither scaling nor demodulation.
+        noise: ``[N or 1, 1, H', W']`` or ``[H', W']``, added after demodulation; or None.
+        f, up, down: as in :func:`conv2d_resample`.
+        act, gain, clamp: as in :func:`bias_act`.
+        keep: the weights will be used again: keep what is computed from them alone.
 
     Returns:
-        ``[N, C_out, H * up, W * up]``, dtype of ``x``.
+        ``[N, C_out, H * up // down, W * up // down]``, dtype of ``x``.
     """
-    if x.dtype == torch.float16 and demodulate:
-        # Half precision overflows at 65504: bring both factors below 1; demodulation cancels the scale exactly.
-        fan_in = weight[0].numel()
-        weight = weight / (math.sqrt(fan_in) * weight.abs().amax(dim=(1, 2, 3), keepdim=True))
-        styles = styles / styles.abs().amax(dim=1, keepdim=True)
-    x = x * styles.to(x.dtype)[:, :, None, None]
-    x = conv2d_resample(x, weight.to(x.dtype), f, up=up, padding=padding)
-    if demodulate:
-        power = styles.square() @ weight.square().sum(dim=(2, 3)).t()  # [N, C_out]
-        d = (power + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
-        return torch.addcmul(noise.to(x.dtype), x, d) if noise is not None else x * d
-    return x + noise.to(x.dtype) if noise is not None else x
+    padding = w.shape[-1] // 2
+    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, styles, noise))
+    kind = kind_of(x, w, f, up, down, padding, keep)
+    if kind and not recorded and act in _SLOPES:
+        scale = torch.full((1, w.shape[0]), weight_gain) if styles is None else _demodulation(w, styles, keep)
+        n, _, height, width = x.shape
+        out = take((n, w.shape[0], height * up // down, width * up // down))
+        return layer3x3(
+            x, w, kind, styles=styles, scale=scale, noise=noise, b=b, alpha=_SLOPES[act], gain=gain, clamp=clamp,
+            keep=keep, out=out,
+        )  # fmt: skip
+    scale = None
+    if styles is None:
+        w = w * weight_gain if weight_gain != 1 else w
+    else:
+        if x.dtype == torch.float16:
+            # It overflows at 65504: bring both factors below 1; demodulation cancels the scale exactly.
+            w = w / (math.sqrt(w[0].numel()) * w.abs().amax(dim=(1, 2, 3), keepdim=True))
+            styles = styles / styles.abs().amax(dim=1, keepdim=True)
+        scale = _demodulation(w, styles, keep)
+        x = x * styles.to(x.dtype)[:, :, None, None]
+    w = w.to(x.dtype)
+    if up > 1 and not kind and w.shape[-1] > 1:
+        x, pad = _transposed(x, w, f, up, padding)
+        rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
+        return epilogue(x, b, f=f, padding=pad, fir_gain=up**2, **rest)
+    x = conv3x3(x, w, kind, keep=keep) if kind else conv2d_resample(x, w, f, up=up, down=down, padding=padding)
+    if scale is None and noise is None and b is None:
+        return bias_act(x, act=act, gain=gain, clamp=clamp)
+    return epilogue(x, b, scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
+
+
+_SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": ACTIVATIONS["lrelu"].default_alpha}  # below zero
+
+
+def _demodulation(w: Tensor, styles: Tensor, keep: bool) -> Tensor:
+    """``d`` of :func:`conv_layer`, ``[N, C_out]``."""
+
+    def energy() -> Tensor:
+        return w.square().sum(dim=(2, 3)).t()
+
+    if torch.is_grad_enabled() and w.requires_grad:
+        power = styles.square() @ energy()
+    else:
+        power = styles.square() @ remember(w, "energy", energy, keep)
+    return (power + 1e-8).rsqrt()
+
+
+def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """1x1 convolution with per-sample styles and no demodulation, as a matrix product: the ``torgb`` layer.
+
+    ``conv(x * s) = conv(x)`` with weights ``w * s``, of which a sample has few: no scaled copy of ``x`` is made.
+
+    Args:
+        x: ``[N, C_in, H, W]``, contiguous or channels_last.
+        weight: ``[C_out, C_in, 1, 1]``.
+        styles: ``[N, C_in]`` float32.
+
+    Returns:
+        ``[N, C_out, H, W]``, dtype and layout of ``x``.
+    """
+    height, width = x.shape[2:]
+    w = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)  # [N, C_out, C_in]
+    if library.is_channels_last(x):
+        return (x.permute(0, 2, 3, 1).flatten(1, 2) @ w.mT).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return (w @ x.flatten(2)).unflatten(2, (height, width))

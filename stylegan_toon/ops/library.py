@@ -104,6 +104,11 @@ def _why_not(device_type: str, index: int | None) -> str | None:
     return f"the CUDA kernels do not run on this device ({error.decode()})" if error else None
 
 
+def kernels() -> ctypes.CDLL:
+    """The loaded library; only where `usable` has said so."""
+    return _kernels().handle
+
+
 def why_not(device_type: str, index: int | None = None) -> str | None:
     """Why ops on a device run the reference; None where the compiled kernels are live."""
     return _why_not(device_type, index)

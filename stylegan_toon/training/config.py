@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_type_hints
+
+from ..weights.checkpoint import fits
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,44 @@ class TrainConfig:
     keep: int = 3
     seed: int = 0
     workers: int = 1
+
+
+def restored(cls: type[T], values: Mapping[str, Any]) -> T:
+    """An instance of a config dataclass from JSON or TOML values; what is not among them keeps its default.
+
+    Raises:
+        ValueError: a field it does not have, or a value of the wrong type; the dataclass may refuse more.
+    """
+    hints = get_type_hints(cls)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if odd := [name for name, value in values.items() if name not in hints or not fits(value, hints[name])]:
+        raise ValueError(f"the option {odd[0]} is {values[odd[0]]!r}" if odd[0] in hints else f"no option {odd[0]}")
+    return cls(**values)
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a config that says what it is for, on the command line too."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every training of `run.Run` is told; a project's own config adds to it, each field a `setting`."""
+
+    kimg: float = setting(100.0, "Thousands of pictures to train on.")
+    batch: int = setting(16, "Pictures per step.")
+    dtype: str = setting("float32", "float32, or mixed precision: bfloat16, or float16 with scaled gradients (CUDA).")
+    snapshot_kimg: float = setting(5.0, "Thousands of pictures between snapshots.")
+    keep: int = setting(3, "Snapshots to keep.")
+    seed: int = setting(0, "Seed of everything random.")
+    workers: int = setting(0, "Processes that read pictures.")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype is {self.dtype!r}, not float32, bfloat16 or float16")
+        least = {"kimg": 0, "batch": 1, "keep": 1, "seed": 0, "workers": 0}
+        for name, limit in least.items():
+            if getattr(self, name) < limit:
+                raise ValueError(f"{name} is {getattr(self, name)}, less than {limit}")
+        if not self.snapshot_kimg > 0:
+            raise ValueError("snapshot_kimg must be more than 0")

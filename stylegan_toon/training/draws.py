@@ -81,3 +81,13 @@ class Draws(TorchFunctionMode):
             seed = np.random.SeedSequence((*self.key, number)).generate_state(1, np.uint64)
             self._streams[device, number] = torch.Generator(device).manual_seed(int(seed[0]))
         return self._streams[device, number]
+
+
+def reseed(*key: int) -> None:
+    """Make torch's own random numbers, on every device, those of ``key``: whole numbers from 0 up, like (seed, step).
+
+    For trainings of one process: called before each step, it does for any random function what `Draws` does for
+    those that have a meaning for a part of a batch.
+    """
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    torch.manual_seed(int(seed[0]))

@@ -23,8 +23,9 @@ from .feed import Rows, batches
 from .log import Log, SampleGrid, Sink, with_warning
 from .losses import PathLength, mixed_ws
 from .memory import most_that_fits
-from .state import Progress, Snapshot, optimizer_tensors, restore_optimizer, write_snapshot
-from .update import Learner, Terms
+from .snapshots import optimizer_tensors, restore_optimizer, write_folder
+from .state import Progress, Snapshot
+from .update import Learner, Terms, follow
 from .warmstart import pair_loss
 
 G_MAIN, PATH_LENGTH, D_MAIN, R1, PAIRS = range(5)  # part of the key of random numbers: see `draws`
@@ -181,17 +182,12 @@ class Engine:
         fits = [most_that_fits(lambda n, one=one: loss(one, n), len(share), self.unit, self.device) for one in terms]
         self.progress.batch_gpu = self.team.least(min(fits), self.device)
 
-    @torch.no_grad()
     def _average(self, rampup: float | None) -> None:
         """G_ema follows G with a half-life of ``ema_kimg``, shorter at first."""
         half_life = self.config.ema_kimg * 1000
         if rampup is not None:
             half_life = min(half_life, self.progress.seen * rampup)
-        beta = 0.5 ** (self.config.batch / max(half_life, 1e-8))
-        for average, current in zip(self.G_ema.parameters(), self.G.parameters()):
-            average.lerp_(current, 1 - beta)
-        for average, current in zip(self.G_ema.buffers(), self.G.buffers()):
-            average.copy_(current)
+        follow(self.G_ema, self.G, beta=0.5 ** (self.config.batch / max(half_life, 1e-8)))
 
     def _feed(self, data: ImageDataset | PairDataset, seed: int, start: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         batch = self.config.batch
@@ -227,9 +223,9 @@ class Engine:
         for name, learner in self.learners.items():
             tensors[f"broken.{name}"] = learner.broken
             tensors.update(optimizer_tensors(name, learner.optimizer, learner.network))
-        write_snapshot(
-            self.folder, networks, tensors, self.progress, self.config, provenance=self._history(),
-            keep=self.config.keep,
+        write_folder(
+            self.folder, self.progress.seen, networks, tensors, self.progress, self.config,
+            provenance=self._history(), keep=self.config.keep,
         )  # fmt: skip
 
     def _restore(self, snapshot: Snapshot) -> None:

@@ -124,7 +124,7 @@ class Log:
     """
 
     def __init__(self, sinks: Sequence[Sink] = (), *, quiet: bool = False) -> None:
-        self._sinks, self._quiet = sinks, quiet
+        self.sinks, self._quiet = list(sinks), quiet
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._bar: tqdm | None = None
@@ -143,26 +143,27 @@ class Log:
     def advance(self, images: int) -> None:
         self._bar.update(images)
 
-    def tick(self, images: int, **values: float) -> None:
-        """Tell the means since the last tick."""
+    def tick(self, images: int, **values: float) -> dict[str, float]:
+        """Tell the means since the last tick, with ``values``, and return them."""
         means = {name: float(self._sums[name]) / self._counts[name] for name in self._sums}
         self._sums.clear()
         self._counts.clear()
         told = {**means, **values}
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in told.items()}, refresh=False)
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(lambda sink=sink: sink.numbers(images, told))
+        return told
 
     def figures(self, images: int, values: dict[str, float]) -> None:
         """Tell numbers as they are, at once."""
         if not self._quiet:
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"{images / 1000:g} kimg: {text}", file=sys.stderr)
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(lambda sink=sink: sink.numbers(images, values))
 
     def picture(self, images: int, name: str, path: Path) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(lambda sink=sink: sink.picture(images, name, path))
 
     def close_bar(self) -> None:
@@ -171,7 +172,7 @@ class Log:
 
     def close(self) -> None:
         self.close_bar()
-        for sink in self._sinks:
+        for sink in self.sinks:
             with_warning(sink.close)
 
 

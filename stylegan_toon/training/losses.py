@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn import Discriminator, Generator
+from ..ops.conv3x3 import no_weight_gradients
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
@@ -29,7 +30,8 @@ def r1_penalty(real_logits: Tensor, real_img: Tensor) -> Tensor:
 
     ``real_img`` must require a gradient. The loss is ``gamma / 2`` times its mean.
     """
-    (grad,) = torch.autograd.grad(real_logits.sum(), real_img, create_graph=True)
+    with no_weight_gradients():
+        (grad,) = torch.autograd.grad(real_logits.sum(), real_img, create_graph=True)
     return grad.square().sum(dim=(1, 2, 3))
 
 
@@ -39,7 +41,8 @@ def path_lengths(img: Tensor, ws: Tensor, *, create_graph: bool = True) -> Tenso
     ``img = synthesis(ws)`` with a graph: ``[N, C, H, W], [N, num_ws, w_dim] -> [N]``.
     """
     noise = torch.randn_like(img) / math.sqrt(img.shape[2] * img.shape[3])
-    (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=create_graph)
+    with no_weight_gradients():
+        (grad,) = torch.autograd.grad((img * noise).sum(), ws, create_graph=create_graph)
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
 
 

@@ -84,3 +84,16 @@ def untrained(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, current: nn.Module, beta: float, *, with_buffers: bool = False) -> None:
+    """``average`` keeps the share ``beta`` of its parameters and takes the rest from ``current``, and buffers whole.
+
+    ``with_buffers``: buffers of floating type are averaged too, as statistics of batch norms must be, which belong to
+    the weights they were taken with.
+    """
+    for mean, new in zip(average.parameters(), current.parameters()):
+        mean.lerp_(new, 1 - beta)
+    for mean, new in zip(average.buffers(), current.buffers()):
+        mean.lerp_(new, 1 - beta) if with_buffers and mean.is_floating_point() else mean.copy_(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,10 @@ class VggLoss(nn.Module):
                         if part == "weight":
                             tensor = tensor.contiguous(memory_format=torch.channels_last)
                         self.register_buffer(f"{name}_{part}", tensor, persistent=False)
-        except (OSError, KeyError, ValueError) as error:
-            raise ToonError(f"{path} does not hold VGG16 weights (convI_J.weight, convI_J.bias): {error}.") from error
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ToonError(
+                f"{path} does not hold VGG16 weights (an npz of convI_J.weight, convI_J.bias): check the path."
+            ) from error
         self.register_buffer("mean", torch.tensor(_MEAN_BGR)[:, None, None], persistent=False)
 
     def features(self, img: Tensor) -> list[Tensor]:

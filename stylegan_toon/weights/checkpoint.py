@@ -24,16 +24,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from .assemble import assemble, members, misfit
 from .pickles import PickleError
 from .tensors import Storage, StoredTensor
 
 FORMAT_VERSION = 1
 MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
 
-# kind -> (config, network). A project with networks of its own adds its line.
+# kind -> (config, network as `assemble` takes it). A project with networks of its own adds its line.
 KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "generator": (GeneratorConfig, Generator),
     "discriminator": (DiscriminatorConfig, Discriminator),
@@ -156,27 +157,23 @@ def load_networks(
     path = Path(path)
     with _opened(path) as file:
         header = _header(file, path)
-        digest = sha256_of(path)
-        if sha256 is not None and digest != sha256.lower():
-            raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
-        for name in header.kind if which is None else which:
-            if name not in header.kind:
-                raise ToonError(f"{path} holds no {name}, only {', '.join(header.kind)}: ask for one of those.")
-        networks = {
-            name: _build(path, header, name).to(device) for name in header.kind if which is None or name in which
-        }
+        digest = sha256_of(path, sha256)
+        networks = {name: _build(path, header, name).to(device) for name in members(path, header.kind, which)}
     for network in networks.values():
         network.provenance = {**header.provenance, "name": path.name, "sha256": digest}
     return networks
 
 
-def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+def sha256_of(path: str | Path, expected: str | None = None) -> str:
+    """Hexadecimal SHA-256 of a file. Raises ToonError if it should be another."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
+    found = digest.hexdigest()
+    if expected is not None and found != expected.lower():
+        raise ToonError(f"{path} is not the file it should be (sha256 {found}, expected {expected}): get it again.")
+    return found
 
 
 @contextlib.contextmanager
@@ -219,56 +216,37 @@ def _header(file: Any, path: Path) -> Header:
         raise _odd(path, "kind, config and provenance do not belong together")
     for name, value in kind.items():
         if not isinstance(value, str) or value not in KINDS:
-            raise _odd(path, f"{name} is of the unknown kind {_short(value)}")
+            raise _odd(path, f"{name} is of the unknown kind {short(value)}")
         if not isinstance(config[name], dict):
-            raise _odd(path, f"the config of {name} is {_short(config[name])}")
+            raise _odd(path, f"the config of {name} is {short(config[name])}")
     tensors = {}
     for key in file.keys():  # noqa: SIM118 (a safe_open is not a mapping)
         part = file.get_slice(key)
         tensors[key] = (part.get_dtype(), tuple(part.get_shape()))
     strays = [key for key in tensors if key.partition(".")[0] not in kind]
     if strays:
-        raise _misfit(path, "unknown", strays)
+        raise misfit(path, "unknown", strays)
     return Header(version, kind, config, provenance, tensors)
 
 
 def _build(path: Path, header: Header, name: str) -> nn.Module:
     """One network of the file, on the CPU."""
     prefix = f"{name}."
-    stored = {key.removeprefix(prefix): info for key, info in header.tensors.items() if key.startswith(prefix)}
+    stored = {key: info for key, info in header.tensors.items() if key.startswith(prefix)}
     config_class, network_class = KINDS[header.kind[name]]
     config = _config(path, name, config_class, header.config[name], depth=max(len(stored), 64))
-    try:
-        # On the meta device a network takes no memory, whatever sizes the config claims.
-        with torch.device("meta"):
-            expected = network_class(config).state_dict()
-    except Exception as error:  # sizes out of range fail in many ways
-        raise _odd(path, f"the config of {name} does not build ({_short(error)})") from error
-
-    missing = [prefix + key for key in expected if key not in stored]
-    unknown = [prefix + key for key in stored if key not in expected]
-    if missing or unknown:
-        raise _misfit(path, "missing" if missing else "unknown", missing or unknown)
-    for key, tensor in expected.items():
-        dtype, shape = stored[key]
-        if shape != tuple(tensor.shape):
-            raise _misfit(path, f"of shape {list(shape)} instead of {list(tensor.shape)}", [prefix + key])
-        if dtype not in _DTYPES or tensor.is_floating_point() != _DTYPES[dtype].is_floating_point:
-            raise _misfit(path, f"of type {dtype}", [prefix + key])
-
-    with torch.random.fork_rng(devices=[]):  # reading a file leaves the caller's random numbers alone
-        network = network_class(config)
     # Tensor by tensor, and not through the library's memory map, whose pages would count as much again.
-    with open(path, "rb") as raw, torch.no_grad():
+    with open(path, "rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         places = json.loads(raw.read(length))  # the library has checked them, and that they fit the file
-        for key, tensor in network.state_dict().items():
-            dtype, shape = stored[key]
-            start = 8 + length + places[prefix + key]["data_offsets"][0]
+        tensors = {}
+        for key, (dtype, shape) in stored.items():
+            if dtype not in _DTYPES:
+                raise misfit(path, f"of type {dtype}", [key])
+            storage = Storage(_DTYPES[dtype], math.prod(shape), 8 + length + places[key]["data_offsets"][0])
             stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-            storage = Storage(_DTYPES[dtype], math.prod(shape), start)
-            tensor.copy_(StoredTensor(storage, 0, shape, stride).read(raw))
-    return network.eval()
+            tensors[key.removeprefix(prefix)] = StoredTensor(storage, 0, shape, stride)
+        return assemble(config, network_class, tensors, path, lambda tensor: tensor.read(raw), prefix)
 
 
 def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: int) -> Any:
@@ -278,16 +256,16 @@ def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: 
     checked = {}
     for field, value in values.items():
         if field not in known:
-            raise _odd(path, f"the config of {name} has the unknown field {_short(field)}")
+            raise _odd(path, f"the config of {name} has the unknown field {short(field)}")
         value = tuple(value) if isinstance(value, list) else value
         # A million layers take no memory on the meta device, but they take forever.
         if not fits(value, hints[field]) or (field.endswith("_layers") and value > depth):
-            raise _odd(path, f"the config of {name} says {field} = {_short(value)}")
+            raise _odd(path, f"the config of {name} says {field} = {short(value)}")
         checked[field] = value
     try:
         return cls(**checked)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _odd(path, f"the config of {name} is wrong ({_short(error)})") from error
+        raise _odd(path, f"the config of {name} is wrong ({short(error)})") from error
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -301,15 +279,5 @@ def fits(value: Any, hint: Any) -> bool:
     return type(value) is hint  # bool is no int here
 
 
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 60 else text[:59] + "…"
-
-
 def _odd(path: Path, reason: str) -> ToonError:
     return ToonError(f"{path} has a header this cannot use ({reason}): save the network again.")
-
-
-def _misfit(path: Path, how: str, names: list[str]) -> ToonError:
-    listed = ", ".join(map(_short, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return ToonError(f"{path} does not fit its own config ({how}: {listed}): save or download the network again.")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import ToonError
 from . import nvlabs, nvlabs_writer, rosinality
 from .checkpoint import MAX_HEADER, load_networks, save_networks, sha256_of
+from .provenance import provenance_of
+from .tensors import opened
 
 # Endings of names -> what is written.
 WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", ".pt": "rosinality's"}
@@ -18,7 +22,9 @@ WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", 
 def read_networks(
     path: str | Path, *, which: Collection[str] | None = None, sha256: str | None = None
 ) -> dict[str, nn.Module]:
-    """Build the networks of a file of any known kind, in float32 and eval mode, on the CPU, with ``.provenance``.
+    """Build the networks of a file of any known kind, in float32 and eval mode, on the CPU.
+
+    Each network carries ``.provenance``: ``name`` and ``sha256`` of the file, and what the file's own kind has to say.
 
     Args:
         path: ``.safetensors`` of this package, ``.pkl`` of NVIDIA's PyTorch repositories, ``.pt`` of rosinality's.
@@ -31,36 +37,60 @@ def read_networks(
     path = Path(path)
     if not _is_pickle(path):
         return load_networks(path, which=which, sha256=sha256)
-    if sha256 is not None and (digest := sha256_of(path)) != sha256.lower():
-        raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
-    reader = rosinality if rosinality.recognises(path) else nvlabs
-    return reader.read_networks(path, which=which)
+    digest = sha256_of(path, sha256)
+    with opened(path, nvlabs.ALLOWED | rosinality.ALLOWED) as file:
+        kind = rosinality if rosinality.recognises(file.root) else nvlabs
+        networks = kind.networks_of(file, path, which)
+    for network in networks.values():
+        network.provenance |= {"name": path.name, "sha256": digest}
+    return networks
 
 
 def write_networks(
-    path: str | Path, networks: Mapping[str, nn.Module], *, layout: str = "ada", overwrite: bool = False
+    path: str | Path,
+    networks: Mapping[str, nn.Module],
+    *,
+    layout: str = "ada",
+    provenance: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
 ) -> list[str]:
     """Write networks in the format that the ending of ``path`` names; see `WRITTEN`.
 
     Args:
         layout: for ``.pkl``: the repository that shall load it; see `nvlabs_writer.LAYOUTS`.
+        provenance: for ``.safetensors``: see `save_networks`; that of the first network if None.
+        dtype: for ``.safetensors``: see `save_networks`.
 
     Returns:
         sentences about what was added or left out.
 
     Raises:
-        ToonError: an unknown ending, or what the writer of the format raises.
+        ToonError: what `ending` or the writer of the format raises.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = ending(path, dtype)
     if suffix == ".pkl":
         return nvlabs_writer.write_networks(path, networks, layout=layout, overwrite=overwrite)
     if suffix == ".pt":
         return rosinality.write_networks(path, networks, overwrite=overwrite)
-    if suffix != ".safetensors":
-        raise ToonError(f"{path} should end in {', '.join(WRITTEN)}: that tells in which format to write it.")
-    provenance = next(iter(networks.values())).provenance if networks else {}
-    save_networks(path, networks, provenance=provenance, overwrite=overwrite)
+    if provenance is None and networks:
+        provenance = provenance_of(next(iter(networks.values())))
+    save_networks(path, networks, provenance=provenance, dtype=dtype, overwrite=overwrite)
     return []
+
+
+def ending(path: str | Path, dtype: torch.dtype | None = None) -> str:
+    """The ending of ``path``, which tells the format.
+
+    Raises:
+        ToonError: it tells none of `WRITTEN`, or one that cannot hold ``dtype``.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITTEN:
+        raise ToonError(f"{path} should end in {', '.join(WRITTEN)}: that tells in which format to write it.")
+    if dtype is not None and suffix != ".safetensors":
+        raise ToonError(f"{path} can hold float32 only: write .safetensors, or leave the precision as it is.")
+    return suffix
 
 
 def _is_pickle(path: Path) -> bool:

@@ -21,13 +21,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
-from .assemble import assemble, infer_channels, misfit
-from .checkpoint import sha256_of
+from .assemble import assemble, infer_channels, members, misfit
 from .pickles import PickleError, Record
-from .tensors import PickleFile, StoredTensor, number, opened, table
+from .tensors import PickleFile, StoredTensor, number, table
 
 _MODULES = ("training.networks", "training.networks_stylegan2", "training.networks_stylegan3", "training.augment")
 _CLASSES = (
@@ -58,38 +57,34 @@ class _Module:
     classes: set[str] = field(default_factory=set)
 
 
-def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> dict[str, nn.Module]:
+def networks_of(file: PickleFile, path: Path, which: Collection[str] | None = None) -> dict[str, nn.Module]:
     """Build the networks of a file, in float32 and eval mode, on the CPU.
 
-    Each network carries ``.provenance``: ``name``, ``sha256``, ``format``, ``dropped`` (entries of the file that
-    are not networks), ``augment_pipe`` (its settings, if the file has one), and ``notes`` (what the file did not
-    say and was taken to be as published).
+    Each network carries ``.provenance``: ``format``, ``dropped`` (entries of the file that are not networks),
+    ``augment_pipe`` (its settings, if the file has one), and ``notes`` (what the file did not say and was taken to be
+    as published).
 
     A generator that is alone in its file is G_ema, whatever it is called there.
 
     Args:
-        path: a file of one of the kinds above.
+        file: of one of the kinds above, opened with `ALLOWED` or more.
+        path: where it lies, for messages.
         which: build only these of ``"G"``, ``"D"``, ``"G_ema"``; None = all there are.
 
     Raises:
         ToonError: what is wrong with the file, in one sentence.
+        PickleError: the same, as a clause.
     """
-    path = Path(path)
-    with opened(path, ALLOWED) as file:
-        members, extra = _members(file, path)
-        if not members:
-            raise ToonError(f"{path} holds no StyleGAN2 generator or discriminator: give another file.")
-        for name in which or ():
-            if name not in members:
-                raise ToonError(f"{path} holds no {name}, only {', '.join(members)}: ask for one of those.")
-        networks = {name: _build(file, path, name, members[name]) for name in members if which is None or name in which}
-    digest = sha256_of(path)
+    modules, extra = _modules(file, path)
+    if not modules:
+        raise ToonError(f"{path} holds no StyleGAN2 generator or discriminator: give another file.")
+    networks = {name: _build(file, path, name, modules[name]) for name in members(path, modules, which)}
     for network in networks.values():
-        network.provenance |= {"name": path.name, "sha256": digest, "format": "stylegan2-ada-pytorch", **extra}
+        network.provenance |= {"format": "stylegan2-ada-pytorch", **extra}
     return networks
 
 
-def _members(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str, Any]]:
+def _modules(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str, Any]]:
     """The networks of a file by their name in the family, and what else is worth keeping of it."""
     root = file.root
     if _is(root, *_TENSORFLOW) or (isinstance(root, (tuple, list)) and any(_is(part, *_TENSORFLOW) for part in root)):
@@ -105,21 +100,21 @@ def _members(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str
         return {}, {}
     if "synthesis.b4.const" in entries or "b4.fc.weight" in entries:
         return {"G_ema" if "synthesis.b4.const" in entries else "D": _from_state_dict(file, entries)}, {}
-    members, extra, dropped = {}, {}, []
+    modules, extra, dropped = {}, {}, []
     for name, value in entries.items():
         if name in _FAMILY and (found := _module(file, value)) is not None:
-            members[name] = found
+            modules[name] = found
         elif name in _FAMILY and (state := _table(value)) is not None:
-            members[name] = _from_state_dict(file, state)
+            modules[name] = _from_state_dict(file, state)
         elif (pipe := _module(file, value)) is not None and pipe.class_name == "AugmentPipe":
             extra["augment_pipe"] = {key: v for key, v in pipe.attributes.items() if type(v) in (int, float) and v}
         elif value is not None:
-            dropped.append(str(name)[:60])
-    if "G" in members and "G_ema" not in members:
-        members["G_ema"] = members.pop("G")
+            dropped.append(short(name))
+    if "G" in modules and "G_ema" not in modules:
+        modules["G_ema"] = modules.pop("G")
     if dropped:
         extra["dropped"] = dropped
-    return members, extra
+    return modules, extra
 
 
 def _module(file: PickleFile, value: Any) -> _Module | None:
@@ -355,5 +350,5 @@ def _check_attributes(path: Path, network: nn.Module, attributes: Mapping[str, A
         if not (math.isclose(ours, theirs, rel_tol=1e-6) if type(ours) is float is type(theirs) else ours == theirs):
             wrong.append(name)
     if wrong:
-        listed = ", ".join(name[:60] for name in sorted(wrong)[:5]) + (" and more" if len(wrong) > 5 else "")
+        listed = ", ".join(map(short, sorted(wrong)[:5])) + (" and more" if len(wrong) > 5 else "")
         raise ToonError(f"{path} has settings that this package's networks do not know ({listed}): it cannot be used.")

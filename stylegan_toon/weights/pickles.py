@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
+from ..errors import short
+
 _INLINE = 1024  # byte strings up to this long are read at once; the others hold tensors
 _INLINE_TEXT = 64 << 10  # the same for texts; the source code of a published module has 40 kB
 _MOST_NUMBERS = 4096  # keys that are numbers; two optimisers at 1024 px have 400
@@ -257,7 +259,7 @@ class _Machine:
             raise PickleError("it is damaged: a name is not text")
         found = Global(module, name)
         if not self.allowed(found):
-            raise PickleError(f"it asks for {_printable(str(found))}, which no network needs: it may be harmful")
+            raise PickleError(f"it asks for {short(found, 80)}, which no network needs: it may be harmful")
         self._push(found, 120)
 
     def _stack_global(self) -> None:
@@ -335,8 +337,3 @@ def _text(data: bytes) -> str:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         raise PickleError("it holds text that is no UTF-8") from None
-
-
-def _printable(text: str) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 80 else text[:79] + "…"

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
-from .assemble import assemble, check_tensors, infer_channels, misfit, outline
-from .checkpoint import sha256_of
-from .tensors import PickleFile, StoredTensor, opened, table
+from .assemble import assemble, check_tensors, infer_channels, members, misfit, outline
+from .tensors import PickleFile, StoredTensor, table
 
 ALLOWED = {("argparse", "Namespace")}  # beside tensors: the command line that training files keep
 _KEYS = {"G_ema": "g_ema", "G": "g", "D": "d"}  # our name of a network -> theirs
@@ -44,55 +43,44 @@ _FIXED: dict[type, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def read_networks(path: str | Path, *, which: Collection[str] | None = None) -> dict[str, nn.Module]:
-    """Build the networks of a rosinality file, in float32 and eval mode, on the CPU.
+def recognises(root: Any) -> bool:
+    """Whether a pickle, read as data, is one of this family, judged by the names in it."""
+    content = table(root) or {}
+    return "input.input" in content or any(key in content for key in _KEYS.values())
+
+
+def networks_of(file: PickleFile, path: Path, which: Collection[str] | None = None) -> dict[str, nn.Module]:
+    """Build the networks of a file that `recognises` says yes to, in float32 and eval mode, on the CPU.
 
     Size, widths, depth of the mapping network and ``style_dim`` follow from the tensors' shapes. Every tensor of a
     network comes from the file and every tensor of its state dict is used; ``latent_avg`` becomes ``mapping.w_avg`` of
     G and G_ema. Where a file has none, each gets the mean w of its own mapping network over 10,000 latents of a fixed
     seed.
 
-    Each network carries ``.provenance``: ``name``, ``sha256``, ``format`` ("rosinality"), ``dropped`` (entries of the
-    file that are no networks) and ``notes`` (sentences on what was worked out or rounded).
+    Each network carries ``.provenance``: ``format`` ("rosinality"), ``dropped`` (entries of the file that are no
+    networks) and ``notes`` (sentences on what was worked out or rounded).
 
     A generator that is alone in its file is G_ema, also where it is called ``g``.
 
     Args:
-        path: a file of ``torch.save``.
+        file: opened with `ALLOWED` or more.
+        path: where it lies, for messages.
         which: build only these of "G_ema", "G", "D"; None = all.
 
     Raises:
         ToonError: what is wrong with the file, in one sentence.
+        PickleError: the same, as a clause.
     """
-    path = Path(path)
     networks = {}
-    with opened(path, ALLOWED) as file:
-        content, states, dropped = _family(path, file.root)
-        for name in which or ():
-            if name not in states:
-                raise ToonError(f"{path} holds no {name}, only {', '.join(states)}: ask for one of those.")
-        average = file.tensor(content.get("latent_avg"))
-        if average is None and content.get("latent_avg") is not None:
-            raise misfit(path, "not tensors", ["latent_avg"])
-        for name, state in states.items():
-            if which is None or name in which:
-                tensors = _tensors(file, path, f"{_KEYS[name]} of " if len(states) > 1 else "", state)
-                networks[name], notes = _built(file, path, name, tensors, average)
-                networks[name].provenance = {"dropped": dropped, "notes": notes}
-    digest = sha256_of(path)
-    for network in networks.values():
-        network.provenance |= {"name": path.name, "sha256": digest, "format": "rosinality"}
+    content, states, dropped = _family(file.root)
+    average = file.tensor(content.get("latent_avg"))
+    if average is None and content.get("latent_avg") is not None:
+        raise misfit(path, "not tensors", ["latent_avg"])
+    for name in members(path, states, which):
+        tensors = _tensors(file, path, f"{_KEYS[name]} of " if len(states) > 1 else "", states[name])
+        networks[name], notes = _built(file, path, name, tensors, average)
+        networks[name].provenance = {"format": "rosinality", "dropped": dropped, "notes": notes}
     return networks
-
-
-def recognises(path: str | Path) -> bool:
-    """Whether a pickle or a zip is one of this family, judged by the names in it; False if it cannot be read."""
-    try:
-        with opened(path, ALLOWED) as file:
-            content = table(file.root) or {}
-            return "input.input" in content or any(key in content for key in _KEYS.values())
-    except ToonError:
-        return False
 
 
 def write_networks(path: str | Path, networks: Mapping[str, nn.Module], *, overwrite: bool = False) -> list[str]:
@@ -148,21 +136,16 @@ def write_networks(path: str | Path, networks: Mapping[str, nn.Module], *, overw
 # ---------------------------------------------------------------- what a file holds
 
 
-def _family(path: Path, root: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _family(root: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The file as a table; our name -> state dict as it stands in it; and the names of what is no network."""
     content = table(root)
-    if content is None:
-        raise ToonError(f"{path} holds something else than networks: give a rosinality .pt file.")
     if "input.input" in content:  # a bare state dict
         return content, {"G_ema": content}, []
     states = {name: content[key] for name, key in _KEYS.items() if key in content}
     if "G" in states and "G_ema" not in states:  # as many fine-tuned networks are published
         states["G_ema"] = states.pop("G")
-    if not states:
-        found = ", ".join(str(key)[:40] for key in list(content)[:5]) or "nothing"
-        raise ToonError(f"{path} holds none of g_ema, g and d, but {found}: give a rosinality .pt file.")
     used = {*_KEYS.values(), "latent_avg"}
-    return content, states, [str(key)[:80] for key in content if key not in used]
+    return content, states, [short(key) for key in content if key not in used]
 
 
 def _tensors(file: PickleFile, path: Path, where: str, state: Any) -> dict[str, StoredTensor]:
@@ -192,8 +175,8 @@ def _built(
             drawn[mine] = torch.randn(names.pop(mine)[2], generator=random)
         notes.append("No noises in the file: noise_const is drawn with seed 0.")
     kernels = dict(_kernels(config))
-    shapes = {theirs: shape for theirs, shape, _ in names.values()} | {key: k.shape for key, k in kernels.items()}
-    check_tensors(path, shapes, tensors)
+    outlines = {theirs: torch.empty(shape, device="meta") for theirs, shape, _ in names.values()}
+    check_tensors(path, outlines | kernels, tensors)
     if wrong := [key for key, kernel in kernels.items() if not tensors[key].read(file.file).float().equal(kernel)]:
         raise misfit(path, "not the filter [1, 3, 3, 1]", wrong)
     if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
@@ -213,7 +196,7 @@ def _built(
 def _latent_avg(path: Path, average: StoredTensor, w_dim: int) -> StoredTensor:
     """The stored mean of w, ``[w_dim]`` or ``[1, w_dim]``."""
     if average.shape != (1, w_dim):
-        check_tensors(path, {"latent_avg": (w_dim,)}, {"latent_avg": average})
+        check_tensors(path, {"latent_avg": torch.empty(w_dim, device="meta")}, {"latent_avg": average})
     return average.with_shape((w_dim,))
 
 

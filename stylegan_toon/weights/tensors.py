@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ToonError
+from ..files import Sips
 from .pickles import Global, Persistent, PickleError, Reader, Record, Span, TextSpan, read_pickle
 
 STORAGES = {
@@ -232,8 +233,7 @@ class PickleFile:
             raise PickleError(f"its zip is damaged: {error}") from error
 
     def _read_members(self) -> Any:
-        _check_directory(self.file, self.size)
-        archive = zipfile.ZipFile(self.file)
+        archive = zipfile.ZipFile(Sips(self.file, _MAX_DIRECTORY))
         pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise PickleError("it is a zip but none of torch.save")
@@ -275,7 +275,7 @@ class PickleFile:
 
 @contextlib.contextmanager
 def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFile]:
-    """Open a file of networks for reading; what is wrong with it becomes a sentence.
+    """Open an ordinary file of networks for reading; what is wrong with it becomes a sentence.
 
     Args:
         allowed: (module, name) of what may appear in the pickle beside tensors.
@@ -283,14 +283,9 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
     Raises:
         ToonError: whatever goes wrong in the file, also inside the ``with`` block.
     """
-    path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited on for ever
-            raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             yield PickleFile(file, allowed)
-    except FileNotFoundError:
-        raise ToonError(f"{path} does not exist: check the path.") from None
     except PickleError as error:
         raise ToonError(f"{path} is not read because {error}; nothing in it was run.") from error
     except OSError as error:
@@ -359,17 +354,3 @@ def _persistents(root: Any) -> Iterator[Persistent]:
             waiting.extend((value.args, value.state, value.items))
         else:
             waiting.extend(value)
-
-
-def _check_directory(file: BinaryIO, size: int) -> None:
-    """Refuse a zip whose table of contents is larger than any torch.save makes, before it is read."""
-    tail = Reader(file, max(size - 65557, 0), size).take(min(size, 65557))
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
-        raise PickleError("its zip ends too early")
-    (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
-    wide = at - 20 - 56  # of zip64, if its locator stands ahead
-    if wide >= 0 and tail[at - 20 : at - 16] == b"PK\6\7":
-        (length,) = struct.unpack("<Q", tail[wide + 40 : wide + 48])
-    if length > min(_MAX_DIRECTORY, size):
-        raise PickleError("its zip lists far too many parts")

@@ -21,6 +21,7 @@ from stylegan_toon.data.archive import Archive
 from stylegan_toon.data.dataset import ImageDataset, InfiniteSampler, PairDataset
 from stylegan_toon.errors import ToonError
 
+zipfile_info = zipfile.ZipInfo
 NAMES = ["00000/img00000000.png", "00000/img00000001.png", "00001/img00000002.png"]
 PIXELS = np.random.default_rng(5).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 
@@ -173,6 +174,24 @@ def test_hidden_files_are_left_out(folder):
     (folder / "__MACOSX").mkdir()
     Image.fromarray(PIXELS[0]).save(folder / "__MACOSX" / "img.png")
     assert ImageDataset(folder).names == NAMES
+
+
+def test_a_table_of_contents_is_not_read_if_it_is_too_large(tmp_path, monkeypatch):
+    """No entry of it becomes an object, whatever the end record says of their number."""
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(100):
+            archive.writestr(f"{i}.png", b"")
+    size = 100 * 46 + sum(len(f"{i}.png") for i in range(100))  # APPNOTE 4.3.12: 46 bytes and the name each
+    path.write_bytes(path.read_bytes()[:-14] + b"\1\0\1\0" + path.read_bytes()[-10:])
+    entries = []
+    monkeypatch.setattr(zipfile, "ZipInfo", lambda name, *args: entries.append(name) or zipfile_info(name, *args))
+    monkeypatch.setattr(archive_module, "MAX_DIRECTORY", size - 1)
+    with pytest.raises(ToonError, match=r"many\.zip is a zip with far too many members"):
+        Archive(path)
+    assert not entries
+    monkeypatch.setattr(archive_module, "MAX_DIRECTORY", size)
+    assert len(Archive(path).names) == len(entries) == 100
 
 
 def test_names_that_climb_out_of_a_zip_write_nothing(tmp_path, folder):

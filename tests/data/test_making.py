@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -27,6 +28,20 @@ from stylegan_toon.data.parallel import ordered_map
 from stylegan_toon.data.prepare import Outcome, Recipe, encoded, prepare
 from stylegan_toon.errors import ToonError
 
+INTERRUPTED = """
+import os, signal, sys, time
+from stylegan_toon.data.parallel import ordered_map
+
+if __name__ == "__mp_main__":  # a process that has just been started and imports what it needs
+    os.killpg(0, signal.SIGINT)  # Ctrl-C, which the terminal sends to all
+    time.sleep(0.2)
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        print(list(ordered_map(abs, [-1, -2], workers=2)))
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+"""
 PLAN = {"what": "a test"}
 
 
@@ -49,6 +64,17 @@ def made(tmp_path: Path, name: str = "set.zip", count: int = 40, **more):
 
 KEPT = [i for i in range(40) if i % 5 != 4]
 KEPT.insert(KEPT.index(7), 7)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX's")
+def test_ctrl_c_while_processes_start_is_only_the_parents_business(tmp_path):
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(making.__file__).parents[2])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, start_new_session=True, env=environment, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "stopped\n")
 
 
 def test_a_zip_in_the_layout_of_nvidia(tmp_path):

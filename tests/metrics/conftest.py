@@ -3,19 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from projection import Project, write_pictures
+from threads import one_thread  # noqa: F401 (a fixture)
 
 from stylegan_toon.data.dataset import ImageDataset
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only lose time by being shared among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

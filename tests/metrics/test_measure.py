@@ -16,6 +16,7 @@ from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.data.images import save_image, to_pil
+from stylegan_toon.data.shards import write_shards
 from stylegan_toon.errors import ToonError
 from stylegan_toon.metrics import (
     Suite,
@@ -27,6 +28,7 @@ from stylegan_toon.metrics import (
     precision_recall,
 )
 from stylegan_toon.metrics import suite as suite_module
+from stylegan_toon.metrics.cache import content_digest
 from stylegan_toon.metrics.collect import collect, labels_of, latents
 from stylegan_toon.training.hub import Unavailable
 from stylegan_toon.training.identity import DiscriminatorFaces
@@ -188,6 +190,17 @@ def test_what_makes_features_others_makes_a_new_key(pictures, suite, project, tm
     same = write_pictures(tmp_path / "again", 12)
     project.digest = "1"
     assert seen(ImageDataset(same)) == 0  # elsewhere, but the same pictures
+
+
+def test_tar_shards_have_the_digest_of_their_pictures(pictures, tmp_path):
+    """The same as a folder of the same files; another when one of them is."""
+    files = [(file.name, file.read_bytes()) for file in sorted(pictures.path.iterdir())]
+    others = [*files[:5], (files[5][0], files[6][1]), *files[6:]]
+    for folder, content in [("same", files), ("other", others)]:
+        (tmp_path / folder).mkdir()
+        write_shards(tmp_path / folder, [(name, data, None) for name, data in content], per_shard=5)
+    same, other = (content_digest(ImageDataset(tmp_path / folder), 12) for folder in ("same", "other"))
+    assert same == content_digest(pictures, 12) != other
 
 
 def test_resolution_is_part_of_the_key(pictures, home):

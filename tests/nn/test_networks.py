@@ -6,7 +6,8 @@ import pytest
 import reference
 import torch
 
-from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, preset
+from stylegan_toon.errors import ToonError
+from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, layers, preset
 
 
 def randomized(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -19,12 +20,13 @@ def randomized(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
 @pytest.mark.parametrize(
-    ("c_dim", "taps", "clamp"), [(0, (1, 3, 3, 1), None), (3, (1, 3, 3, 1), 1.0), (0, (1, 2, 1), None)]
+    ("c_dim", "taps", "clamp", "width"),
+    [(0, (1, 3, 3, 1), None, 24), (3, (1, 3, 3, 1), 1.0, 32), (0, (1, 3, 3, 1), None, 32), (0, (1, 2, 1), None, 32)],
 )
-def test_generator_agrees_with_the_reference(architecture, c_dim, taps, clamp):
+def test_generator_agrees_with_the_reference(architecture, c_dim, taps, clamp, width):
     torch.manual_seed(1)
     config = GeneratorConfig(
-        resolution=32, z_dim=24, w_dim=20, c_dim=c_dim, mapping_layers=3, channel_base=256, channel_max=24,
+        resolution=32, z_dim=24, w_dim=20, c_dim=c_dim, mapping_layers=3, channel_base=512, channel_max=width,
         architecture=architecture, resample_filter=taps, conv_clamp=clamp,
     )  # fmt: skip
     G = Generator(config).eval()
@@ -47,11 +49,13 @@ def test_generator_agrees_with_the_reference(architecture, c_dim, taps, clamp):
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
-@pytest.mark.parametrize(("c_dim", "clamp", "batch"), [(0, None, 8), (3, 0.5, 4), (0, None, 2)])
-def test_discriminator_agrees_with_the_reference(architecture, c_dim, clamp, batch):
+@pytest.mark.parametrize(
+    ("c_dim", "clamp", "batch", "width"), [(0, None, 8, 24), (3, 0.5, 4, 24), (0, None, 2, 32), (0, 0.5, 4, 32)]
+)
+def test_discriminator_agrees_with_the_reference(architecture, c_dim, clamp, batch, width):
     torch.manual_seed(2)
     config = DiscriminatorConfig(
-        resolution=32, c_dim=c_dim, channel_base=256, channel_max=24, architecture=architecture, conv_clamp=clamp,
+        resolution=32, c_dim=c_dim, channel_base=512, channel_max=width, architecture=architecture, conv_clamp=clamp,
         mapping_layers=2,
     )  # fmt: skip
     D = Discriminator(config).eval()
@@ -67,7 +71,10 @@ def test_discriminator_agrees_with_the_reference(architecture, c_dim, clamp, bat
     assert (found - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
 
 
-def test_half_precision_stays_close():
+@pytest.mark.parametrize("able", [True, False])
+def test_half_precision_stays_close(able, monkeypatch):
+    """It is used where the processor multiplies in it; elsewhere float32 takes its place."""
+    monkeypatch.setattr(layers, "cpu_multiplies", lambda dtype: able)
     torch.manual_seed(3)
     G = Generator(GeneratorConfig(resolution=64, z_dim=32, w_dim=32, channel_base=1024, channel_max=32, conv_clamp=256))
     ws = torch.randn(2, G.num_ws, 32)
@@ -76,7 +83,7 @@ def test_half_precision_stays_close():
         half = G.synthesis(ws, dtype=torch.bfloat16)
     assert half.dtype == torch.float32
     error = (full - half).abs().max() / full.abs().max()
-    assert 0 < error < 0.05  # bfloat16 was used, and did no harm
+    assert 0 < error < 0.05 if able else error == 0
 
 
 def test_noise_modes():
@@ -151,7 +158,7 @@ def test_freeze_layers_counts_from_the_highest_resolution():
         "b16.fromrgb.weight", "b16.fromrgb.bias", "b16.conv0.weight", "b16.conv0.bias", "b16.conv1.weight",
         "b16.conv1.bias", "b16.skip.weight", "b8.conv0.weight", "b8.conv0.bias",
     }  # fmt: skip
-    with pytest.raises(ValueError, match="7 layers"):
+    with pytest.raises(ToonError, match="it has 7"):
         D.freeze_layers(8)
 
 

@@ -3,17 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from runs import picture_set
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only lose time by being shared among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from threads import one_thread  # noqa: F401 (a fixture)
 
 
 @pytest.fixture

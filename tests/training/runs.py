@@ -23,7 +23,8 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.distributed import team
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import Snapshot, find_snapshot, read_snapshot, snapshots
+from stylegan_toon.training.snapshots import snapshots
+from stylegan_toon.training.state import Snapshot, find_snapshot, read_snapshot
 
 SMALL = dict(resolution=16, channel_base=128, channel_max=16)
 # Every regulariser often, ADA in motion, style mixing, a ramp.
@@ -134,13 +135,13 @@ def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:
     return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.progress.p, dtype=torch.float64)}
 
 
-def same(a: Path, b: Path) -> None:
+def assert_same(a: Path, b: Path) -> None:
     """Both hold the same, bit for bit."""
     x, y = tensors(a), tensors(b)
     assert x.keys() == y.keys() and not [name for name in x if not torch.equal(x[name], y[name])]
 
 
-def close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
+def assert_close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
     """Both hold the same: a tensor's error is below ``tolerance`` of its size or of 1, an entry's below ten times that.
 
     Of single entries no more can be asked: Adam's first step is a sign, so where a gradient is zero but for rounding

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from runs import SERVER, close, go, go_together, start_together, tensors
+from runs import SERVER, assert_close, go, go_together, start_together, tensors
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
@@ -35,8 +35,8 @@ def alone(pictures, tmp_path):
 def test_two_processes_and_parts_are_one(pictures, tmp_path, alone):
     assert read_snapshot(alone).progress.steps == 20
     go_together(2, pictures, tmp_path / "two", cond=True)
-    close(alone, tmp_path / "two" / alone.name)
-    close(alone, go(pictures, tmp_path / "parts", cond=True, batch_gpu=4))
+    assert_close(alone, tmp_path / "two" / alone.name)
+    assert_close(alone, go(pictures, tmp_path / "parts", cond=True, batch_gpu=4))
     p = tensors(alone)["p"]
     assert 0.3 < p < 0.9 and p != 0.6  # ADA was at work
     assert (tensors(alone)["ada.count"] == 0).all() and tensors(alone)["path_length"] > 0
@@ -50,7 +50,7 @@ def test_uneven_shares(pictures, tmp_path):
     options = dict(batch=12, kimg=0.06)
     one = go(pictures, tmp_path / "one", **options)
     go_together(2, pictures, tmp_path / "two", **options)
-    close(one, tmp_path / "two" / one.name)
+    assert_close(one, tmp_path / "two" / one.name)
 
 
 def test_a_dead_process_ends_all_with_a_sentence(pictures, tmp_path):

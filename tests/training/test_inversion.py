@@ -165,4 +165,4 @@ def test_tuning_comes_closer_and_leaves_the_latent(G, measure):
 
 def test_tuning_stops_early(G, measure):
     ws = G.mapping(torch.randn(1, 32))
-    assert len(tune(G, ws, G.synthesis(ws), measure, steps=40).history) == 1
+    assert len(tune(G, ws, G.synthesis(ws), measure, steps=40, stop=1e-9).history) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import close, go
+from runs import assert_close, go
 from torch import nn
 
 from stylegan_toon.training import memory
@@ -66,6 +66,6 @@ def test_auto_trains_the_same_and_is_remembered(pictures, tmp_path, monkeypatch)
     monkeypatch.setattr(memory, "free_memory", lambda: 1)
     auto = go(pictures, tmp_path / "auto", kimg=0.032, batch_gpu=0)
     assert read_snapshot(auto).progress.batch_gpu == 4
-    close(whole, auto)
+    assert_close(whole, auto)
     monkeypatch.undo()
     assert read_snapshot(go(pictures, tmp_path / "auto", "auto", kimg=0.04, batch_gpu=0)).progress.batch_gpu == 4

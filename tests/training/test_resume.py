@@ -8,12 +8,13 @@ import os
 import random
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
-from runs import SERVER, go, picture_set, same, start
+from runs import SERVER, assert_same, go, picture_set, start
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon import files
@@ -21,7 +22,8 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.train import main
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import find_snapshot, read_snapshot, snapshots
+from stylegan_toon.training.snapshots import snapshots
+from stylegan_toon.training.state import find_snapshot, read_snapshot
 from stylegan_toon.weights import load_network
 
 KILLS = int(os.environ.get("STYLEGAN_TOON_KILLS", 3))
@@ -42,7 +44,7 @@ def test_n_and_n_steps_are_2n(pictures, tmp_path, options):
     whole = go(pictures, tmp_path / "whole", **options)
     for steps in (3, 4):
         go(pictures, tmp_path / "parts", "auto", **options, stop=steps)
-    same(whole, go(pictures, tmp_path / "parts", "auto", **options))
+    assert_same(whole, go(pictures, tmp_path / "parts", "auto", **options))
     assert read_snapshot(whole).progress.steps == 9
 
 
@@ -63,7 +65,7 @@ def test_kills_at_random_moments(pictures, tmp_path):
         had = newest.progress.seen if newest else 0
         assert done.value - had <= 16
     whole = go(pictures, tmp_path / "whole", **options)
-    same(whole, go(pictures, folder, "auto", **options))
+    assert_same(whole, go(pictures, folder, "auto", **options))
     assert len(snapshots(folder)) == 2
 
 
@@ -164,7 +166,7 @@ def test_a_disk_that_fills_during_a_snapshot(pictures, tmp_path, monkeypatch):
         newest = go(pictures, folder, **options)
     assert len(told) == 2
     assert all(str(w.message).endswith("training goes on and will try again.") for w in told)
-    same(whole, newest)
+    assert_same(whole, newest)
     assert {p.name for p in snapshots(folder)} == {f"snapshot-{n:09d}" for n in (8, 32, 40)}
     assert all(read_snapshot(path) for path in snapshots(folder))
     assert not list(folder.glob(".*"))
@@ -182,8 +184,7 @@ def test_a_half_written_snapshot_is_removed(pictures, tmp_path):
 SMALL = ["--batch", "4", "--channel-base", "128", "--channel-max", "16", "--workers", "0", "--quiet", "--device", "cpu"]
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
 def test_the_verb_goes_on(pictures, tmp_path):
@@ -212,9 +213,10 @@ def test_a_training_is_not_overwritten_unasked(pictures, tmp_path):
     usual = ["--data", pictures, "--out", out, *SMALL, "--kimg", "0.008"]
     assert run(*usual).exit_code == 0
     before = (out / "network.safetensors").read_bytes()
-    result = run(*usual)
-    assert result.exit_code == 2 and "--resume auto" in result.output and "--overwrite" in result.output
-    assert (out / "network.safetensors").read_bytes() == before
+    sentence = refused(*usual)
+    assert "--resume auto" in sentence and "--overwrite" in sentence
+    assert "b7" in refused(*usual, "--overwrite", "--freeze-g", "b7")  # a mistake costs nothing
+    assert (out / "network.safetensors").read_bytes() == before and len(snapshots(out)) == 1
     assert run(*usual, "--overwrite", "--seed", "1").exit_code == 0
     assert len(snapshots(out)) == 1 and (out / "network.safetensors").read_bytes() != before
 

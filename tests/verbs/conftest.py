@@ -1,17 +1,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only lose time by being shared among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from threads import one_thread  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shell
 import torch
 from click.testing import CliRunner
 from PIL import Image
@@ -23,16 +25,7 @@ from stylegan_toon.generate import generate
 from stylegan_toon.nn.swap import swap_layers
 from stylegan_toon.weights import lineage, save_networks, sha256_of
 
-
-def run(*args: object):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2 and result.stdout == ""
-    assert result.stderr.count("error: ") == 1
-    return result.stderr.splitlines()[-1]
+run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
 @pytest.fixture

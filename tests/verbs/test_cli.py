@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import click
 import pytest
@@ -99,6 +101,16 @@ def test_torch_really_says_so_when_memory_is_short():
 def test_ctrl_c_is_no_traceback():
     result = run(toy(KeyboardInterrupt()))
     assert result.exit_code == 130 and result.stderr.strip() == "stopped"
+
+
+def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path):
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")  # the first thing that a verb imports
+    command = [sys.executable, "-m", "stylegan_toon.train"]
+    places = os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": places}, cwd=tmp_path, check=False
+    )
+    assert done.returncode != 0 and done.stderr == "stopped\n"
 
 
 def test_a_defect_of_ours_keeps_its_traceback():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.convert import convert, main, round_trip, table
@@ -33,7 +33,7 @@ def test_any_to_any_is_exact(family, tmp_path, first, second):
 
 
 def test_the_command_prints_what_it_found_and_the_difference(family, tmp_path):
-    result = CliRunner().invoke(main, [str(family), "--out", str(tmp_path / "new" / "x.pkl")])
+    result = shell.run(main, family, "--out", tmp_path / "new" / "x.pkl")
     assert result.exit_code == 0, result.output
     assert re.search(r"resolution +32 +32\n", result.output) and re.search(r"mbstd_group_size +4", result.output)
     assert "G_ema: largest difference of pictures on 4 seeds after reading it back: 0\n" in result.output
@@ -59,6 +59,8 @@ def test_members_can_be_chosen(family, tmp_path):
 def test_mistakes(family, tmp_path):
     with pytest.raises(ToonError, match="should end in"):
         convert(family, tmp_path / "x.onnx")
+    with pytest.raises(ToonError, match=r"x\.pt can hold float32 only"):
+        convert(family, tmp_path / "x.pt", half=True)
     with pytest.raises(ToonError, match="--overwrite"):
         convert(family, family)
     with pytest.raises(ToonError, match="does not exist"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+import shell
 from PIL import Image
 
 from stylegan_toon import cli
@@ -20,9 +22,7 @@ from stylegan_toon.data.shards import Shards
 from stylegan_toon.dataset import dataset
 from stylegan_toon.errors import ToonError
 
-
-def run(*args: object):
-    return CliRunner().invoke(cli.main, ["dataset", *map(str, args)])
+run, refused = partial(shell.run, cli.main, "dataset"), partial(shell.refused, cli.main, "dataset")
 
 
 @pytest.fixture
@@ -84,7 +84,6 @@ def test_part_of_the_pictures(photos, tmp_path):
         (["{photos}", "--size", "512", "--out", "{out}/x.zip", "--workers", "1"], "None of 9 pictures was kept"),
         (["{photos}", "--format", "jpg", "--background", "transparent"], "no transparency"),
         (["check", "{photos}"], "not square"),
-        (["check", "{photos}", "--resize", "--resolution", "32"], "1 of 9 pictures"),
         (["avatars", "--styles", "nobody"], "no style 'nobody'"),
         (["make"], "SOURCE"),
     ],
@@ -93,17 +92,31 @@ def test_mistakes_are_one_sentence_and_leave_nothing_behind(photos, tmp_path, ar
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").mkdir()
     places = {name: str(tmp_path / name) for name in ("empty", "out", "photos")}
-    result = run(*(arg.format(**places) for arg in args), "--quiet")
-    assert result.exit_code == 2 and words in result.stderr.splitlines()[-1], result.output
-    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert words in refused(*(arg.format(**places) for arg in args), "--quiet")
     assert not list((tmp_path / "out").glob("*.zip")) and not list((tmp_path / "out").glob("*.part"))
+
+
+def test_one_corrupt_file_in_ten_thousand_is_named(tmp_path):
+    (tmp_path / "many").mkdir()
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((8, 8)).save(buffer, "PNG")
+    for i in range(10_000):
+        (tmp_path / "many" / f"{i:05d}.png").write_bytes(buffer.getvalue() if i != 7654 else b"no picture")
+    checked = run("check", tmp_path / "many", "--quiet")
+    assert checked.exit_code == 2 and checked.stderr.startswith("error: 1 of 10000 pictures")
+    assert checked.stdout.startswith("07654.png in ") and checked.stdout.count("\n") == 1
+
+
+def test_after_a_run_that_kept_nothing_the_next_needs_no_overwriting(photos, tmp_path):
+    options = [photos, "--out", tmp_path / "set.zip", "--workers", 1, "--quiet"]
+    assert "None of 9 pictures was kept" in refused(*options, "--size", 512)
+    assert run(*options, "--size", 32).exit_code == 0
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch, tmp_path):
     avatars._style.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "dicebear", None)
-    result = run("avatars", "--out", tmp_path / "a.zip")
-    assert result.exit_code == 2 and "stylegan_toon[avatars]" in result.stderr
+    assert "stylegan_toon[avatars]" in refused("avatars", "--out", tmp_path / "a.zip")
 
 
 def test_avatars_are_alike_for_a_seed_and_say_whose_they_are(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+import shell
 from PIL import Image
 from tiny import tiny_generator
 
@@ -36,16 +37,7 @@ def data(tmp_path) -> Path:
     return folder
 
 
-def run(*args: object):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2 and result.stdout == ""
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
+run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
 def test_a_network(tmp_path, checkpoint, data):
@@ -115,6 +107,14 @@ def test_offline_is_told_before_anything_is_made(tmp_path, checkpoint, data, mon
     line = refused("--network", checkpoint, "--data", data, "--metrics", "fid", "--out", tmp_path / "out")
     assert "no answer" in line and "use efficientnet-lite0" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_downloaded_for_what_is_not_there(tmp_path, checkpoint, data, monkeypatch):
+    monkeypatch.setattr(extractors, "hub_file", lambda url, **kwargs: pytest.fail("a download"))
+    options = ["--metrics", "fid", "--out", tmp_path / "out"]
+    assert "none does not exist" in refused("--network", checkpoint, "--data", tmp_path / "none", *options)
+    assert "none does not exist" in refused("--pictures", tmp_path / "none", "--data", data, *options)
+    assert "a folder of each" in refused("--photos", data, "--toons", tmp_path / "none", *options)
 
 
 def test_a_conditional_network(tmp_path, data):

@@ -6,13 +6,14 @@ import errno
 import importlib
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shell
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from PIL import Image
 from tiny import tiny_discriminator, tiny_generator
 
@@ -50,15 +51,7 @@ def options(checkpoint, child, tmp_path) -> list[object]:
             "--epochs", 2, "--batch", 2, "--lr", 1e-3, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
 
 
-def run(*args: object):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2 and result.stdout == ""
-    assert result.stderr.count("error: ") == 1
-    return result.stderr.splitlines()[-1]
+run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
 def same(a, b) -> bool:

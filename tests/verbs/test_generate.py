@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import shell
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from tiny import tiny_generator
 
@@ -19,9 +20,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.generate import latents, main
 from stylegan_toon.weights import save_networks
 
-
-def run(*args: object):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
+run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
 def test_latents_are_those_of_the_published_tools():
@@ -88,14 +87,6 @@ def test_random_noise_repeats_with_its_seed(tmp_path, checkpoint):
         return (tmp_path / name / "seed0005.png").read_bytes()
 
     assert picture("a") == picture("b") != picture("c", "--seed", 1)
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2 and result.stdout == ""
-    line = result.stderr.splitlines()[-1]
-    assert line.startswith("error: ")
-    return line
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, checkpoint, toon_checkpoint):

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+import shell
 from PIL import Image
 
 from stylegan_toon.training.identity import ENVIRONMENT
@@ -30,18 +30,12 @@ def verb(request, checkpoint, toon_checkpoint, monkeypatch) -> tuple[object, lis
 
 def run(verb, *args: object):
     command, options = verb
-    return CliRunner().invoke(command, [str(arg) for arg in (*options, *args)])
+    return shell.run(command, *options, *args)
 
 
 def refused(verb, *args: object) -> str:
-    """The one line on stderr."""
-    result = run(verb, *args)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    lines = result.stderr.splitlines()
-    if lines[0].startswith("warning: stylegan_toon's compiled kernels"):  # once in a process, where there are none
-        del lines[0]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and lines[0].endswith("."), lines
-    return lines[0]
+    command, options = verb
+    return shell.refused(command, *options, *args)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -99,7 +93,8 @@ def test_a_truncated_checkpoint(verb, tmp_path, crop, checkpoint):
 @pytest.mark.parametrize("where", ["file", "file/below"])
 def test_a_file_in_the_way_of_the_folder(verb, tmp_path, crop, where):
     (tmp_path / "file").write_text("mine")
-    assert "is a file, not a folder" in refused(verb, crop, "--aligned", "--out", tmp_path / where)
+    line = refused(verb, crop, "--aligned", "--out", tmp_path / where)
+    assert line == f"error: {tmp_path / 'file'} is a file, not a folder: choose another --out."
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny import tiny_discriminator, tiny_generator
+from torch import nn
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.nn import GeneratorConfig
@@ -35,6 +36,26 @@ def test_other_floating_types_become_float32(tiny_G):
     )
 
 
+class Counting(nn.Module):
+    """With a batch normalisation, which counts in whole numbers."""
+
+    def __init__(self, config: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(config)
+
+
+def test_whole_numbers_stay_whole():
+    original = Counting(3)
+    original.norm(torch.randn(2, 3, 4, 4))
+    state = {name: tensor.double() if tensor.is_floating_point() else tensor.int()
+             for name, tensor in original.state_dict().items()}  # fmt: skip
+    rebuilt = assemble(3, Counting, state, "x.pt").state_dict()
+    for name, tensor in original.state_dict().items():
+        assert rebuilt[name].dtype == tensor.dtype and torch.equal(rebuilt[name], tensor)
+    with pytest.raises(ToonError, match=r"of type float32: norm\.num_batches_tracked"):
+        assemble(3, Counting, {**state, "norm.num_batches_tracked": torch.tensor(1.0)}, "x.pt")
+
+
 def test_what_does_not_fit_is_listed(tiny_G):
     state, config, cls = tiny_G.state_dict(), tiny_G.config, type(tiny_G)
     bias = "synthesis.b8.conv1.bias"
@@ -42,6 +63,7 @@ def test_what_does_not_fit_is_listed(tiny_G):
         ({}, "missing: synthesis.b4.const, .* and 59 more"),
         ({k: v for k, v in state.items() if k != bias}, f"missing: {bias}\\)"),
         ({**state, "evil" * 90: state[bias]}, "unknown: evilevil.*…"),
+        ({**state, "evil\n\x1b[2J": state[bias]}, r"unknown: evil \?\[2J\)"),
         ({**state, bias: state[bias][None]}, rf"of shape \[1, 32\] instead of \[32\]: {bias}"),
         ({**state, bias: state[bias].long()}, f"of type int64: {bias}"),
     ]:

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.weights import load_networks, nvlabs, read_header, read_networks, rosinality
+from stylegan_toon.weights import load_networks, read_header, read_networks
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MARK = "this must never be made"
@@ -239,7 +239,7 @@ def dicts_copied_over_and_over():
     return zipped(code(b"](}(", entries, b"uq\x00", copy * 5_000, b"e"))
 
 
-@hostile("asks for argparse.Namespace, which no network needs")
+@hostile("holds no StyleGAN2 generator or discriminator")
 def many_namespaces():
     return zipped(pickled([argparse.Namespace(a=i) for i in range(1000)]))
 
@@ -270,13 +270,21 @@ def many_members():
     return buffer.getvalue()
 
 
-@hostile("zip lists far too many parts")
+@hostile("is a zip with far too many members")
+def far_too_many_members():
+    """A directory larger than any of torch.save, whose claim is true; as objects it would take ten times as much."""
+    entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    entries = entry * 100_000
+    return b"PK\3\4" + bytes(26) + entries + b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 1, 1, len(entries), 30, 0)
+
+
+@hostile("zip is damaged")
 def a_directory_of_exabytes():
     data = zipped(code(b"}"))
     return data[:-10] + struct.pack("<2L", 0xFFFFFFF0, 0) + data[-2:]
 
 
-@hostile("zip lists far too many parts")
+@hostile("zip is damaged")
 def a_large_directory_of_exabytes():
     record = b"PK\x06\x06" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, 1, 1, 2**60, 0)
     locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 2**50, 1)
@@ -559,12 +567,12 @@ def renamed_picture():
     return b"\x89PNG\r\n\x1a\n" + bytes(1000)
 
 
-@hostile("zip ends too early")
+@hostile("zip is damaged")
 def a_zip_cut_short():
     return (FIXTURES / "rosinality.pt").read_bytes()[:-1]
 
 
-@hostile("zip ends too early")
+@hostile("zip is damaged")
 def half_a_zip():
     data = (FIXTURES / "rosinality.pt").read_bytes()
     return data[: len(data) // 2]
@@ -648,7 +656,7 @@ WATCH = """
 import json, os, resource, sys
 from pathlib import Path
 from stylegan_toon.errors import ToonError
-from stylegan_toon.weights import load_networks, nvlabs, read_header, read_networks, rosinality
+from stylegan_toon.weights import read_networks
 
 def now(field):  # kB
     return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
@@ -717,7 +725,7 @@ def test_what_is_no_file(tmp_path):
     ]:
         with pytest.raises(ToonError, match=reason):
             read_networks(path)
-    for read in (load_networks, read_header, nvlabs.read_networks, rosinality.read_networks):
+    for read in (load_networks, read_header):
         with pytest.raises(ToonError, match="no ordinary file"):
             read(tmp_path / "pipe")
 

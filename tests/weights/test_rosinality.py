@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.weights import load_networks, save_networks, sha256_of
-from stylegan_toon.weights.rosinality import read_networks, write_networks
+from stylegan_toon.weights import load_networks, read_networks, save_networks, sha256_of
+from stylegan_toon.weights.rosinality import write_networks
+from stylegan_toon.weights.tensors import PickleFile
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FAMILY, OLD = FIXTURES / "rosinality.pt", FIXTURES / "rosinality-old.pt"
@@ -138,6 +139,14 @@ def test_other_precisions_become_float32(tmp_path, dtype):
     assert D.provenance["notes"] == (["Stored in float64: rounded to float32."] if dtype == torch.float64 else [])
 
 
+@pytest.mark.parametrize("name", ["rosinality.pt", "rosinality-old.pt", "ada-skip.pkl"])
+def test_a_file_is_parsed_once(monkeypatch, name):
+    opened, parse = [], PickleFile.__init__
+    monkeypatch.setattr(PickleFile, "__init__", lambda self, *args: opened.append(name) or parse(self, *args))
+    read_networks(FIXTURES / name)
+    assert opened == [name]
+
+
 def test_networks_that_share_memory_in_the_file_do_not_share_it_here(tmp_path):
     networks = read_networks(changed(tmp_path, lambda content: {"g": content["g"], "g_ema": content["g"]}))
     with torch.no_grad():
@@ -191,9 +200,9 @@ def having(key: str, **tensors: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: content.update(latent_avg=[1.0] * 16), "not tensors: latent_avg"),
         (lambda content: content.update(g=[1, 2]), "should hold a state dict of tensors as g"),
         (lambda content: content.update(g={}), "should hold a state dict of tensors as g"),
-        (lambda content: {"args": 1, 5: 2}, "holds none of g_ema, g and d, but args, 5"),
-        (lambda content: {}, "holds none of g_ema, g and d, but nothing"),
-        (lambda content: [content], "holds something else than networks"),
+        (lambda content: {"args": 1, 5: 2}, "holds no StyleGAN2 generator or discriminator"),
+        (lambda content: {}, "holds no StyleGAN2 generator or discriminator"),
+        (lambda content: [content], "holds no StyleGAN2 generator or discriminator"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_listed(tmp_path, change, reason):
@@ -335,7 +344,7 @@ def test_views_are_written_alone(tmp_path, tiny_G):
 _PEAK = """
 import sys
 from pathlib import Path
-from stylegan_toon.weights.rosinality import read_networks
+from stylegan_toon.weights import read_networks
 
 def peak():  # bytes; getrusage would count the parent's, too
     return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])

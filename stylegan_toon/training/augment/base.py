@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
-class Augment(nn.Module):
+class Augment(nn.Module, ABC):
     """``pipe(images, generator=None)`` augments ``[N, C, H, W]``, each picture for itself; ``p`` says how often.
 
     ``p`` is a plain number, so that no step waits for a GPU to tell it, and travels with ``state_dict``.
@@ -50,8 +51,9 @@ class Augment(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self.augment(wide, Dice(len(images), generator)).to(images.dtype)
 
+    @abstractmethod
     def augment(self, images: Tensor, dice: Dice) -> Tensor:
-        raise NotImplementedError
+        """``[N, C, H, W] -> [N, C, H, W]`` in float32 or float64, ``p`` being above 0."""
 
 
 class Dice:

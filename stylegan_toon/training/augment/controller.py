@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class AdaController(nn.Module):
         """The same from a sum of signs and a number of scores, scalars, gathered elsewhere.
 
         ``p`` stays in [0, 1] (the published code lets it grow without end); the first time that it would leave at the
-        top, a warning is logged. Without scores it stays where it is.
+        top, it warns. Without scores it stays where it is.
 
         Args:
             sum, count: over the ``interval`` batches and all processes.
@@ -69,9 +69,10 @@ class AdaController(nn.Module):
         wanted = self.pipe.p + direction * batch * self.interval / (self.kimg * 1000)
         if wanted > 1 and not self._warned:
             self._warned = True
-            logging.getLogger(__name__).warning(
+            warnings.warn(
                 "ADA asks for p above 1 and stays at 1: the discriminator knows the pictures by heart; take more "
-                "pictures, or use an earlier snapshot."
+                "pictures, or use an earlier snapshot.",
+                stacklevel=2,
             )
         self.pipe.p = min(max(wanted, 0.0), 1.0)
         return sign

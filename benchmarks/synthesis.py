@@ -1,0 +1,82 @@
+"""How long pictures take: the synthesis network without gradients, and forward and backward.
+
+    python benchmarks/synthesis.py --peer PATH_OF_STYLEGAN2_ADA_PYTORCH
+
+Random weights (the time does not depend on them), batch 1 and more, float32 as the network is configured, beside a
+checkout of NVlabs/stylegan2-ada-pytorch in the same process, in turn. The rate counts multiplications and additions
+by the definition of the convolutions, so an algorithm that needs fewer can exceed what matrices reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timing import alternately, describe, matrix_rate, peer_module
+
+from stylegan_toon.nn import Generator, GeneratorConfig
+
+
+def gflop(config: GeneratorConfig) -> float:
+    """Of the convolutions of one picture, by the definition: 10^9 multiplications and additions."""
+    total = 2 * 9 * config.channels(4) ** 2 * 4**2
+    for r in config.block_resolutions[1:]:
+        into, out = config.channels(r // 2), config.channels(r)
+        total += 2 * 9 * out * (into * (r // 2) ** 2 + out * r**2)
+    return total / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, help="a checkout of NVlabs/stylegan2-ada-pytorch")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", help="measure the rows whose name holds this")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    networks = peer_module(args.peer, "training.networks") if args.peer else None
+    print(describe())
+    print(f"float32 matrix product: {matrix_rate():.0f} GFLOP/s\n")
+    print(f"| {'work':34} | ours ms | GFLOP/s |" + (" peer ms | ratio |" if networks else ""))
+    print("|---|---|---|" + ("---|---|" if networks else ""))
+    rows = [(256, 16384, 1, False), (1024, 32768, 1, False), (256, 16384, 1, True), (256, 16384, 4, True)]
+    for resolution, base, batch, learns in rows:
+        name = f"{resolution} px, batch {batch}, {'forward + backward' if learns else 'no gradient'}"
+        if args.only and args.only not in name:
+            continue
+        config = GeneratorConfig(resolution=resolution, channel_base=base)
+        G = Generator(config).train(learns)
+        ws = torch.randn(batch, G.num_ws, 512)
+        # The published training draws noise and does not join modulation and convolution.
+        noise = "random" if learns else "const"
+        functions = [step(G, functools.partial(G.synthesis, ws, noise_mode=noise), learns)]
+        if networks:
+            options = dict(channel_base=base, channel_max=512)
+            P = networks.Generator(512, 0, 512, resolution, 3, synthesis_kwargs=options).train(learns)
+            paint = functools.partial(P.synthesis, ws, noise_mode=noise, force_fp32=True)
+            functions.append(step(P, paint, learns))
+        seconds = alternately(functions, args.rounds)
+        work = gflop(config) * batch * (3 if learns else 1)
+        line = f"| {name:34} | {seconds[0] * 1e3:7.0f} | {work / seconds[0]:7.0f} |"
+        print(line + (f" {seconds[1] * 1e3:7.0f} | {seconds[1] / seconds[0]:4.2f}x |" if networks else ""), flush=True)
+
+
+def step(network: torch.nn.Module, paint: Callable[[], torch.Tensor], learns: bool) -> Callable[[], None]:
+    """One measurement: a picture, or a picture and all gradients."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            paint()
+
+    def both() -> None:
+        network.zero_grad(set_to_none=True)
+        paint().square().mean().backward()
+
+    return both if learns else forward
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What the benchmarks share: the machine's name and its limits, alternating measurements, another implementation."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from stylegan_toon import ops
+
+
+def describe() -> str:
+    """Hardware, torch and kernels, in two lines."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return (
+        f"{date.today()}: {name}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+        f"kernels: {ops.status().build}; CPU {ops.status().live['cpu']}"
+    )
+
+
+def alternately(functions: Sequence[Callable[[], object]], rounds: int, warm_up: int = 1) -> list[float]:
+    """Median seconds of each function, called one after the other in every round, so that all see the same weather."""
+    times: list[list[float]] = [[] for _ in functions]
+    for i in range(warm_up + rounds):
+        for function, mine in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if i >= warm_up:
+                mine.append(time.perf_counter() - start)
+    return [statistics.median(t) for t in times]
+
+
+def matrix_rate(size: int = 1024, rounds: int = 9) -> float:
+    """GFLOP/s of torch's float32 matrix product: the limit of any convolution that multiplies by the book."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return 2e-9 * size**3 / alternately([lambda: a @ b], rounds, warm_up=3)[0]
+
+
+def peer_module(checkout: Path, name: str) -> ModuleType:
+    """A module of a checkout of NVlabs/stylegan2-ada-pytorch."""
+    if not (checkout / "training" / "networks.py").is_file():
+        sys.exit(f"{checkout} is no checkout of stylegan2-ada-pytorch: clone it and give its folder.")
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module(name)

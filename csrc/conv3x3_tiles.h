@@ -1,0 +1,124 @@
+// What the forward and the gradient kernels of conv3x3 share: vectors, tiles, patches.
+#pragma once
+
+#include <stdlib.h>
+
+#include <cmath>
+
+#include "conv3x3.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace toon {
+namespace TOON_ISA {
+namespace {
+
+using Vec = Vector<float>;
+constexpr int kWidth = kLanes<float>;
+constexpr int kRowsAtOnce = kVectorBytes == 64 ? 12 : 6;  // twice as many sums, 2 weights, 1 input: of 32 or 16 registers
+constexpr int kPanel = 2 * kWidth;                        // output channels that one pass over the inputs makes
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// to[i * to_step] = sum over j of m[i][j] * from[j * from_step]. All constants: zeros cost nothing.
+template <const auto &kMatrix, int kRows, int kColumns>
+TOON_HD void multiply(Vec *to, int to_step, const Vec *from, int from_step) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++) {
+    Vec sum = {};
+    bool first = true;
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; j++) {
+      const float k = float(kMatrix.at[i][j]);
+      if (k == 0) continue;
+      sum = first ? k * from[j * from_step] : sum + k * from[j * from_step];
+      first = false;
+    }
+    to[i * to_step] = sum;
+  }
+}
+
+template <int kRows, int kColumns>
+constexpr Matrix<kColumns, kRows> transposed(const Matrix<kRows, kColumns> &m) {
+  Matrix<kColumns, kRows> t{};
+  for (int i = 0; i < kRows; i++)
+    for (int j = 0; j < kColumns; j++) t.at[j][i] = m.at[i][j];
+  return t;
+}
+
+// The tiles of all pictures, in a row. Params is ToonConv3x3 or ToonConv3x3Weight.
+template <class Kind, class Params>
+struct Tiles {
+  static constexpr int kPatch = Kind::kPatch, kFreq = Kind::kFreq, kTile = Kind::kTile;
+  const Params &p;
+  int64_t tiles_y, tiles_x, tiles;
+
+  explicit Tiles(const Params &params) : p(params) {
+    tiles_y = (p.out_h + kTile - 1) / kTile;
+    tiles_x = (p.out_w + kTile - 1) / kTile;
+    tiles = p.n * tiles_y * tiles_x;
+  }
+
+  struct Place { int64_t n, y, x; };  // picture; output row and column of the tile's first corner
+  Place place(int64_t tile) const {
+    const int64_t row = tile / tiles_x;
+    return {row / tiles_y, row % tiles_y * kTile, tile % tiles_x * kTile};
+  }
+
+  // The patch of a tile, scaled by the styles and transformed: v[frequency * plane + channel]. `zeros` has c_in of them.
+  void in(float *v, int64_t plane, const float *zeros, int64_t tile) const {
+    const Place at = place(tile);
+    const int64_t y0 = at.y / kTile * Kind::kStep + Kind::kOrigin;
+    const int64_t x0 = at.x / kTile * Kind::kStep + Kind::kOrigin;
+    const float *patch[kPatch][kPatch];
+    for (int i = 0; i < kPatch; i++)
+      for (int j = 0; j < kPatch; j++) {
+        const int64_t y = y0 + i, x = x0 + j;
+        const bool inside = y >= 0 && y < p.in_h && x >= 0 && x < p.in_w;
+        patch[i][j] = inside ? p.x + ((at.n * p.in_h + y) * p.in_w + x) * p.c_in : zeros;
+      }
+    const float *styles = p.s ? p.s + at.n * p.c_in : nullptr;
+    for (int64_t c = 0; c < p.c_in; c += kWidth) {
+      Vec rows[kPatch][kFreq], line[kPatch > kFreq ? kPatch : kFreq];
+      for (int i = 0; i < kPatch; i++) {
+        if (styles) {
+          const Vec s = load_vector(styles + c);
+#pragma GCC unroll 16
+          for (int j = 0; j < kPatch; j++) line[j] = load_vector(patch[i][j] + c) * s;
+        } else {
+#pragma GCC unroll 16
+          for (int j = 0; j < kPatch; j++) line[j] = load_vector(patch[i][j] + c);
+        }
+        multiply<Kind::kIn, kFreq, kPatch>(rows[i], 1, line, 1);
+      }
+      for (int j = 0; j < kFreq; j++) {
+        multiply<Kind::kIn, kFreq, kPatch>(line, 1, &rows[0][j], kFreq);
+#pragma GCC unroll 16
+        for (int i = 0; i < kFreq; i++) store_vector(v + (i * kFreq + j) * plane + c, line[i]);
+      }
+    }
+  }
+};
+
+// Numbers from frequency to frequency: an odd multiple of a cache line, or they would fight for the same places in it.
+inline int64_t odd_lines(int64_t numbers) { return ((numbers + 15) / 16 | 1) * 16; }
+
+// Per thread and kept: fresh pages for every call would cost more than the work.
+struct Scratch {
+  float *data = nullptr;
+  int64_t size = 0;
+  ~Scratch() { free(data); }
+  float *get(int64_t numbers) {
+    if (numbers > size) {
+      free(data);
+      data = static_cast<float *>(malloc(numbers * sizeof(float)));
+      size = data ? numbers : 0;
+    }
+    return data;
+  }
+};
+thread_local Scratch scratch;
+
+}  // namespace
+}  // namespace TOON_ISA
+}  // namespace toon

@@ -1,0 +1,93 @@
+"""Paint photos, folders and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from stylegan_toon import cli
+from stylegan_toon.data.images import shrink, to_pil, to_tensor
+from stylegan_toon.data.sources import VIDEO_SUFFIXES
+from stylegan_toon.errors import ToonError
+from stylegan_toon.kit import each_picture
+from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.weights import load_networks
+
+from .model import AnimeGenerator
+from .video import paint_video
+
+GRAIN = 8  # heights and widths are padded to multiples of this
+SMALLEST = 32  # pixels; reflection needs something to reflect
+SHIPPED = Path(__file__).with_name("comic.safetensors")
+
+
+def load_generator(path: Path, device: torch.device | str = "cpu") -> AnimeGenerator:
+    """The generator of a file that `train` wrote, in the memory layout it is fastest in.
+
+    Raises:
+        ToonError: there is none.
+    """
+    G = load_networks(path, which=["G"], device=device)["G"]
+    if not isinstance(G, AnimeGenerator):
+        raise ToonError(f"{path} holds no generator of AnimeGAN: give one that projects.animegan.train made.")
+    return G.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def paint(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) -> Image.Image:
+    """The picture, painted, in its own size (or with its longer side at most ``max_side``).
+
+    Raises:
+        ToonError: it is smaller than 32 pixels.
+    """
+    if max_side is not None:
+        picture = shrink(picture, max_side)
+    width, height = picture.size
+    if min(width, height) < SMALLEST:
+        raise ToonError(f"A picture of {width}x{height} pixels is too small to paint: give one of {SMALLEST} or more.")
+    device = next(G.parameters()).device
+    img = F.pad(to_tensor(picture).to(device), (0, -width % GRAIN, 0, -height % GRAIN), mode="reflect")
+    painted = G(img.contiguous(memory_format=torch.channels_last))
+    return to_pil(painted[..., :height, :width])
+
+
+@cli.verb(
+    """python -m projects.animegan.infer photo.jpg
+python -m projects.animegan.infer photos/ --network runs/animegan/network.safetensors --out painted
+python -m projects.animegan.infer film.mp4 --max-side 640"""
+)
+@click.argument("source", type=cli.PATH)
+@click.option("--network", type=cli.PATH, default=SHIPPED, show_default=SHIPPED.name, help="A file that train wrote.")
+@click.option(
+    "--max-side", type=click.IntRange(SMALLEST, 8192), default=1536, help="Reduce larger pictures to so many pixels."
+)  # fmt: skip
+@cli.out("out/animegan")
+@cli.device()
+@cli.quiet()
+@cli.overwrite()
+def main(
+    source: Path, network: Path, max_side: int, out: Path, device: torch.device, quiet: bool, overwrite: bool
+) -> None:
+    """Paint a photo, a folder or zip of photos, or a video.
+
+    Writes NAME.png for each and sheet.png, or NAME.mp4 with the sound of the video.
+    """
+    keep_pages()
+    G = load_generator(network, device)
+
+    def convert(picture: Image.Image) -> Image.Image:
+        return paint(G, picture, max_side)
+
+    if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
+        click.echo(paint_video(source, out, convert, quiet=quiet, overwrite=overwrite))
+    else:
+        each_picture(source, out, convert, labels=("photo", "painted"), size=256, overwrite=overwrite, quiet=quiet)
+        click.echo(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""What each style asks for: weights of the losses. All but `comic` are the published ones of AnimeGANv2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Style:
+    """Weights of the losses of one style.
+
+    Attributes:
+        content, style, colour, variation: of the losses of these names.
+        against: of the discriminator's four kinds of pictures: drawn, painted, grey, smooth.
+    """
+
+    content: float
+    style: float
+    colour: float
+    variation: float
+    against: tuple[float, float, float, float]
+
+
+# The published program has the discriminator's weights of Shinkai beside the other weights of Hayao; here each style
+# has its own.
+STYLES = {
+    "hayao": Style(1.5, 2.5, 15, 1, (1.2, 1.2, 1.2, 0.8)),
+    "paprika": Style(2.0, 0.6, 50, 0.1, (1.0, 1.0, 1.0, 0.005)),
+    "shinkai": Style(1.2, 2.0, 10, 1, (1.7, 1.7, 1.7, 1.0)),
+    # Drawings of `stylegan_toon dataset comic`: colours may change, lines are wanted.
+    "comic": Style(1.0, 3.0, 100, 0.1, (1.2, 1.2, 0.6, 0.6)),
+}

@@ -1,0 +1,86 @@
+"""Photos into cartoons, or cartoons into photos, with a trained CycleGAN: a folder in, a folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+from PIL import Image, ImageOps
+
+from stylegan_toon import cli, kit
+from stylegan_toon.data.faces import open_photo
+from stylegan_toon.data.filters import remove_background
+from stylegan_toon.data.images import to_rgb
+from stylegan_toon.errors import ToonError
+from stylegan_toon.weights import load_networks
+
+from .model import Generator
+from .train import translate
+
+MAKERS = {"cartoon": "toon", "photo": "photo"}  # what is wanted -> the network that makes it
+LOOKED_AT = 256  # px: where the background is found best
+
+
+def load_generator(path: Path, to: str = "cartoon", device: torch.device | str = "cpu") -> Generator:
+    """The generator of a file that `train` wrote, for one direction.
+
+    Raises:
+        ToonError: no such file, damaged, or of another project.
+    """
+    name = MAKERS[to]
+    found = load_networks(path, which=(name,), device=device)[name]
+    if not isinstance(found, Generator):
+        raise ToonError(f"{path} is of another project: give a network that projects.cyclegan.train made.")
+    return found
+
+
+def like_the_set(photo: Image.Image) -> Image.Image:
+    """The largest face of a photo as `prepare` shows faces: aligned, on white.
+
+    Raises:
+        ToonError: no face was found.
+    """
+    faces = open_photo(photo, LOOKED_AT).faces
+    largest = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).max())
+    return to_rgb(remove_background(largest.image))
+
+
+@cli.verb(
+    """python -m projects.cyclegan.infer photos/ --network runs/cyclegan/network.safetensors --align
+python -m projects.cyclegan.infer cartoons/ --to photo --network runs/cyclegan/network.safetensors"""
+)
+@click.argument("source", metavar="SOURCE")
+@click.option("--network", type=cli.PATH, required=True, help="The file a training ends with.")
+@click.option("--to", type=click.Choice(list(MAKERS)), default="cartoon", help="What to make.")
+@click.option("--align", is_flag=True, help="Cut out the largest face and whiten what is behind it, as in training.")
+@click.option("--size", type=click.IntRange(16, 2048), default=64, help="Side to work at; best that of training.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many pictures, in order of name.")
+@cli.out("out/cyclegan")
+@cli.device()
+@cli.quiet()
+@cli.overwrite()
+def main(
+    source: str, network: Path, to: str, align: bool, size: int, limit: int | None, out: Path, device: torch.device,
+    quiet: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Translate a picture, or every picture of a folder or set SOURCE; sheet.png shows the first few.
+
+    Without --align pictures are cut to squares about their centre, and should look like those of the training set.
+    """
+    G = load_generator(network, to, device)
+    side = size // 4 * 4
+
+    def convert(image: Image.Image) -> Image.Image:
+        seen = like_the_set(image) if align else image
+        return translate(G, ImageOps.fit(seen, (side, side), Image.Resampling.LANCZOS))
+
+    labels = ("photo", "cartoon") if to == "cartoon" else ("cartoon", "photo")
+    kit.each_picture(
+        source, out, convert, labels=labels, size=max(side, 96), limit=limit, overwrite=overwrite, quiet=quiet
+    )  # fmt: skip
+    click.echo(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""CycleGAN: sizes from the paper, a training that learns and goes on, pictures from the saved file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from projects.cyclegan import infer
+from projects.cyclegan import train as training
+from projects.cyclegan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
+from projects.cyclegan.prepare import Heads
+from projects.cyclegan.train import Config, adversarial, learning_rate
+from stylegan_toon import kit
+from stylegan_toon.data.avatars import Avatars
+from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.errors import ToonError
+from stylegan_toon.training import run as run_module
+from stylegan_toon.training.log import JsonLines
+from stylegan_toon.training.run import find_run
+
+TINY = Config(resolution=32, blocks=4, g_channels=4, d_channels=4, kimg=0.006, snapshot_kimg=0.002, pool=2)
+
+
+@pytest.fixture(autouse=True)
+def told_at_every_step(monkeypatch):
+    monkeypatch.setattr(run_module, "TICK", 0)
+
+
+@pytest.fixture
+def sets(pictures, tmp_path) -> tuple[ImageDataset, ImageDataset]:
+    """Soft colours, and stripes."""
+    folder = tmp_path / "stripes"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(10):
+        bars = np.repeat(rng.integers(0, 2, (1, 8, 1)) * rng.integers(128, 255, 3), 4, axis=1)
+        Image.fromarray(np.repeat(bars, 32, axis=0).astype(np.uint8)).save(folder / f"{number}.png")
+    return ImageDataset(pictures), ImageDataset(folder)
+
+
+def go(sets: tuple[ImageDataset, ImageDataset], folder: Path, config: Config = TINY, resume: bool = False) -> Path:
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    saved = find_run("auto", folder, Config) if resume else None
+    return training.train(*sets, folder, config, saved=saved, sinks=[JsonLines(folder)])
+
+
+def log(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("blocks", "millions"), [(4, 5.477), (6, 7.838), (9, 11.378)])
+def test_the_published_sizes(blocks, millions):
+    """11.378 M and 2.765 M parameters are what the reference code prints; a block has two 3x3x256x256 and biases."""
+    assert parameters(Generator(GeneratorConfig(64, blocks))) == pytest.approx(millions * 1e6, abs=1000)
+    assert parameters(Discriminator(DiscriminatorConfig(64))) == pytest.approx(2.765e6, abs=1000)
+
+
+def test_a_score_sees_70_pixels():
+    """The gradient of one score, in a network without norms (these see the whole picture)."""
+    D = Discriminator(DiscriminatorConfig(2)).double()
+    D.layers = torch.nn.Sequential(*(m for m in D.layers if not isinstance(m, torch.nn.InstanceNorm2d)))
+    image = torch.rand(1, 3, 128, 128, dtype=torch.float64, requires_grad=True)
+    scores = D(image)
+    assert scores.shape == (1, 1, 14, 14)
+    scores[0, 0, 7, 7].backward()
+    for axis in (1, 2):
+        touched = image.grad[0].abs().amax(dim=0).amax(dim=axis - 1).nonzero()
+        assert touched.max() - touched.min() + 1 == 70
+
+
+def test_losses_in_closed_form():
+    scores = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
+    assert adversarial("lsgan", scores, True) == pytest.approx((1 + 0 + 4) / 3)
+    assert adversarial("lsgan", scores, False) == pytest.approx((0 + 1 + 9) / 3)
+    sigmoid = 1 / (1 + np.exp(-scores.numpy()))
+    assert adversarial("bce", scores, True) == pytest.approx(-np.log(sigmoid).mean())
+    assert adversarial("bce", scores, False) == pytest.approx(-np.log(1 - sigmoid).mean())
+
+
+def test_the_rate_falls_when_asked():
+    config = Config(kimg=10, decay_kimg=4, lr=1.0)
+    assert [learning_rate(config, images) for images in (0, 6000, 8000, 9999)] == [1, 1, 0.5, pytest.approx(0.00025)]
+    assert learning_rate(replace(config, decay_kimg=0), 9999) == 1
+
+
+def test_the_pool():
+    """Full, it gives half the time an older picture, and keeps the new one in its place."""
+    torch.manual_seed(0)
+    pool, given = Pool(5, (1, 1, 1)), []
+    for number in range(400):
+        given.append(pool.exchange(torch.full((1, 1, 1, 1), float(number))).item())
+    assert given[:5] == [0, 1, 2, 3, 4]
+    new = sum(value == number for number, value in enumerate(given[5:], start=5))
+    assert 160 < new < 235  # 197.5 expected, standard deviation 9.9
+    assert len(set(given[5:])) == 395  # what is given away is gone
+    assert torch.equal(Pool(0, (1, 1, 1)).exchange(torch.ones(2, 1, 1, 1)), torch.ones(2, 1, 1, 1))
+
+
+def test_it_learns(sets, tmp_path):
+    """What goes there and back comes back better, what should stay stays, and D tells stripes from drawn ones."""
+    go(sets, tmp_path / "run", replace(TINY, kimg=0.06, g_channels=8, lr=2e-3))
+    rows = log(tmp_path / "run")
+    for name, part in {"cycle": 0.87, "identity": 0.75, "D_toon": 0.5}.items():
+        first, last = (np.mean([row[name] for row in rows]) for rows in (rows[:5], rows[-5:]))
+        assert last < part * first, name
+
+
+@pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16", "loss": "bce", "decay_kimg": 0.004, "batch": 2}])
+def test_stopped_and_taken_up_it_ends_the_same(sets, tmp_path, change):
+    """Networks, optimisers and both pools, bit for bit."""
+    config = replace(TINY, **change)
+    go(sets, tmp_path / "whole", config)
+    for stop in (2, 4):  # as a signal would leave it: a snapshot before the end
+        for path in sorted((tmp_path / "whole").glob("snapshot-*")):
+            if path.name == f"snapshot-{stop:09d}":
+                (tmp_path / f"from{stop}").mkdir()
+                os.rename(path, tmp_path / f"from{stop}" / path.name)
+        go(sets, tmp_path / f"from{stop}", config, resume=True)
+    whole = find_run("auto", tmp_path / "whole", Config)
+    for stop in (2, 4):
+        parts = find_run("auto", tmp_path / f"from{stop}", Config)
+        assert whole.counters == parts.counters and whole.counters.images == 6
+        assert whole.tensors.keys() == parts.tensors.keys()
+        for name, tensor in whole.tensors.items():
+            assert torch.equal(tensor, parts.tensors[name]), name
+        for name, network in whole.networks.items():
+            for key, tensor in network.state_dict().items():
+                assert torch.equal(tensor, parts.networks[name].state_dict()[key]), key
+    assert whole.tensors["extra.toon.count"] == 2 and whole.tensors["extra.photo.pictures"].abs().max() > 0
+
+
+def test_mixed_precision_is_that(sets, tmp_path, monkeypatch):
+    """Convolutions do run in bfloat16 under --dtype bfloat16, and in float32 without."""
+    seen: set[torch.dtype] = set()
+    convolve = torch.nn.Conv2d.forward
+
+    def watched(self, x):
+        found = convolve(self, x)
+        seen.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    monkeypatch.setattr(training, "sheet", lambda *_: Image.new("RGB", (8, 8)))  # drawn in float32
+    for dtype in ("bfloat16", "float32"):
+        seen.clear()
+        go(sets, tmp_path / dtype, replace(TINY, kimg=0.001, dtype=dtype))
+        assert seen == {getattr(torch, dtype)}
+
+
+def test_the_file_gives_the_picture_that_was_seen(sets, tmp_path):
+    """Both directions, from the saved file, against the sheet that the training process drew, pixel for pixel."""
+    path = go(sets, tmp_path / "run")
+    networks = {"toon": infer.load_generator(path), "photo": infer.load_generator(path, "photo")}
+    drawn = training.sheet(networks, *([data.image(row) for row in range(training.SHOWN)] for data in sets))
+    with Image.open(tmp_path / "run" / "fakes-000000006.png") as seen:
+        assert seen.tobytes() == drawn.tobytes()
+
+
+def test_the_commands(sets, tmp_path):
+    """Train, translate a folder both ways; what it writes is what the network makes."""
+    photos, cartoons = (str(data.path) for data in sets)
+    out = tmp_path / "run"
+    sizes = ["--resolution=32", "--blocks=4", "--g-channels=4", "--d-channels=4", "--kimg=0.002"]
+    arguments = ["--photos", photos, "--cartoons", cartoons, "--out", str(out), "--quiet", "--device", "cpu"]
+    result = CliRunner().invoke(training.main, [*arguments, *sizes])
+    assert result.exit_code == 0, result.output
+    path = Path(result.output.strip())
+    for to, source in (("cartoon", photos), ("photo", cartoons)):
+        usual = ["--network", str(path), "--to", to, "--size", "32", "--device", "cpu", "--quiet"]
+        result = CliRunner().invoke(infer.main, [source, *usual, "--out", str(tmp_path / to)])
+        assert result.exit_code == 0, result.output
+        expected = training.translate(infer.load_generator(path, to), sets[to == "photo"].image(3))
+        with Image.open(sorted((tmp_path / to).glob("*3.png"))[0]) as made:
+            assert made.tobytes() == expected.tobytes()
+    result = CliRunner().invoke(training.main, [*arguments, "--blocks", "5"])
+    assert result.exit_code == 2 and "5 blocks" in result.output
+    for command in (training.main, infer.main):
+        assert "python -m projects.cyclegan." in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_a_network_of_another_family_is_refused(checkpoint):
+    with pytest.raises(ToonError, match="holds no toon"):
+        infer.load_generator(checkpoint)
+
+
+def test_heads_are_the_middle_of_avatars():
+    """Drawn larger, then cut: the same head as in the whole avatar, up to the rounding of its size."""
+    pytest.importorskip("dicebear")
+    head = Heads(("toon-head",), 144, 0, "white").draw(4)
+    whole = Avatars(("toon-head",), 200, 0, "white").draw(4)
+    assert head.size == (144, 144)
+    assert np.array_equal(np.asarray(head), np.asarray(whole.crop((28, 24, 172, 168))))
+
+
+def test_the_config_that_ships_is_one():
+    file = Path(training.__file__).with_name("config.toml")
+    assert kit.read_config(Config, file).blocks == 4
+    for given, fault in ({"blocks": 7}, "7 blocks"), ({"loss": "wgan"}, "wgan"), ({"resolution": 50}, "50"):
+        with pytest.raises(ToonError, match=fault):
+            kit.read_config(Config, file, given)
+
+
+@pytest.mark.skipif("STYLEGAN_TOON_LONG" not in os.environ, reason="a minute: set STYLEGAN_TOON_LONG to run it")
+def test_a_minute_of_training_brings_them_nearer(sets, tmp_path):
+    """Soft colours become stripes: alike along a column, which they were not."""
+    path = go(sets, tmp_path / "run", replace(TINY, kimg=1.5, g_channels=8, d_channels=16, snapshot_kimg=0.5))
+    G = infer.load_generator(path)
+
+    def uneven(image: Image.Image) -> float:
+        return float(np.asarray(image, np.float64).std(axis=0).mean())
+
+    photos = [sets[0].image(row) for row in range(12)]
+    before = np.mean([uneven(image) for image in photos])
+    after = np.mean([uneven(training.translate(G, image)) for image in photos])
+    assert after < 0.6 * before

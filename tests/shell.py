@@ -1,0 +1,20 @@
+"""Verbs as they are run in a shell, but in this process."""
+
+from __future__ import annotations
+
+import click
+from click.testing import CliRunner, Result
+
+
+def run(command: click.Command, *args: object) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args])
+
+
+def refused(command: click.Command, *args: object) -> str:
+    """The one sentence in which a mistake ends, after nothing but warnings and progress bars; with exit code 2."""
+    result = run(command, *args)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    *before, line = result.stderr.splitlines()
+    assert all(text.startswith("warning: ") or "%|" in text for text in before if text.strip()), result.stderr
+    assert line.startswith("error: ") and line.endswith("."), line
+    return line
