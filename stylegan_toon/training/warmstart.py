@@ -114,7 +114,7 @@ def pyramid_loss(
             sides = [64 << i for i in range((side // 64).bit_length())]
             side = sides[int(torch.randint(len(sides), []))]
             image, target = (F.interpolate(t, size=(side, side), mode="area") for t in (image, target))
-            y, x = torch.randint(0, side - 63, [2]).tolist()
+            y, x = (int(torch.randint(side - 63, [])) for _ in range(2))
             image, target = image[:, :, y : y + 64, x : x + 64], target[:, :, y : y + 64, x : x + 64]
         loss = loss + perceptual(image, target)
     return loss
