@@ -26,7 +26,7 @@ def main() -> None:
     images = [to_pil(x) for x in generate(load_network(args.network), range(args.seeds), psi=args.psi)]
     found = [has_face(image) for image in images]
     name = Path(args.network).stem
-    save_image(image_grid(images[:32], columns=8), out / f"{name}.png")
+    save_image(image_grid(images[:24], columns=8, size=192), out / f"{name}.jpg")
     report = {"network": args.network, "psi": args.psi, "seeds": args.seeds, "detected": sum(found) / len(found)}
     (out / f"{name}.json").write_text(json.dumps(report) + "\n")
     print(json.dumps(report))
