@@ -18,7 +18,6 @@ from projects.cyclegan import train as training
 from projects.cyclegan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
 from projects.cyclegan.train import Config, adversarial, learning_rate
 from stylegan_toon import kit
-from stylegan_toon.data.avatars import Avatars
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.errors import ToonError
 from stylegan_toon.training import run as run_module
