@@ -36,6 +36,7 @@ from timing import describe, peer_module, resident
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.nn import Discriminator, Generator, preset
 from stylegan_toon.training.config import TrainConfig
+from stylegan_toon.training.distributed import team
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.memory import keep_pages
 
@@ -91,8 +92,8 @@ def ours(job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextMana
         kimg=len(job.numbers) * job.batch / 1000, batch=job.batch, dtype=job.dtype, lr=row.lr, p=job.p, workers=0,
         gamma=0.0002 * job.resolution**2 / job.batch, ema_kimg=job.batch * 10 / 32, ema_rampup=row.ema_rampup,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        Timed(G, D, ImageDataset(data), Path(folder), config, quiet=True).run()
+    with tempfile.TemporaryDirectory() as folder, team(torch.device("cpu")) as (processes, _):
+        Timed(G, D, ImageDataset(data), Path(folder), config, quiet=True, team=processes).run()
 
 
 def theirs(checkout: Path, job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextManager]) -> None:
@@ -189,8 +190,12 @@ def alternate(sides: list[tuple[Path | None, Job]], data: Path) -> list[tuple[fl
             print(f"side {side}, step {number}: {seconds:.2f} s", file=sys.stderr)
             if count > 0:
                 times[side][number].append(seconds)
-    cycles = [sum(KINDS[number] * statistics.median(found) for number, found in mine.items()) for mine in times]
-    return [(16 * job.batch / cycle, peak) for (_, job), cycle, peak in zip(sides, cycles, peaks, strict=True)]
+    return [(rate(job, mine), peak) for (_, job), mine, peak in zip(sides, times, peaks, strict=True)]
+
+
+def rate(job: Job, times: dict[int, list[float]]) -> float:
+    """Pictures a second over a cycle of 16 steps, from the seconds of steps of each kind."""
+    return 16 * job.batch / sum(KINDS[number] * statistics.median(found) for number, found in times.items())
 
 
 def main() -> None:
@@ -218,10 +223,10 @@ def main() -> None:
         sides = [(None, replace(job, dtype=dtype)) for dtype in args.dtype] + [(args.peer, job)] * bool(args.peer)
         with tempfile.TemporaryDirectory() as folder:
             figures = alternate(sides, write_pictures(Path(folder) / "pictures.zip", args.resolution))
-        for dtype, (rate, mib) in zip(args.dtype, figures, strict=False):
-            line = f"| {args.resolution} px, batch {batch}, {dtype} | {rate:.2f} | {mib} |"
+        for dtype, (here, mib) in zip(args.dtype, figures, strict=False):
+            line = f"| {args.resolution} px, batch {batch}, {dtype} | {here:.2f} | {mib} |"
             for other, more in figures[len(args.dtype) :]:
-                line += f" {other:.2f} | {more} | {rate / other:.2f}x |"
+                line += f" {other:.2f} | {more} | {here / other:.2f}x |"
             print(line, flush=True)
 
 
