@@ -45,9 +45,10 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
       }
     for (int64_t c = 0; c < p.c_out; c += kWidth) {
       Vec rows[kTile][kFreq], line[kFreq];
+      const Vec none = {}, d = p.d ? load_vector(p.d + at.n * p.c_out + c) : none + 1;
       for (int i = 0; i < kTile; i++) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kTile; j++) line[j] = load_vector(from[i][j] + c);
+        for (int j = 0; j < kTile; j++) line[j] = load_vector(from[i][j] + c) * d;
         multiply<kBack, kFreq, kTile>(rows[i], 1, line, 1);
       }
       for (int j = 0; j < kFreq; j++) {

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from . import library
 from .bias_act import ACTIVATIONS, bias_act
-from .conv3x3 import conv3x3, kind_of, layer3x3, remember
+from .conv3x3 import conv3x3, kind_of
 from .epilogue import epilogue
+from .layer3x3 import layer3x3, weight_energy
 from .upfirdn2d import upfirdn2d
-from .workspace import take
 
 
 def conv2d_resample(
@@ -99,8 +99,8 @@ def conv_layer(
     clamp=clamp)``, padded by half the kernel. With styles ``s``, ``d = rsqrt(sum_ik (w s)^2 + 1e-8)`` brings the output
     back to unit variance: StyleGAN2 (Karras et al. 2020), section 2.2, equations 1 and 3, in the form that scales
     activations instead of weights. Both forms are equal; this one needs no per-sample weights and so no grouped
-    convolution. Where no gradient is wanted and the compiled convolution takes it, all of that is one pass over memory;
-    else the convolution is one and the rest another.
+    convolution. Where the compiled convolution takes it, all of that is one pass over memory; else the convolution is
+    one and the rest another.
 
     Args:
         x: ``[N, C_in, H, W]``.
@@ -116,15 +116,12 @@ def conv_layer(
         ``[N, C_out, H * up // down, W * up // down]``, dtype of ``x``.
     """
     padding = w.shape[-1] // 2
-    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, styles, noise))
-    kind = kind_of(x, w, f, up, down, padding, keep)
-    if kind and not recorded and act in _SLOPES:
-        scale = torch.full((1, w.shape[0]), weight_gain) if styles is None else _demodulation(w, styles, keep)
-        n, _, height, width = x.shape
-        out = take((n, w.shape[0], height * up // down, width * up // down))
+    kind = kind_of(x, w, f, up, down, padding, keep) if act in _SLOPES else None
+    if kind:
+        scale = x.new_full((len(x), len(w)), weight_gain) if styles is None else _demodulation(w, styles, keep)
         return layer3x3(
             x, w, kind, styles=styles, scale=scale, noise=noise, b=b, alpha=_SLOPES[act], gain=gain, clamp=clamp,
-            keep=keep, out=out,
+            keep=keep,
         )  # fmt: skip
     scale = None
     if styles is None:
@@ -137,11 +134,11 @@ def conv_layer(
         scale = _demodulation(w, styles, keep)
         x = x * styles.to(x.dtype)[:, :, None, None]
     w = w.to(x.dtype)
-    if up > 1 and not kind and w.shape[-1] > 1:
+    if up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
         rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
         return epilogue(x, b, f=f, padding=pad, fir_gain=up**2, **rest)
-    x = conv3x3(x, w, kind, keep=keep) if kind else conv2d_resample(x, w, f, up=up, down=down, padding=padding)
+    x = conv2d_resample(x, w, f, up=up, down=down, padding=padding)
     if scale is None and noise is None and b is None:
         return bias_act(x, act=act, gain=gain, clamp=clamp)
     return epilogue(x, b, scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
@@ -152,15 +149,8 @@ _SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": ACTIVATIONS["lrelu"].default_alp
 
 def _demodulation(w: Tensor, styles: Tensor, keep: bool) -> Tensor:
     """``d`` of :func:`conv_layer`, ``[N, C_out]``."""
-
-    def energy() -> Tensor:
-        return w.square().sum(dim=(2, 3)).t()
-
-    if torch.is_grad_enabled() and w.requires_grad:
-        power = styles.square() @ energy()
-    else:
-        power = styles.square() @ remember(w, "energy", energy, keep)
-    return (power + 1e-8).rsqrt()
+    energy = w.square().sum(dim=(2, 3)).t() if library.reference_wanted() else weight_energy(w, keep)
+    return (styles.square() @ energy + 1e-8).rsqrt()
 
 
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from stylegan_toon import ops
 from stylegan_toon.ops import conv3x3 as module
 from stylegan_toon.ops import library
 from stylegan_toon.ops.conv2d import conv2d_resample, conv_layer, modulated_1x1
-from stylegan_toon.ops.conv3x3 import conv3x3, kind_of, layer3x3, no_weight_gradients, remember
-from stylegan_toon.ops.workspace import release, take, workspace
+from stylegan_toon.ops.conv3x3 import conv3x3, kind_of, no_weight_gradients, remember
+from stylegan_toon.ops.layer3x3 import layer3x3, weight_energy
+from stylegan_toon.ops.workspace import release, take
 
 pytestmark = pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 
