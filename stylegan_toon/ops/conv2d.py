@@ -12,7 +12,7 @@ from . import library
 from .bias_act import ACTIVATIONS, bias_act
 from .conv3x3 import conv3x3, kind_of
 from .epilogue import epilogue
-from .layer3x3 import layer3x3, weight_energy
+from .layer3x3 import demodulation, layer3x3, weight_energy
 from .upfirdn2d import upfirdn2d
 
 
@@ -42,7 +42,7 @@ def conv2d_resample(
     if kind := kind_of(x, w, f, up, down, padding):
         return conv3x3(x, w, kind)
     if up == 1 and down == 1:
-        return F.conv2d(x, w, padding=padding)
+        return _matrix_product(F.pad(x, [1] * 4), w) if _few(x, w, padding) else F.conv2d(x, w, padding=padding)
     fw, fh = (f.shape[-1], f.shape[0]) if f is not None else (1, 1)
     if down > 1:
         pad = [
@@ -118,10 +118,9 @@ def conv_layer(
     padding = w.shape[-1] // 2
     kind = kind_of(x, w, f, up, down, padding, keep) if act in _SLOPES else None
     if kind:
-        scale = x.new_full((len(x), len(w)), weight_gain) if styles is None else _demodulation(w, styles, keep)
         return layer3x3(
-            x, w, kind, styles=styles, scale=scale, noise=noise, b=b, alpha=_SLOPES[act], gain=gain, clamp=clamp,
-            keep=keep,
+            x, w, kind, styles=styles, weight_gain=weight_gain, noise=noise, b=b, alpha=_SLOPES[act], gain=gain,
+            clamp=clamp, keep=keep,
         )  # fmt: skip
     scale = None
     if styles is None:
@@ -131,14 +130,19 @@ def conv_layer(
             # It overflows at 65504: bring both factors below 1; demodulation cancels the scale exactly.
             w = w / (math.sqrt(w[0].numel()) * w.abs().amax(dim=(1, 2, 3), keepdim=True))
             styles = styles / styles.abs().amax(dim=1, keepdim=True)
-        scale = _demodulation(w, styles, keep)
+        energy = w.square().sum(dim=(2, 3)).t() if library.reference_wanted() else weight_energy(w, keep)
+        scale = demodulation(styles, energy)
         x = x * styles.to(x.dtype)[:, :, None, None]
     w = w.to(x.dtype)
-    if up > 1 and w.shape[-1] > 1:
+    if up == 2 and _few(x, w, padding) and f is not None and f.shape == (4, 4):
+        # The filter commutes with the weights and comes first.
+        x = _matrix_product(upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4), w, flip=True)
+    elif up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
         rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
         return epilogue(x, b, f=f, padding=pad, fir_gain=up**2, **rest)
-    x = conv2d_resample(x, w, f, up=up, down=down, padding=padding)
+    else:
+        x = conv2d_resample(x, w, f, up=up, down=down, padding=padding)
     if scale is None and noise is None and b is None:
         return bias_act(x, act=act, gain=gain, clamp=clamp)
     return epilogue(x, b, scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
@@ -147,10 +151,24 @@ def conv_layer(
 _SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": ACTIVATIONS["lrelu"].default_alpha}  # below zero
 
 
-def _demodulation(w: Tensor, styles: Tensor, keep: bool) -> Tensor:
-    """``d`` of :func:`conv_layer`, ``[N, C_out]``."""
-    energy = w.square().sum(dim=(2, 3)).t() if library.reference_wanted() else weight_energy(w, keep)
-    return (styles.square() @ energy + 1e-8).rsqrt()
+def _few(x: Tensor, w: Tensor, padding: int) -> bool:
+    """Whether a 3x3 convolution on the CPU is mostly reading its weights."""
+    few = x.shape[2] * x.shape[3] <= 64 and x.is_cpu and x.dtype == torch.float32 and padding == 1
+    return few and w.shape[2:] == (3, 3) and not library.reference_wanted()
+
+
+def _matrix_product(x: Tensor, w: Tensor, flip: bool = False) -> Tensor:
+    """``F.conv2d(x, w)`` of few pixels, with the taps turned round if ``flip``.
+
+    It reads the weights where they lie; torch's convolution rearranges them first, forwards and twice backwards.
+    """
+    n, c, height, width = x.shape
+    columns = F.unfold(x, 3)  # [N, 9 C, pixels]
+    if flip:
+        columns = columns.unflatten(1, (c, 9)).flip(2).flatten(1, 2)
+    y = w.flatten(1) @ columns.transpose(0, 1).flatten(1)
+    y = y.unflatten(1, (n, height - 2, width - 2)).transpose(0, 1)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
@@ -169,5 +187,24 @@ def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     height, width = x.shape[2:]
     w = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)  # [N, C_out, C_in]
     if library.is_channels_last(x):
-        return (x.permute(0, 2, 3, 1).flatten(1, 2) @ w.mT).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        y = pixels @ w.mT if library.reference_wanted() else _Narrow.apply(pixels, w)
+        return y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     return (w @ x.flatten(2)).unflatten(2, (height, width))
+
+
+class _Narrow(torch.autograd.Function):
+    """``x @ w.mT``, ``[N, P, C]`` and ``[N, 3, C]``.
+
+    torch's own gradient by w, ``(x.mT @ dy).mT``, takes three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x @ w.mT
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        return dy @ w if ctx.needs_input_grad[0] else None, dy.mT @ x if ctx.needs_input_grad[1] else None

@@ -24,12 +24,10 @@ _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
 # Outputs from which on rearranged weights save more than they cost: if they are kept, and if not. Of one picture:
 # how a batch is cut up must not change who computes it.
-_ENOUGH = {"plain": (64, 256), "up": (64, 4096), "down": (256, 2048)}
+_ENOUGH = {"plain": (64, 256), "up": (64, 1024), "down": (256, 2048)}
 
 
-def kind_of(
-    x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False
-) -> str | None:
+def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False) -> str | None:
     """Which of "plain", "up" and "down" `conv2d.conv2d_resample` of these is; None if the kernel does not take it."""
     if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu:
         return None
@@ -109,8 +107,8 @@ _memory = WeakTensorKeyDictionary()
 # ---------------------------------------------------------------- compiled
 
 _PARAMS = struct.Struct("7P10q3d")  # ToonConv3x3 of csrc/api.h
-_PACK = struct.Struct("2P6q")  # ToonConv3x3Pack
-_WEIGHT = struct.Struct("5P11q")  # ToonConv3x3Weight
+_PACK = struct.Struct("3P6q")  # ToonConv3x3Pack
+_WEIGHT = struct.Struct("7P13q")  # ToonConv3x3Weight
 
 
 def output_size(height: int, width: int, kind: str) -> tuple[int, int]:
@@ -133,8 +131,15 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-def _packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool) -> Tensor:
-    """The weights as the kernel reads them. ``swap``: input for output channels; ``flip``: taps turned round."""
+def packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool, energy: Tensor | None = None) -> Tensor:
+    """The weights as the kernel reads them; what is not kept lasts until the next call in this thread.
+
+    Args:
+        swap: input for output channels.
+        flip: the taps turned round.
+        energy: where to write the sum over the taps of ``w**2``, ``[C_in, C_out]`` (``swap``: ``[C_out, C_in]``); not
+            with ``keep``.
+    """
     kernels = library.kernels()
 
     def make() -> Tensor:
@@ -150,7 +155,8 @@ def _packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool) -> Tensor:
         else:
             u = _buffer.u
         first, *steps = _steps(taps, swap, flip)
-        library.launch("conv3x3_pack", u, _PACK.pack(u.data_ptr(), first, c_in, c_out, _KINDS[kind], *steps))
+        addresses = u.data_ptr(), first, 0 if energy is None else energy.data_ptr()
+        library.launch("conv3x3_pack", u, _PACK.pack(*addresses, c_in, c_out, _KINDS[kind], *steps))
         return u
 
     # Each instruction set has a layout of its own.
@@ -165,14 +171,13 @@ def _steps(w: Tensor, swap: bool, flip: bool) -> tuple[int, int, int, int]:
 
 
 def run(
-    x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool, out: Tensor,
+    x: Tensor, u: Tensor, kind: str, gain: float, out: Tensor,
     styles: Tensor | None = None, scale: Tensor | None = None, noise: Tensor | None = None, b: Tensor | None = None,
     alpha: float = 1.0, clamp: float = -1.0,
 ) -> None:  # fmt: skip
-    """Launch the kernel on channels_last ``x`` and ``out``. The operands are those of `layer3x3.layer3x3`."""
+    """Launch the kernel on channels_last ``x`` and ``out`` and `packed` weights; the rest as for `layer3x3`."""
     if out.numel() == 0:
         return
-    u = _packed(w, kind, swap, flip, keep)
     styles, scale, noise, b = (None if t is None else t.contiguous() for t in (styles, scale, noise, b))
     n, c_in, height, width = x.shape
     c_out, out_height, out_width = out.shape[1:]
@@ -180,7 +185,7 @@ def run(
         out.data_ptr(), x.data_ptr(), u.data_ptr(),
         *(0 if t is None else t.data_ptr() for t in (styles, scale, noise, b)),
         n, c_in, c_out, height, width, out_height, out_width,
-        0 if scale is None or len(scale) == 1 else c_out,
+        c_out,
         0 if noise is None or noise.numel() == out_height * out_width else out_height * out_width,
         _KINDS[kind], alpha, gain, clamp,
     )  # fmt: skip
@@ -190,7 +195,7 @@ def run(
 def _forward(x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     out = empty((len(x), w.shape[1 if swap else 0], *output_size(*x.shape[2:], kind)))
-    run(x, w, kind, swap, flip, gain, keep, out)
+    run(x, packed(w, kind, swap, flip, keep), kind, gain, out)
     return out
 
 
@@ -200,20 +205,32 @@ def _fake(x: Tensor, w: Tensor, kind: str, swap: bool, *_) -> Tensor:
 
 
 def weight(
-    dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool, d: Tensor | None = None, styles: Tensor | None = None
+    dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool, *, d: Tensor | None = None, styles: Tensor | None = None,
+    w: Tensor | None = None, e: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """The gradient by the weights where ``dy * d`` comes back from ``x * styles``; "plain" or "down"."""
+    """The gradient by the weights where ``dy * d`` comes back from ``x * styles``; "plain" or "down".
+
+    With contiguous weights ``w`` and ``e``, ``[C_out, C_in]`` as w's first two dimensions, ``w * e`` is added to it.
+    """
     dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
     n, c_in, height, width = x.shape
     c_out, out_height, out_width = dy.shape[1:]
     dw = library.on_huge_pages(torch.empty((c_in, c_out, 3, 3) if swap else (c_out, c_in, 3, 3)))
     first, *steps = _steps(dw, swap, flip)
+    shift = first - dw.data_ptr()
+    e_steps = (0, 0) if e is None else e.stride() if swap else e.stride()[::-1]
     params = _WEIGHT.pack(
-        first, x.data_ptr(), 0 if styles is None else styles.data_ptr(), dy.data_ptr(), 0 if d is None else d.data_ptr(),
-        n, c_in, c_out, height, width, out_height, out_width, _KINDS[kind], *steps,
+        first, x.data_ptr(), 0 if styles is None else styles.data_ptr(),
+        dy.data_ptr(), 0 if d is None else d.data_ptr(),
+        0 if w is None else w.data_ptr() + shift, 0 if e is None else e.data_ptr(),
+        n, c_in, c_out, height, width, out_height, out_width, _KINDS[kind], *steps, *e_steps,
     )  # fmt: skip
     library.launch("conv3x3_weight", dw, params)
     return dw
+
+
+def _weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
+    return weight(dy, x, kind, swap, flip)
 
 
 def _fake_weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
@@ -283,7 +300,7 @@ _CONV3X3 = library.define(
 )
 _CONV3X3_WEIGHT = library.define(
     "conv3x3_weight(Tensor dy, Tensor x, str kind, bool swap, bool flip) -> Tensor",
-    weight,
+    _weight,
     _fake_weight,
     _Conv3x3Weight,
 )

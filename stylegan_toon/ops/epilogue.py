@@ -254,7 +254,7 @@ def gradient(
     dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, alpha: float, gain: float, clamp: float,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """What ToonEpilogueGrad of csrc/api.h says, the sums added up; the first result into ``out``, which may be ``dy``."""
+    """What ToonEpilogueGrad of csrc/api.h says, its sums added up; the first into ``out``, which may be ``dy``."""
     y = library.dense(y)
     dy = library.same_layout(dy, y)
     library.check_operand("dy", dy, y.device, y.dtype)

@@ -1,6 +1,6 @@
 """A whole 3x3 layer of the networks in one pass over memory, forwards, and backwards in few.
 
-    y = clamp(gain * act(v * scale + noise + b)),    v = conv3x3(x * styles, w)
+    y = clamp(gain * act(v * d + noise + b)),    v = conv3x3(x * styles, w),    d = rsqrt(sum_ik (w styles)^2 + 1e-8)
 
 The backward pass keeps x and y, both of which the neighbours have anyway, and neither x * styles nor v (see
 `epilogue`). It is one op where nobody will differentiate it again; for R1 and path length regularisation it is made of
@@ -24,7 +24,7 @@ def layer3x3(
     kind: str,
     *,
     styles: Tensor | None = None,
-    scale: Tensor | None = None,
+    weight_gain: float = 1.0,
     noise: Tensor | None = None,
     b: Tensor | None = None,
     alpha: float = 1.0,
@@ -32,12 +32,12 @@ def layer3x3(
     clamp: float | None = None,
     keep: bool = False,
 ) -> Tensor:
-    """``clamp(gain * lrelu(conv3x3(x * styles, w) * scale + noise + b))``, twice differentiable by all six tensors.
+    """``clamp(gain * lrelu(conv3x3(x * styles, w) * d + noise + b))``, twice differentiable by all five tensors.
 
     Args:
         x, w, kind, keep: as for `conv3x3.conv3x3`.
-        styles: ``[N, C_in]``.
-        scale: ``[N, C_out]``. Where it is 0 it has no gradient (NaN).
+        styles: ``[N, C_in]``; ``d``, ``[N, C_out]``, is then what demodulates them.
+        weight_gain: ``d`` without styles.
         noise: ``[H', W']`` or ``[N or 1, 1, H', W']``.
         b: ``[C_out]``.
         alpha: slope of the activation below zero: 1 is none, 0 is relu.
@@ -50,24 +50,29 @@ def layer3x3(
         ValueError: a tensor does not fit.
     """
     n, _, height, width = x.shape
-    c_out, (height, width) = w.shape[0], conv.output_size(height, width, kind)
+    height, width = conv.output_size(height, width, kind)
     if noise is not None and noise.ndim == 2:
         noise = noise[None, None]
     for name, t, shapes in (
         ("styles", styles, [(n, x.shape[1])]),
-        ("scale", scale, [(n, c_out)]),
         ("noise", noise, [(n, 1, height, width), (1, 1, height, width)]),
-        ("b", b, [(c_out,)]),
+        ("b", b, [(w.shape[0],)]),
     ):
         if t is not None:
             library.check_operand(name, t, x.device, torch.float32)
             if tuple(t.shape) not in shapes:
                 raise ValueError(f"{name} is {list(t.shape)}, but must be {' or '.join(str(list(s)) for s in shapes)}")
-    return _LAYER(x, w, styles, scale, noise, b, kind, alpha, gain, -1.0 if clamp is None else clamp, keep, True)
+    clamp = -1.0 if clamp is None else clamp
+    return _LAYER(x, w, styles, noise, b, kind, weight_gain, alpha, gain, clamp, keep, True)[0]
+
+
+def demodulation(styles: Tensor, energy: Tensor) -> Tensor:
+    """``d``, ``[N, C_out]``: styles ``[N, C_in]``; energy ``[C_in, C_out]``, the sum over the taps of ``w**2``."""
+    return (styles.square() @ energy + 1e-8).rsqrt()
 
 
 def weight_energy(w: Tensor, keep: bool) -> Tensor:
-    """Sum over the taps of ``w**2``, ``[C_in, C_out]``, from which demodulation is made.
+    """The sum over the taps of ``w**2``, ``[C_in, C_out]``; differentiable.
 
     Args:
         w: ``[C_out, C_in, k, k]``.
@@ -80,43 +85,69 @@ def weight_energy(w: Tensor, keep: bool) -> Tensor:
 
 
 def _forward(
-    x: Tensor, w: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
-    kind: str, alpha: float, gain: float, clamp: float, keep: bool, brief: bool,
-) -> Tensor:  # fmt: skip
+    x: Tensor, w: Tensor, styles: Tensor | None, noise: Tensor | None, b: Tensor | None,
+    kind: str, weight_gain: float, alpha: float, gain: float, clamp: float, keep: bool, brief: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     x = x.contiguous(memory_format=torch.channels_last)
     shape = (len(x), len(w), *conv.output_size(*x.shape[2:], kind))
+    if styles is None:
+        u, d = conv.packed(w, kind, False, False, keep), x.new_full(shape[:2], weight_gain)
+    else:
+        energy = _energy(w, keep) if keep else x.new_empty(w.shape[1], w.shape[0])
+        u = conv.packed(w, kind, False, False, keep, None if keep else energy)
+        d = demodulation(styles, energy)
     out = take(shape) if brief else conv.empty(shape)
-    conv.run(x, w, kind, False, False, gain, keep, out, styles, scale, noise, b, alpha, clamp)
-    return out
+    conv.run(x, u, kind, gain, out, styles, d, noise, b, alpha, clamp)
+    return out, d
 
 
-def _fake(x: Tensor, w: Tensor, styles, scale, noise, b, kind: str, *_) -> Tensor:
+def _fake(x: Tensor, w: Tensor, styles, noise, b, kind: str, *_) -> tuple[Tensor, Tensor]:
     shape = (x.shape[0], w.shape[0], *conv.output_size(*x.shape[2:], kind))
-    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
+    return x.new_empty(shape).contiguous(memory_format=torch.channels_last), x.new_empty(shape[:2])
 
 
 def _grad(
-    dy: Tensor, y: Tensor, x: Tensor, w: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-    kind: str, alpha: float, gain: float, clamp: float, keep: bool, wanted: list[bool],
+    dy: Tensor, y: Tensor, d: Tensor, x: Tensor, w: Tensor, styles: Tensor | None, noise: Tensor | None,
+    b: Tensor | None, kind: str, alpha: float, gain: float, clamp: float, keep: bool, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     x = x.contiguous(memory_format=torch.channels_last)
-    dv, channel_sums, pixel_sums = gradient(dy, y, scale, noise, alpha, gain, clamp, take(y.shape))
-    dx, dw, d_styles = (x.new_empty(0) for _ in range(3))
+    dv, channel_sums, pixel_sums = gradient(dy, y, d, noise, alpha, gain, clamp, take(y.shape))
+    dx, dw, d_styles, energy = (x.new_empty(0) for _ in range(4))
     if wanted[0] or wanted[2]:
-        dx = take(x.shape)
-        conv.run(dv, w, *conv.adjoint(kind, False, False, 1.0), keep, dx)
+        dx, (*how, back_gain) = take(x.shape), conv.adjoint(kind, False, False, 1.0)
+        if keep:
+            u, energy = conv.packed(w, *how, keep), _energy(w, keep)
+        else:
+            by_output = x.new_empty(w.shape[:2])
+            u, energy = conv.packed(w, *how, keep, by_output), by_output.t()
+        conv.run(dv, u, how[0], back_gain, dx)
         if styles is not None:  # d_styles = sum of dx * x, dx *= styles: what the epilogue's gradient does, too
             dx, (_, d_styles), _ = gradient(dx, x, styles, None, 1.0, 1.0, -1.0, dx)
+    energetic = {}
+    if styles is not None and (wanted[1] or wanted[2]):
+        d_energy, of_styles = _through_demodulation(channel_sums, b, d, styles, energy if wanted[2] else None)
+        energetic = {"w": w.contiguous(), "e": 2 * d_energy.t()}
+        d_styles = d_styles + of_styles if wanted[2] else d_styles
     if wanted[1] and kind == "up":  # <dv, up(x)> = <4 down(dv), x>
         fours = x.new_full(x.shape[:2], 4) if styles is None else 4 * styles
-        dw = conv.weight(x, dv, "down", True, False, d=fours)
+        dw = conv.weight(x, dv, "down", True, False, d=fours, **energetic)
     elif wanted[1]:
-        dw = conv.weight(dv, x, kind, False, False, styles=styles)
+        dw = conv.weight(dv, x, kind, False, False, styles=styles, **energetic)
     return dx, dw, d_styles, channel_sums, pixel_sums
 
 
+def _through_demodulation(
+    channel_sums: Tensor, b: Tensor | None, d: Tensor, styles: Tensor, energy: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """From the sums of `gradient` to the gradients by the energy and, if that is given, by the styles."""
+    d_d, _, _ = small_gradients(channel_sums, None, d, None, b, (True, False, False))
+    d_power = -0.5 * d_d * d**3
+    of_styles = None if energy is None else 2 * styles * (d_power @ energy.t())
+    return styles.square().t() @ d_power, of_styles
+
+
 def _fake_grad(
-    dy: Tensor, y: Tensor, x: Tensor, w: Tensor, styles, scale, noise, kind, alpha, gain, clamp, keep, wanted
+    dy: Tensor, y: Tensor, d: Tensor, x: Tensor, w: Tensor, styles, noise, b, kind, alpha, gain, clamp, keep, wanted
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dx, dw, d_styles = (x.new_empty(0) for _ in range(3))
     if wanted[0] or wanted[2]:
@@ -136,40 +167,42 @@ def _energy(w: Tensor, keep: bool) -> Tensor:
 class _Layer3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *args):
-        *tensors, kind, alpha, gain, clamp, keep, _ = args
-        y = library.below_autograd(_LAYER, *args[:-1], False)
-        ctx.save_for_backward(y, *tensors)
+        *tensors, kind, _, alpha, gain, clamp, keep, _ = args
+        y, d = library.below_autograd(_LAYER, *args[:-1], False)
+        ctx.mark_non_differentiable(d)
+        ctx.save_for_backward(y, d, *tensors)
         ctx.options = kind, alpha, gain, clamp, keep
-        return y
+        return y, d
 
     @staticmethod
-    def backward(ctx, dy):
-        y, x, w, styles, scale, noise, b = ctx.saved_tensors
-        for_x, for_w, for_styles, *others = ctx.needs_input_grad[:6]
+    def backward(ctx, dy, _):
+        y, d, x, w, styles, noise, b = ctx.saved_tensors
+        for_x, for_w, for_styles, for_noise, for_b = ctx.needs_input_grad[:5]
         for_w = for_w and conv.weight_gradients_wanted()
-        if torch.is_grad_enabled():
-            dx, dw, d_styles, channel_sums, pixel_sums = _differentiable(dy, y, x, w, styles, scale, noise, *ctx.options)
-        else:
-            dx, dw, d_styles, channel_sums, pixel_sums = _GRAD(
-                dy, y, x, w, styles, scale, noise, *ctx.options, [for_x, for_w, for_styles]
-            )
-        small = small_gradients(channel_sums, pixel_sums, scale, noise, b, others)
-        own = (dx if for_x else None, dw if for_w else None, d_styles if for_styles else None)
-        return *own, *small, None, None, None, None, None, None
+        wanted = [for_x, for_w, for_styles]
+        compute = _differentiable if torch.is_grad_enabled() else _GRAD
+        *large, channel_sums, pixel_sums = compute(dy, y, d, x, w, styles, noise, b, *ctx.options, wanted)
+        _, d_noise, d_b = small_gradients(channel_sums, pixel_sums, d, noise, b, (False, for_noise, for_b))
+        return *(t if want else None for t, want in zip(large, wanted)), d_noise, d_b, *[None] * 7
 
 
 def _differentiable(
-    dy: Tensor, y: Tensor, x: Tensor, w: Tensor, styles: Tensor | None, scale: Tensor | None, noise: Tensor | None,
-    kind: str, alpha: float, gain: float, clamp: float, keep: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    dy: Tensor, y: Tensor, d: Tensor, x: Tensor, w: Tensor, styles: Tensor | None, noise: Tensor | None,
+    b: Tensor | None, kind: str, alpha: float, gain: float, clamp: float, keep: bool, wanted: list[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
     """What `_grad` computes, in ops that have gradients of their own."""
-    dv, *sums = torch.ops.stylegan_toon.epilogue_grad(dy, y, scale, noise, alpha, gain, clamp)
+    energy = weight_energy(w, keep)
+    d = d if styles is None else demodulation(styles, energy)  # now as a function of both
+    dv, *sums = torch.ops.stylegan_toon.epilogue_grad(dy, y, d, noise, alpha, gain, clamp)
+    dx, d_styles = conv.input_gradient(dv, w, kind, False, False, 1.0, keep), None
     scaled = x if styles is None else x * styles[:, :, None, None]
-    dx = conv.input_gradient(dv, w, kind, False, False, 1.0, keep)
-    dw = conv.weight_gradient(dv, scaled, kind, False, False, 1.0) if conv.weight_gradients_wanted() else None
-    if styles is None:
-        return dx, dw, None, *sums
-    return dx * styles[:, :, None, None], dw, (dx * x).sum((2, 3)), *sums
+    dw = conv.weight_gradient(dv, scaled, kind, False, False, 1.0) if wanted[1] else None
+    if styles is not None:
+        d_energy, of_styles = _through_demodulation(sums[0], b, d, styles, energy)
+        d_styles = (dx * x).sum((2, 3)) + of_styles
+        dx = dx * styles[:, :, None, None]
+        dw = dw + w * (2 * d_energy.t())[:, :, None, None] if wanted[1] else None
+    return dx, dw, d_styles, *sums
 
 
 class _Energy(torch.autograd.Function):
@@ -184,14 +217,14 @@ class _Energy(torch.autograd.Function):
         return w * (2 * d.t())[:, :, None, None], None
 
 
-_OPERANDS = "Tensor x, Tensor w, Tensor? styles, Tensor? scale, Tensor? noise"
-_OPTIONS = "str kind, float alpha, float gain, float clamp, bool keep"
+_OPERANDS = "Tensor x, Tensor w, Tensor? styles, Tensor? noise, Tensor? b, str kind"
+_OPTIONS = "float alpha, float gain, float clamp, bool keep"
 # `brief`: the result does not live long, so it may lie in lent memory. Ignored where a gradient is recorded.
 _LAYER = library.define(
-    f"layer3x3({_OPERANDS}, Tensor? b, {_OPTIONS}, bool brief) -> Tensor", _forward, _fake, _Layer3x3
+    f"layer3x3({_OPERANDS}, float weight_gain, {_OPTIONS}, bool brief) -> (Tensor, Tensor)", _forward, _fake, _Layer3x3
 )
 _GRAD = library.define_constant(
-    f"layer3x3_grad(Tensor dy, Tensor y, {_OPERANDS}, {_OPTIONS}, bool[] wanted)"
+    f"layer3x3_grad(Tensor dy, Tensor y, Tensor d, {_OPERANDS}, {_OPTIONS}, bool[] wanted)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _grad,
     _fake_grad,
