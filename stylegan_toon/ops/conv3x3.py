@@ -159,6 +159,8 @@ def packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool, energy: Ten
         library.launch("conv3x3_pack", u, _PACK.pack(*addresses, c_in, c_out, _KINDS[kind], *steps))
         return u
 
+    if energy is not None:  # nothing remembered has written it
+        return make()
     # Each instruction set has a layout of its own.
     return remember(w, f"{kind} {swap} {flip} {kernels.toon_cpu_isa()}", make, keep)
 

@@ -111,6 +111,13 @@ def test_kept_weights_and_no_gradients(kind, keep):
         assert relative_error(result, right) < TOLERANCE  # the energy is summed in another order
 
 
+def test_from_kept_weights_to_training_and_back():
+    tensors = operands("plain")
+    with torch.no_grad():
+        kept, new, again = (layer(*tensors, "plain", keep=keep) for keep in (True, False, True))
+    assert torch.equal(kept, again) and relative_error(new, kept.double()) < TOLERANCE
+
+
 @pytest.mark.parametrize("styled", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_nobody_wants_are_left_out(kind, styled):
