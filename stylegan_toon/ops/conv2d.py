@@ -14,6 +14,7 @@ from .conv3x3 import conv3x3, kind_of
 from .epilogue import epilogue
 from .layer3x3 import demodulation, layer3x3, weight_energy
 from .upfirdn2d import upfirdn2d
+from .workspace import numbers
 
 
 def conv2d_resample(
@@ -42,7 +43,7 @@ def conv2d_resample(
     if kind := kind_of(x, w, f, up, down, padding):
         return conv3x3(x, w, kind)
     if up == 1 and down == 1:
-        return _matrix_product(F.pad(x, [1] * 4), w) if _few(x, w, padding) else F.conv2d(x, w, padding=padding)
+        return F.conv2d(x, w, padding=padding)
     fw, fh = (f.shape[-1], f.shape[0]) if f is not None else (1, 1)
     if down > 1:
         pad = [
@@ -122,6 +123,7 @@ def conv_layer(
             x, w, kind, styles=styles, weight_gain=weight_gain, noise=noise, b=b, alpha=_SLOPES[act], gain=gain,
             clamp=clamp, keep=keep,
         )  # fmt: skip
+    few = _few(x, w, padding) and down == 1 and (up == 1 or (up == 2 and f is not None and f.shape == (4, 4)))
     scale = None
     if styles is None:
         w = w * weight_gain if weight_gain != 1 else w
@@ -130,13 +132,16 @@ def conv_layer(
             # It overflows at 65504: bring both factors below 1; demodulation cancels the scale exactly.
             w = w / (math.sqrt(w[0].numel()) * w.abs().amax(dim=(1, 2, 3), keepdim=True))
             styles = styles / styles.abs().amax(dim=1, keepdim=True)
-        energy = w.square().sum(dim=(2, 3)).t() if library.reference_wanted() else weight_energy(w, keep)
-        scale = demodulation(styles, energy)
+        if not few:
+            energy = w.square().sum(dim=(2, 3)).t() if library.reference_wanted() else weight_energy(w, keep)
+            scale = demodulation(styles, energy)
         x = x * styles.to(x.dtype)[:, :, None, None]
     w = w.to(x.dtype)
-    if up == 2 and _few(x, w, padding) and f is not None and f.shape == (4, 4):
+    if few:
         # The filter commutes with the weights and comes first.
-        x = _matrix_product(upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4), w, flip=True)
+        wide = upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4) if up == 2 else F.pad(x, [1] * 4)
+        x, energy = _matrix_product(wide, w, flip=up == 2, keep=keep, modulated=styles is not None)
+        scale = None if styles is None else demodulation(styles, energy)
     elif up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
         rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
@@ -157,8 +162,8 @@ def _few(x: Tensor, w: Tensor, padding: int) -> bool:
     return few and w.shape[2:] == (3, 3) and not library.reference_wanted()
 
 
-def _matrix_product(x: Tensor, w: Tensor, flip: bool = False) -> Tensor:
-    """``F.conv2d(x, w)`` of few pixels, with the taps turned round if ``flip``.
+def _matrix_product(x: Tensor, w: Tensor, flip: bool, keep: bool, modulated: bool) -> tuple[Tensor, Tensor | None]:
+    """``F.conv2d(x, w)`` of few pixels, with the taps turned round if ``flip``; `weight_energy` too if ``modulated``.
 
     It reads the weights where they lie; torch's convolution rearranges them first, forwards and twice backwards.
     """
@@ -166,9 +171,36 @@ def _matrix_product(x: Tensor, w: Tensor, flip: bool = False) -> Tensor:
     columns = F.unfold(x, 3)  # [N, 9 C, pixels]
     if flip:
         columns = columns.unflatten(1, (c, 9)).flip(2).flatten(1, 2)
-    y = w.flatten(1) @ columns.transpose(0, 1).flatten(1)
+    columns = columns.transpose(0, 1).flatten(1)
+    if modulated and torch.is_grad_enabled() and w.requires_grad and not torch.compiler.is_compiling():
+        y, energy = _Product.apply(columns, w)
+    else:
+        y, energy = w.flatten(1) @ columns, weight_energy(w, keep) if modulated else None
     y = y.unflatten(1, (n, height - 2, width - 2)).transpose(0, 1)
-    return y.contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last), energy
+
+
+class _Product(torch.autograd.Function):
+    """``w.flatten(1) @ columns`` and `weight_energy`: together, because both gradients by w then go to one place."""
+
+    @staticmethod
+    def forward(ctx, columns, w):
+        ctx.save_for_backward(columns, w)
+        square = torch.mul(w, w, out=numbers(w.numel()).view_as(w))
+        return w.flatten(1) @ columns, square.sum(dim=(2, 3)).t()
+
+    @staticmethod
+    def backward(ctx, dy, d_energy):
+        columns, w = ctx.saved_tensors
+        d_columns = w.flatten(1).t() @ dy if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return d_columns, None
+        e = (2 * d_energy.t())[:, :, None, None]
+        if torch.is_grad_enabled():
+            return d_columns, (dy @ columns.t()).view_as(w) + w * e
+        dw = torch.mul(w, e, out=library.on_huge_pages(torch.empty(w.shape)))
+        dw.flatten(1).addmm_(dy, columns.t())
+        return d_columns, dw
 
 
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
@@ -207,4 +239,8 @@ class _Narrow(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
-        return dy @ w if ctx.needs_input_grad[0] else None, dy.mT @ x if ctx.needs_input_grad[1] else None
+        dw = dy.mT @ x if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, dw
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32
+        return dy @ w if plain else torch.matmul(dy, w, out=numbers(x.numel()).view(x.shape)), dw

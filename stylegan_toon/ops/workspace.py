@@ -49,10 +49,11 @@ def take(shape: Sequence[int]) -> Tensor:
     are lent to a thread at a time, what is more is new memory.
     """
     n, c, h, w = shape
-    return _numbers(n * c * h * w).view(n, h, w, c).permute(0, 3, 1, 2)
+    return numbers(n * c * h * w).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def _numbers(count: int) -> Tensor:
+def numbers(count: int) -> Tensor:
+    """So many float32 numbers on the CPU, lent as by `take`."""
     buffers = _pool.buffers
     free = [buffer for buffer in buffers if buffer.free]
     if count <= _SMALL or (not free and len(buffers) == _MOST):
