@@ -125,9 +125,12 @@ def conv_layer(
         )  # fmt: skip
     few = _few(x, w, padding) and down == 1 and (up == 1 or (up == 2 and f is not None and f.shape == (4, 4)))
     scale = None
-    if styles is None:
-        w = w * weight_gain if weight_gain != 1 else w
-    else:
+    if styles is None and weight_gain != 1:
+        if w.shape[-1] > 1 and x.dtype == torch.float32:
+            scale = x.new_full((len(x), len(w)), weight_gain)  # no pass over the weights
+        else:
+            w = w * weight_gain
+    if styles is not None:
         if x.dtype == torch.float16:
             # It overflows at 65504: bring both factors below 1; demodulation cancels the scale exactly.
             w = w / (math.sqrt(w[0].numel()) * w.abs().amax(dim=(1, 2, 3), keepdim=True))
@@ -141,7 +144,7 @@ def conv_layer(
         # The filter commutes with the weights and comes first.
         wide = upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4) if up == 2 else F.pad(x, [1] * 4)
         x, energy = _matrix_product(wide, w, flip=up == 2, keep=keep, modulated=styles is not None)
-        scale = None if styles is None else demodulation(styles, energy)
+        scale = scale if styles is None else demodulation(styles, energy)
     elif up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
         rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)

@@ -24,7 +24,7 @@ _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
 # Outputs from which on rearranged weights save more than they cost: if they are kept, and if not. Of one picture:
 # how a batch is cut up must not change who computes it.
-_ENOUGH = {"plain": (64, 256), "up": (64, 1024), "down": (256, 2048)}
+_ENOUGH = {"plain": (64, 256), "up": (64, 1024), "down": (256, 1024)}
 
 
 def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False) -> str | None:
