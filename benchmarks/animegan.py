@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.animegan.model import AnimeGenerator
+from stylegan_toon.training.memory import keep_pages
 
 
 class PlainLayer(nn.Sequential):
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_pages()  # for both: they share the process
     torch.manual_seed(0)
     name, peer, aligned = load_peer(args.peer)
     ours = AnimeGenerator().eval()

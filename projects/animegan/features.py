@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.nn import Discriminator
+from stylegan_toon.ops.conv3x3 import conv3x3, kind_of
 from stylegan_toon.training.hub import Unavailable, hub_file, load_state
 from stylegan_toon.training.perceptual import fit
 from stylegan_toon.weights import load_network
@@ -87,7 +88,12 @@ class Vgg(Features):
                     x = F.relu(x)
                 elif i:
                     x = F.max_pool2d(F.relu(x), 2)
-                x = F.conv2d(x, getattr(self, f"weight{i}{j}"), getattr(self, f"bias{i}{j}"), padding=1)
+                weight, bias = getattr(self, f"weight{i}{j}"), getattr(self, f"bias{i}{j}")
+                kind = None if torch.is_autocast_enabled(x.device.type) else kind_of(x, weight, None, 1, 1, 1, True)
+                if kind is None:
+                    x = F.conv2d(x, weight, bias, padding=1)
+                else:
+                    x = conv3x3(x, weight, kind, keep=True) + bias[:, None, None]
         return x
 
 

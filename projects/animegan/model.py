@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stylegan_toon.nn.reflect import ReflectConv3x3
 from stylegan_toon.weights.checkpoint import KINDS
 
 SLOPE = 0.2
@@ -70,11 +71,14 @@ class Layer(nn.Module):
         self, inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1, linear: bool = False
     ) -> None:
         super().__init__()
-        # A depthwise convolution has a bias in the published weights, though the norm after it needs none.
-        self.conv = nn.Conv2d(inputs, outputs, size, stride, groups=groups, bias=groups > 1)
+        self.padding = (0, 1, 0, 1) if stride == 2 else (size // 2,) * 4
+        if (size, stride, groups) == (3, 1, 1):
+            self.conv: nn.Conv2d = ReflectConv3x3(inputs, outputs, bias=False)
+            self.padding = (0, 0, 0, 0)
+        else:  # a depthwise convolution has a bias in the published weights, though the norm after it needs none
+            self.conv = nn.Conv2d(inputs, outputs, size, stride, groups=groups, bias=groups > 1)
         self.norm = LayerNorm(outputs)
         self.linear = linear
-        self.padding = (0, 1, 0, 1) if stride == 2 else (size // 2,) * 4
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(F.pad(x, self.padding, mode="reflect") if any(self.padding) else x))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from stylegan_toon.nn.reflect import ReflectConv3x3
 from stylegan_toon.weights import KINDS
 
 
@@ -39,8 +40,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels), nn.ReLU(True),
-            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels),
+            ReflectConv3x3(channels, channels), nn.InstanceNorm2d(channels), nn.ReLU(True),
+            ReflectConv3x3(channels, channels), nn.InstanceNorm2d(channels),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from projects.xgan import losses, train
-from projects.xgan.infer import load_xgan, translate
+from projects.xgan.infer import SHIPPED, load_xgan, segment, translate
 from projects.xgan.infer import main as infer
 from projects.xgan.model import CLASSES, PAINTERS, Xgan, XganConfig, new_networks
 from projects.xgan.noise import corrupt
@@ -278,3 +278,13 @@ def test_components_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(ToonError):
         load_xgan(tmp_path)
     assert set(load_networks(tmp_path / "d1.safetensors")) == {"d1"}
+
+
+def test_what_ships_makes_an_avatar_of_the_example():
+    portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
+    face = segment(portrait.crop((58, 54, 282, 278)), aligned=True)
+    made = np.asarray(translate(load_xgan(SHIPPED), face, 0)).astype(int)
+    assert made.shape == (64, 64, 3)
+    corners = made[[0, 0], [0, -1]]  # avatars stand on white
+    red, _, blue = made[30:40, 28:36].mean((0, 1))  # and have skin in the middle
+    assert (corners > 200).all() and red - blue > 25
