@@ -20,6 +20,7 @@ from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .nn import Generator
+from .nn.layers import FullyConnected
 from .nn.swap import swap_layers
 from .project import Projection, progress_bar, project
 from .training.inversion import Callback
@@ -29,6 +30,7 @@ from .weights import load_network, name_of
 
 SWAP = "b32-"
 STEPS, TUNE = 250, 60
+PSI = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ def toonify(
     space: str = "w+",
     steps: int = STEPS,
     tune_steps: int = TUNE,
+    psi: float = PSI,
     features: str | Path | Perceptual = "auto",
     accelerate: str = "auto",
     seed: int = 303,
@@ -111,6 +114,8 @@ def toonify(
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
         space, steps, tune_steps, features, accelerate, seed: see `project`.
+        psi: how much of the way from the mean w to the face's the toon's layers go. A w+ that shows a photo well may be
+            farther from the mean than anything the toon has learned; at 1 its lines and colours break there.
         device: where to compute.
         callback: gets a `training.inversion.Progress` after every step of every face.
         say: gets a line about which features are used.
@@ -130,7 +135,8 @@ def toonify(
             base, crop.image, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure,
             accelerate=accelerate, callback=callback,
         )  # fmt: skip
-        blended = swap_layers(found.generator, carry_over(base, found.generator, toon), swap, width, names=names)
+        moved = truncated(carry_over(base, found.generator, toon), psi)
+        blended = swap_layers(found.generator, moved, swap, width, names=names)
         with torch.no_grad():
             drawn = blended.synthesis(found.ws, noise_mode="const")
         faces.append(ToonFace(crop, found, to_pil(found.image[0]), to_pil(drawn[0])))
@@ -142,13 +148,30 @@ def toonify(
 def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
     """A copy of ``toon`` whose synthesis weights have moved as those of ``base`` did when it was tuned to a face.
 
-    The toon was taught from the base, so what makes the base show this face makes the toon draw it.
+    The toon was taught from the base, so what makes the base show this face makes the toon draw it. Not so the strength
+    of the noise: grain that a photo has does not become a drawing.
     """
     moved = copy.deepcopy(toon)
+    before, after = dict(base.synthesis.named_parameters()), dict(tuned.synthesis.named_parameters())
     with torch.no_grad():
-        for ours, before, after in zip(*(G.synthesis.parameters() for G in (moved, base, tuned))):
-            ours += after - before
+        for name, ours in moved.synthesis.named_parameters():
+            if not name.endswith("noise_strength"):
+                ours += after[name] - before[name]
     return moved
+
+
+@torch.no_grad()
+def truncated(G: Generator, psi: float) -> Generator:
+    """``G``, changed: for every w its synthesis now does what it did for ``w_avg + psi * (w - w_avg)``.
+
+    Styles are linear in w, so this can be done to the weights, and holds layer by layer after a swap.
+    """
+    mean = G.mapping.w_avg[None]
+    for layer in G.synthesis.modules():
+        if isinstance(affine := getattr(layer, "affine", None), FullyConnected):
+            affine.bias += (1 - psi) * (affine(mean) - affine(torch.zeros_like(mean)))[0]
+            affine.weight *= psi
+    return G
 
 
 def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path], Path, list[Path]]:
@@ -172,6 +195,7 @@ def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path],
 @click.option("--paste-back", is_flag=True, help="Also write the whole photo with the cartoons in it.")
 @click.option("--steps", type=click.IntRange(1), default=STEPS, help="Steps of projection.")
 @click.option("--tune", "tune_steps", type=click.IntRange(0), default=TUNE, help="Steps of pivotal tuning.")
+@click.option("--psi", type=float, default=PSI, help="How much of the face's latent the toon's layers see, 0 to 1.")
 @click.option("--space", type=click.Choice(["w", "w+"]), default="w+", help="One w for all layers, or one for each.")
 @click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
 @cli.out("out/toonify")
@@ -182,7 +206,7 @@ def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path],
 @cli.overwrite()
 def main(
     photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, face: int | None, aligned: bool,
-    paste_back: bool, steps: int, tune_steps: int, space: str, features: str, out: Path, device: torch.device,
+    paste_back: bool, steps: int, tune_steps: int, psi: float, space: str, features: str, out: Path, device: torch.device,
     accelerate: str, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Turn photos of people into cartoons.
@@ -206,7 +230,7 @@ def main(
         with bar:
             result = toonify(
                 opened, base=networks[0], toon=networks[1], swap=swap, width=width, space=space, steps=steps,
-                tune_steps=tune_steps, features=features, accelerate=accelerate, seed=seed, device=device,
+                tune_steps=tune_steps, psi=psi, features=features, accelerate=accelerate, seed=seed, device=device,
                 callback=move,
             )  # fmt: skip
         for path, one in zip(toons, result.faces):

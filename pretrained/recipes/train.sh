@@ -10,5 +10,6 @@ train --data "$run/data/faces.zip" --pairs "$run/data/faces.npz" --init-from "$r
     --pairs-weight 1 --kimg 4 --out "$run/faces"
 train --data "$run/data/comic.zip" --pairs "$run/data/comic.npz" --init-from "$run/faces/network.safetensors" \
     --pairs-kimg 4 --pairs-lr 0.003 --kimg 0 --out "$run/comic-pairs"
-train --data "$run/data/comic.zip" --pairs "$run/data/comic.npz" --init-from "$run/comic-pairs/network.safetensors" \
-    --pairs-weight 1 --kimg 0.8 --out "$run/comic"
+python "$(dirname "$0")/quiet.py" "$run/comic-pairs/network.safetensors" "$run/comic-quiet.safetensors"
+train --data "$run/data/comic.zip" --pairs "$run/data/comic.npz" --init-from "$run/comic-quiet.safetensors" \
+    --pairs-weight 1 --kimg 0.56 --out "$run/comic"
