@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from timing import alternately, describe, peer_module
+from timing import alternately, describe, peer_module, resident
 
 from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
@@ -34,12 +34,6 @@ def build(networks) -> tuple[torch.nn.Module, torch.nn.Module, dict]:
 def scores(D: torch.nn.Module, img: torch.Tensor, options: dict) -> None:
     D.zero_grad(set_to_none=True)
     D(img, None, **options).square().mean().backward()
-
-
-def resident(what: str) -> int:
-    """MiB of this process in memory: now (VmRSS) or at the most (VmHWM; getrusage counts the parent's in)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(what))
 
 
 def peak(peer: str, batch: int) -> None:

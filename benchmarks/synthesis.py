@@ -3,7 +3,8 @@
     python benchmarks/synthesis.py --peer PATH_OF_STYLEGAN2_ADA_PYTORCH
 
 Random weights (the time does not depend on them), batch 1 and more, float32 as the network is configured, beside a
-checkout of NVlabs/stylegan2-ada-pytorch in the same process, in turn. The rate counts multiplications and additions
+checkout of NVlabs/stylegan2-ada-pytorch in the same process, in turn. The row "torch.compile" has our own network
+without it in the place of the peer. The rate counts multiplications and additions
 by the definition of the convolutions, so an algorithm that needs fewer can exceed what matrices reach.
 """
 
@@ -18,6 +19,7 @@ import torch
 from timing import alternately, describe, matrix_rate, peer_module
 
 from stylegan_toon.nn import Generator, GeneratorConfig
+from stylegan_toon.nn.accelerate import accelerate
 
 
 def gflop(config: GeneratorConfig) -> float:
@@ -40,11 +42,18 @@ def main() -> None:
     networks = peer_module(args.peer, "training.networks") if args.peer else None
     print(describe())
     print(f"float32 matrix product: {matrix_rate():.0f} GFLOP/s\n")
-    print(f"| {'work':34} | ours ms | GFLOP/s |" + (" peer ms | ratio |" if networks else ""))
+    print(f"| {'work':42} | ours ms | GFLOP/s |" + (" peer ms | ratio |" if networks else ""))
     print("|---|---|---|" + ("---|---|" if networks else ""))
-    rows = [(256, 16384, 1, False), (1024, 32768, 1, False), (256, 16384, 1, True), (256, 16384, 4, True)]
-    for resolution, base, batch, learns in rows:
+    rows = [
+        (256, 16384, 1, False, "off"),
+        (256, 16384, 1, False, "compile"),
+        (1024, 32768, 1, False, "off"),
+        (256, 16384, 1, True, "off"),
+        (256, 16384, 4, True, "off"),
+    ]
+    for resolution, base, batch, learns, how in rows:
         name = f"{resolution} px, batch {batch}, {'forward + backward' if learns else 'no gradient'}"
+        name += ", torch.compile" if how == "compile" else ""
         if args.only and args.only not in name:
             continue
         config = GeneratorConfig(resolution=resolution, channel_base=base)
@@ -52,16 +61,19 @@ def main() -> None:
         ws = torch.randn(batch, G.num_ws, 512)
         # The published training draws noise and does not join modulation and convolution.
         noise = "random" if learns else "const"
-        functions = [step(G, functools.partial(G.synthesis, ws, noise_mode=noise), learns)]
-        if networks:
+        functions = [step(G, functools.partial(accelerate(G.synthesis, how), ws, noise_mode=noise), learns)]
+        if how != "off":
+            functions.append(step(G, functools.partial(G.synthesis, ws, noise_mode=noise), learns))
+        elif networks:
             options = dict(channel_base=base, channel_max=512)
             P = networks.Generator(512, 0, 512, resolution, 3, synthesis_kwargs=options).train(learns)
             paint = functools.partial(P.synthesis, ws, noise_mode=noise, force_fp32=True)
             functions.append(step(P, paint, learns))
         seconds = alternately(functions, args.rounds)
         work = gflop(config) * batch * (3 if learns else 1)
-        line = f"| {name:34} | {seconds[0] * 1e3:7.0f} | {work / seconds[0]:7.0f} |"
-        print(line + (f" {seconds[1] * 1e3:7.0f} | {seconds[1] / seconds[0]:4.2f}x |" if networks else ""), flush=True)
+        line = f"| {name:42} | {seconds[0] * 1e3:7.0f} | {work / seconds[0]:7.0f} |"
+        beside = f" {seconds[1] * 1e3:7.0f} | {seconds[1] / seconds[0]:4.2f}x |" if len(seconds) > 1 else ""
+        print(line + beside, flush=True)
 
 
 def step(network: torch.nn.Module, paint: Callable[[], torch.Tensor], learns: bool) -> Callable[[], None]:

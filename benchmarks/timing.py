@@ -68,6 +68,12 @@ def matrix_rate(size: int = 1024, rounds: int = 9) -> float:
     return 2e-9 * size**3 / alternately([lambda: a @ b], rounds, warm_up=3)[0]
 
 
+def resident(what: str) -> int:
+    """MiB of this process in memory: now (VmRSS) or at the most (VmHWM; getrusage counts the parent's in)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(what))
+
+
 def peer_module(checkout: Path, name: str) -> ModuleType:
     """A module of a checkout of NVlabs/stylegan2-ada-pytorch."""
     if not (checkout / "training" / "networks.py").is_file():

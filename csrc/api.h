@@ -19,7 +19,7 @@
 #endif
 
 // Raised whenever a struct or the meaning of a field changes; library.py refuses any other number.
-#define TOON_ABI_VERSION 2
+#define TOON_ABI_VERSION 3
 
 enum ToonDtype { TOON_FLOAT32, TOON_FLOAT64, TOON_FLOAT16, TOON_BFLOAT16 };
 
@@ -95,21 +95,27 @@ typedef struct ToonConv3x3 {
   double clamp;         // negative: no clamp
 } ToonConv3x3;
 
-// The gradient by the weights, of conv(x * s) alone. Of TOON_UP it is that of TOON_DOWN with x and dy exchanged.
+// The gradient by the weights, of conv(x * s) alone, with dy * d coming in. Of TOON_UP it is that of TOON_DOWN with x
+// and dy, and with s and d, exchanged. With e, w * e is added to it: the way back through demodulation.
 typedef struct ToonConv3x3Weight {
   float *dw;            // as w of ToonConv3x3Pack
   const float *x, *s;   // as in ToonConv3x3
   const float *dy;      // [n, out_h, out_w, c_out]
+  const float *d;       // [n, c_out], or NULL
+  const float *w;       // as dw; only with e
+  const float *e;       // that of channels i and o is e[i * e_in_step + o * e_out_step]; or NULL
   int64_t n, c_in, c_out;
   int64_t in_h, in_w;
   int64_t out_h, out_w;
   int64_t kind;
   int64_t in_step, out_step, tap_step;
+  int64_t e_in_step, e_out_step;
 } ToonConv3x3Weight;
 
 typedef struct ToonConv3x3Pack {
   float *u;             // toon_conv3x3_packed_cpu(kind, c_in, c_out) numbers; laid out for the instruction set in use
   const float *w;       // the tap (y, x) between channels i and o is w[i * in_step + o * out_step + (3 y + x) * tap_step]
+  float *energy;        // [c_in, c_out]: the sum of the squared taps; or NULL
   int64_t c_in, c_out;
   int64_t kind;
   int64_t in_step, out_step, tap_step;  // of any sign
@@ -147,7 +153,7 @@ typedef struct ToonEpilogue {
 //   pixel_sums = sum du          over the channels: by the noise
 // The sums are handed back in parts, for the caller to add up in a fixed order.
 typedef struct ToonEpilogueGrad {
-  void *out;            // [n, c, pixels], like y and dy
+  void *out;            // [n, c, pixels], like y and dy; CPU: may be dy
   void *channel_sums;   // [2, n, ceil(pixels / chunk), c] in the compute type: of `chunk` pixels each
   void *pixel_sums;     // [ceil(c / group), n, pixels] in the compute type: of `group` channels each
   const void *dy, *y;

@@ -150,6 +150,11 @@ void pack(const ToonConv3x3Pack &p, int threads) {
           const float *w = p.w + k * p.in_step + (c + l) * p.out_step;
           for (int i = 0; i < 9; i++) taps[i / 3][i % 3][l] = w[i * p.tap_step];
         }
+      if (p.energy && c < p.c_out) {
+        Vec energy = {};
+        for (int i = 0; i < 9; i++) energy += taps[i / 3][i % 3] * taps[i / 3][i % 3];
+        store_vector(p.energy + k * p.c_out + c, energy);
+      }
       for (int i = 0; i < 3; i++) multiply<Kind::kWeight, kFreq, 3>(rows[i], 1, taps[i], 1);
       for (int j = 0; j < kFreq; j++) {
         multiply<Kind::kWeight, kFreq, 3>(line, 1, &rows[0][j], kFreq);

@@ -45,9 +45,10 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
       }
     for (int64_t c = 0; c < p.c_out; c += kWidth) {
       Vec rows[kTile][kFreq], line[kFreq];
+      const Vec none = {}, d = p.d ? load_vector(p.d + at.n * p.c_out + c) : none + 1;
       for (int i = 0; i < kTile; i++) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kTile; j++) line[j] = load_vector(from[i][j] + c);
+        for (int j = 0; j < kTile; j++) line[j] = load_vector(from[i][j] + c) * d;
         multiply<kBack, kFreq, kTile>(rows[i], 1, line, 1);
       }
       for (int j = 0; j < kFreq; j++) {
@@ -115,8 +116,12 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
       for (int j = 0; j < 3; j++) {
         multiply<kUnpack, 3, kFreq>(line, 1, &rows[0][j], 3);
         for (int l = 0; l < kWidth; l++) {
-          float *dw = p.dw + k * p.in_step + (c + l) * p.out_step + j * p.tap_step;
-          for (int i = 0; i < 3; i++) dw[3 * i * p.tap_step] = line[i][l];
+          const int64_t first = k * p.in_step + (c + l) * p.out_step + j * p.tap_step;
+          const float e = p.e ? p.e[k * p.e_in_step + (c + l) * p.e_out_step] : 0;
+          for (int i = 0; i < 3; i++) {
+            const int64_t at = first + 3 * i * p.tap_step;
+            p.dw[at] = p.e ? line[i][l] + p.w[at] * e : line[i][l];
+          }
         }
       }
     }

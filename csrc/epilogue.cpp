@@ -177,10 +177,10 @@ struct Backward {
     for (A &one : ones) one = 1;
   }
 
-  // Elements [i, i + n) of one plane: `pixels` gets du added, the two channel sums theirs.
+  // Elements [i, i + n) of one plane: `pixels` gets du added, the two channel sums theirs. out may be dy.
   void along_pixels(Index i, Index n, A scale, const A *noise, A *__restrict pixels, A *sum, A *moment) const {
     const S *dy = static_cast<const S *>(p.dy) + i, *y = static_cast<const S *>(p.y) + i;
-    S *__restrict out = static_cast<S *>(p.out) + i;
+    S *out = static_cast<S *>(p.out) + i;
     const Scalars<A> s = scalars;
     A total = 0, total_moment = 0;
 #pragma omp simd reduction(+ : total, total_moment)
@@ -197,7 +197,7 @@ struct Backward {
   // Elements [i, i + n), the channels of one pixel, the other way round. Returns the sum of du.
   A along_channels(Index i, Index n, const A *scale, A noise, A *__restrict sums, A *__restrict moments) const {
     const S *dy = static_cast<const S *>(p.dy) + i, *y = static_cast<const S *>(p.y) + i;
-    S *__restrict out = static_cast<S *>(p.out) + i;
+    S *out = static_cast<S *>(p.out) + i;
     const Scalars<A> s = scalars;
     A total = 0;
 #pragma omp simd reduction(+ : total)

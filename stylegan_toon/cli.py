@@ -283,6 +283,13 @@ def dtype(**changes: Any) -> Callable:
     return _option("--dtype", type=DTYPE, metavar=DTYPE.choices, default="auto", help=text, changes=changes)
 
 
+def accelerate(**changes: Any) -> Callable:
+    from .nn.accelerate import ACCELERATE
+
+    text = "CUDA graphs at small batch (auto), none (off), CUDA graphs always, or torch.compile."
+    return _option("--accelerate", type=click.Choice(ACCELERATE), default="auto", help=text, changes=changes)
+
+
 def seed(default: int = 0, **changes: Any) -> Callable:
     text = "Seed of everything random."
     return _option("--seed", type=click.IntRange(0, 2**32 - 1), default=default, help=text, changes=changes)

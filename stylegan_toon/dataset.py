@@ -207,8 +207,8 @@ def avatars(out: str | Path, count: int, artist: Avatars, **how: Any) -> Summary
         how: as for `make_set`.
     """
     about = {"classes": list(artist.styles), "licences": artist.licences(), "made_with": artist.versions()}
-    plan = {"styles": list(artist.styles), "size": artist.size, "seed": artist.seed, "background": artist.background}
-    return make_set(out, range(count), artist, {**plan, **artist.versions()}, format=artist.format, about=about, **how)
+    plan = {**asdict(artist), **artist.versions()}
+    return make_set(out, range(count), artist, plan, format=artist.format, about=about, **how)
 
 
 @main.verb("avatars", "python -m stylegan_toon.dataset avatars --count 5000 --styles toon-head --out avatars.zip")
@@ -217,6 +217,7 @@ def avatars(out: str | Path, count: int, artist: Avatars, **how: Any) -> Summary
 @click.option("--styles", default=",".join(FRONTAL), help="DiceBear styles, each of them a class.")
 @_SIZE
 @click.option("--background", type=click.Choice(["pastel", "white"]), default="pastel", help="Behind the heads.")
+@click.option("--crop", default="0,0,1", help="Left, upper and side of what is kept, as parts of the drawing's side.")
 @_FORMAT
 @_PER_SHARD
 @_WORKERS
@@ -224,18 +225,26 @@ def avatars(out: str | Path, count: int, artist: Avatars, **how: Any) -> Summary
 @cli.quiet()
 @cli.overwrite()
 def avatars_command(
-    out: Path, count: int, styles: str, size: int, background: str, format: str, per_shard: int, workers: int,
-    seed: int, quiet: bool, overwrite: bool,
+    out: Path, count: int, styles: str, size: int, background: str, crop: str, format: str, per_shard: int,
+    workers: int, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Draw vector avatars, offline (pip install 'stylegan_toon[avatars]').
 
     The styles and their licences, which differ, are written into dataset.json.
     """
-    artist = Avatars(tuple(dict.fromkeys(styles.split(","))), size, seed, background, format)
+    artist = Avatars(tuple(dict.fromkeys(styles.split(","))), size, seed, background, format, _three(crop))
     how = dict(workers=workers, per_shard=per_shard, overwrite=overwrite, quiet=quiet)
     _run(avatars, out, count, artist, **how)
     for row in artist.licences():
         click.echo(f"{row['style']}: {row['artist']}, {row['licence']}", err=True)
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    try:
+        left, upper, part = (float(number) for number in text.split(","))
+    except ValueError:
+        raise ToonError(f"--crop is {text!r}: give left, upper and side, such as 0.15,0.18,0.7.") from None
+    return left, upper, part
 
 
 @main.verb("check", "python -m stylegan_toon.dataset check faces.zip")

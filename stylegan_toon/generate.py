@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +17,7 @@ from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .nn import Generator
+from .nn.accelerate import accelerate as accelerated
 from .nn.generator import NOISE_MODES
 from .weights import load_network
 
@@ -33,8 +34,24 @@ def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.zeros((0, z_dim)), *rows])).float()
 
 
+def generate(G: Generator, seeds: Sequence[int], **options) -> Tensor:
+    """Pictures of seeds, on the network's device.
+
+    Args:
+        G, seeds, options: as for `batches`.
+
+    Returns:
+        ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
+
+    Raises:
+        ToonError: a label the network does not have, or none where it needs one.
+    """
+    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
+    return torch.cat([torch.empty(0, *size), *batches(G, seeds, **options)])
+
+
 @torch.no_grad()
-def generate(
+def batches(
     G: Generator,
     seeds: Sequence[int],
     *,
@@ -43,8 +60,9 @@ def generate(
     noise_mode: str = "const",
     batch: int = 8,
     dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Pictures of seeds, on the network's device.
+    accelerate: str = "auto",
+) -> Iterator[Tensor]:
+    """What `generate` makes, ``batch`` pictures at a time.
 
     Args:
         G: in eval mode.
@@ -54,21 +72,14 @@ def generate(
         noise_mode: "const", "random" (from torch's global generator) or "none".
         batch: how many to compute at once.
         dtype: see `SynthesisNetwork`.
-
-    Returns:
-        ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
-
-    Raises:
-        ToonError: a label the network does not have, or none where it needs one.
+        accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`.
     """
     device = next(G.parameters()).device
     c = _one_hot(G.config.c_dim, label, device)
-    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
-    pictures = [torch.empty(0, *size)]
+    paint = accelerated(G, accelerate)
     for z in latents(seeds, G.config.z_dim).split(batch):
         rows = c.expand(len(z), -1) if c is not None else None
-        pictures.append(G(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu())
-    return torch.cat(pictures)
+        yield paint(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu()
 
 
 def _one_hot(classes: int, label: int | None, device: torch.device) -> Tensor | None:
@@ -92,11 +103,12 @@ def _one_hot(classes: int, label: int | None, device: torch.device) -> Tensor | 
 @cli.seed(help="Seed of --noise-mode random.")
 @cli.device()
 @cli.dtype()
+@cli.accelerate()
 @cli.quiet()
 @cli.overwrite()
 def main(
     network: str, seeds: list[int], psi: float, label: int | None, noise_mode: str, batch: int, out: Path, seed: int,
-    device: torch.device, dtype: torch.dtype | None, quiet: bool, overwrite: bool,
+    device: torch.device, dtype: torch.dtype | None, accelerate: str, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Make pictures from seeds: seedNNNN.png for each, and grid.png with the first 64."""
     seeds = list(dict.fromkeys(seeds))
@@ -106,14 +118,15 @@ def main(
     output_folder(out)
     torch.manual_seed(seed)
     shown = []
+    made = batches(
+        G, seeds, psi=psi, label=label, noise_mode=noise_mode, batch=batch, dtype=dtype, accelerate=accelerate
+    )
     with cli.progress(total=len(seeds), quiet=quiet, unit="img") as bar:
-        for start in range(0, len(seeds), batch):
-            part = seeds[start : start + batch]
-            pictures = generate(G, part, psi=psi, label=label, noise_mode=noise_mode, batch=batch, dtype=dtype)
-            for number, picture in zip(part, map(to_pil, pictures)):
+        for start, pictures in zip(range(0, len(seeds), batch), made):
+            for number, picture in zip(seeds[start:], map(to_pil, pictures)):
                 save_image(picture, files[number])
                 shown += [picture] if len(shown) < GRID else []
-            bar.update(len(part))
+            bar.update(len(pictures))
     grid = image_grid(shown, math.ceil(math.sqrt(len(shown))), captions=[f"seed {number}" for number in seeds[:GRID]])
     save_image(grid, out / "grid.png")
     click.echo(out)

@@ -23,7 +23,7 @@ from .data.sources import open_source
 from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .training.config import RunConfig, restored
-from .training.curves import curves, read_log
+from .training.curves import draw_log
 from .training.log import Sink, sinks
 from .training.memory import keep_pages
 from .training.run import Saved, find_run
@@ -115,9 +115,7 @@ def trainer(
             except KeyboardInterrupt:
                 click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
                 raise click.Abort from None
-            log = out / "log.jsonl"
-            if log.exists() and len(rows := read_log(log)) > 1:
-                save_image(curves(rows, panels), out / "curves.png")
+            draw_log(out, panels)
             click.echo(final)
 
         for option in (

@@ -94,6 +94,7 @@ def project(
     seed: int = 303,
     lr: float | None = None,
     features: str | Path | Perceptual = "auto",
+    accelerate: str = "auto",
     callback: Callback | None = None,
     say: Callable[[str], object] = lambda line: None,
 ) -> Projection:
@@ -108,6 +109,7 @@ def project(
         seed: of the noise.
         lr: Adam's peak rate; 0.1 if None.
         features: perceptual distance, see `training.perceptual.perceptual`.
+        accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`; of the search for ws.
         callback: gets a `training.inversion.Progress` after every step.
         say: gets a line about which features are used.
 
@@ -128,8 +130,9 @@ def project(
     start = time.monotonic()
     G = copy.deepcopy(G).eval().requires_grad_(False)
     found = invert(
-        G, target, measure, space=space, steps=steps or STEPS[space], lr=lr or 0.1, seed=seed, callback=callback
-    )
+        G, target, measure, space=space, steps=steps or STEPS[space], lr=lr or 0.1, seed=seed, accelerate=accelerate,
+        callback=callback,
+    )  # fmt: skip
     history, tuned, interrupted = found.history, 0, found.interrupted
     if tune_steps and not interrupted:
         better = tune(G, found.ws, target, measure, steps=tune_steps, callback=callback)
@@ -203,12 +206,13 @@ def progress_bar(total: int, desc: str, quiet: bool) -> tuple[object, Callback]:
 @click.option("--face", type=click.IntRange(1), default=1, help="Which face, counted from the left.")
 @cli.out("out/project")
 @cli.device()
+@cli.accelerate()
 @cli.seed(303)
 @cli.quiet()
 @cli.overwrite()
 def main(
     photo: Path, network: str, space: str, steps: int | None, tune_steps: int, features: str, aligned: bool, face: int,
-    out: Path, device: torch.device, seed: int, quiet: bool, overwrite: bool,
+    out: Path, device: torch.device, accelerate: str, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Find the latent behind a photo.
 
@@ -232,7 +236,8 @@ def main(
     bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
     with bar:
         found = project(
-            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure, callback=move
+            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure,
+            accelerate=accelerate, callback=move,
         )  # fmt: skip
     with torch.no_grad():
         identity = float(embedder.similarity(found.image, found.target))

@@ -93,6 +93,7 @@ def toonify(
     steps: int = STEPS,
     tune_steps: int = TUNE,
     features: str | Path | Perceptual = "auto",
+    accelerate: str = "auto",
     seed: int = 303,
     device: str | torch.device = "cpu",
     callback: Callback | None = None,
@@ -109,7 +110,7 @@ def toonify(
         swap, width: what to take from ``toon``; see `blend`.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
-        space, steps, tune_steps, features, seed: see `project`.
+        space, steps, tune_steps, features, accelerate, seed: see `project`.
         device: where to compute.
         callback: gets a `training.inversion.Progress` after every step of every face.
         say: gets a line about which features are used.
@@ -127,7 +128,7 @@ def toonify(
     for crop in photo.faces:
         found = project(
             base, crop.image, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure,
-            callback=callback,
+            accelerate=accelerate, callback=callback,
         )  # fmt: skip
         blended = swap_layers(found.generator, carry_over(base, found.generator, toon), swap, width, names=names)
         with torch.no_grad():
@@ -175,13 +176,14 @@ def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path],
 @click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
 @cli.out("out/toonify")
 @cli.device()
+@cli.accelerate()
 @cli.seed(303)
 @cli.quiet()
 @cli.overwrite()
 def main(
     photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, face: int | None, aligned: bool,
     paste_back: bool, steps: int, tune_steps: int, space: str, features: str, out: Path, device: torch.device,
-    seed: int, quiet: bool, overwrite: bool,
+    accelerate: str, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Turn photos of people into cartoons.
 
@@ -204,7 +206,8 @@ def main(
         with bar:
             result = toonify(
                 opened, base=networks[0], toon=networks[1], swap=swap, width=width, space=space, steps=steps,
-                tune_steps=tune_steps, features=features, seed=seed, device=device, callback=move,
+                tune_steps=tune_steps, features=features, accelerate=accelerate, seed=seed, device=device,
+                callback=move,
             )  # fmt: skip
         for path, one in zip(toons, result.faces):
             save_image(one.image, path)

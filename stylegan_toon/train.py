@@ -21,6 +21,7 @@ from .metrics import Suite, evaluate_generator
 from .nn import PRESETS, Discriminator, Generator, Preset, preset
 from .training.augment import AUGMENTATIONS, build_augment
 from .training.config import TrainConfig
+from .training.curves import draw_log
 from .training.distributed import team
 from .training.log import sinks
 from .training.loop import Trainer
@@ -31,6 +32,8 @@ from .training.vgg import VggLoss
 from .training.warmstart import fit_mapping, read_latents
 from .weights import load_family
 from .weights.provenance import descend, provenance_of
+
+PANELS = (("G", "D"), ("pairs",), ("real", "sign"), ("p",), ("r1",), ("path_length",))  # of curves.png
 
 
 def build(
@@ -167,6 +170,7 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
     "--p", "--augment-p", "p", type=click.FloatRange(0, 1), default=0.0, help="Augmentation probability to begin with."
 )
 @click.option("--target", "ada_target", type=click.FloatRange(0, 1), default=0.6, help="Aim of ADA.")
+@click.option("--ada-kimg", type=click.FloatRange(0, min_open=True), help="Pictures for p to go from 0 to 1.")
 @click.option("--freeze-d", type=click.IntRange(0), default=0, help="Freeze-D: layers of D to keep.")
 @click.option("--freeze-g", default="", help="Layers of G to keep, such as mapping,b4-b16.")
 @click.option("--skip-bad", is_flag=True, help="Pass over pictures that cannot be read, with a warning.")
@@ -235,10 +239,11 @@ def main(
                 fit_mapping(trained["G"].mapping, torch.from_numpy(table["samples"]))
         elif config.pairs_kimg or config.pairs_weight:
             raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
-        measure = None
+        measure, panels = None, list(PANELS)
         if metrics:  # networks that cannot be had are told of now, not at the first snapshot
             suite = Suite([name.strip() for name in metrics.split(",")], device=device)
             measure = partial(evaluate_generator, pictures=pictures, metrics=suite, samples=metrics_samples)
+            panels += [[name] for metric in suite.metrics for name in metric.results]
         try:
             training = Trainer(
                 pictures=pictures, folder=out, config=config, pairs=known, team=processes, resume=snapshot,
@@ -261,6 +266,7 @@ def main(
         except torch.OutOfMemoryError as error:
             raise ToonError("A step does not fit into memory: say --batch-gpu auto, or a smaller number.") from error
         if processes.rank == 0:
+            draw_log(out, panels)
             click.echo(final)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from PIL import Image
 
 from stylegan_toon import cli
 from stylegan_toon.data.avatars import Avatars
@@ -14,19 +12,7 @@ from stylegan_toon.data.prepare import Recipe
 from stylegan_toon.dataset import avatars, dataset
 from stylegan_toon.files import output_folder
 
-LEFT, UPPER, WIDTH = 0.14, 0.12, 0.72  # the square a toon-head has its head in, as parts of the side
-
-
-@dataclass(frozen=True)
-class Heads(Avatars):
-    """Avatars cut to their heads, as large in the picture as an aligned face is: shapes that differ less are learnt
-    more easily."""
-
-    def draw(self, index: int) -> Image.Image:
-        side = round(self.size / WIDTH)
-        whole = Avatars(self.styles, side, self.seed, self.background, self.format).draw(index)
-        x, y = round(LEFT * side), round(UPPER * side)
-        return whole.crop((x, y, x + self.size, y + self.size))
+HEAD = (0.14, 0.12, 0.72)  # the square a toon-head has its head in: as large in the picture as an aligned face is
 
 
 @cli.verb("python -m projects.cyclegan.prepare faces.zip --size 128 --train 700 --test 300 --out data")
@@ -57,7 +43,7 @@ def main(
         made = dataset(faces, out / f"photos-{name}.zip", recipe, start=start, stop=end, **how)
         click.echo(f"{made.kept} photos in {made.out}")
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
-        made = avatars(out / f"cartoons-{name}.zip", count, Heads((style,), size, seed, "white"), **how)
+        made = avatars(out / f"cartoons-{name}.zip", count, Avatars((style,), size, seed, "white", crop=HEAD), **how)
         click.echo(f"{made.kept} drawings in {made.out}")
     click.echo(out)
 

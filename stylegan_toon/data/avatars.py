@@ -34,9 +34,10 @@ class Avatars:
         seed: of everything random.
         background: "pastel" (one of six colours) or "white".
         format: suffix of the pictures, see `prepare.FORMATS`.
+        crop: left, upper and side of the square that is kept, as parts of the drawing's side.
 
     Raises:
-        ToonError: the packages are missing, or a style is.
+        ToonError: the packages are missing, or a style is, or the crop is not within the drawing.
     """
 
     styles: tuple[str, ...] = FRONTAL
@@ -44,8 +45,12 @@ class Avatars:
     seed: int = 0
     background: str = "pastel"
     format: str = "png"
+    crop: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
     def __post_init__(self) -> None:
+        left, upper, part = self.crop
+        if min(left, upper) < 0 or part <= 0 or max(left, upper) + part > 1:
+            raise ToonError("A crop is left, upper and side as parts of the drawing, such as 0.15,0.18,0.7.")
         self.licences()
 
     def __call__(self, index: int) -> Made:
@@ -62,8 +67,11 @@ class Avatars:
         colours = ["ffffff"] if self.background == "white" else PASTEL
         options = {"seed": f"{self.seed}-{index}", "backgroundColor": colours}
         svg = Avatar(_style(self.styles[index % len(self.styles)]), options).to_string()
-        png = svg_to_bytes(svg_string=svg, width=self.size, height=self.size, skip_system_fonts=True)
-        return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+        left, upper, part = self.crop
+        side = round(self.size / part)
+        png = svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True)
+        x, y = (min(round(share * side), side - self.size) for share in (left, upper))
+        return Image.open(io.BytesIO(bytes(png))).convert("RGB").crop((x, y, x + self.size, y + self.size))
 
     def licences(self) -> list[dict[str, str | None]]:
         """Style, artist, source and licence, in the order of ``styles``."""

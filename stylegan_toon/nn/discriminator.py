@@ -80,9 +80,7 @@ class DiscriminatorBlock(nn.Module):
         names = ("fromrgb", "conv0", "conv1", "skip")
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
-    def forward(
-        self, x: Tensor | None, img: Tensor | None, dtype: torch.dtype | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor | None, img: Tensor | None, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
         device = (x if x is not None else img).device
         compute = compute_dtype(self.half if dtype is None else self.half_on_request, device, dtype)
         layout = memory_format(device, compute)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import setup_filter, upfirdn2d
-from ..ops.workspace import workspace
 from .layers import Conv2d, FullyConnected, SynthesisLayer, ToRGB, compute_dtype, memory_format, normalize_2nd_moment
 
 NOISE_MODES = ("const", "random", "none")
@@ -261,14 +259,11 @@ class SynthesisNetwork(nn.Module):
         it = iter(rows)
         x = img = None
         used, images = 0, []
-        # Activations live until the next layer, unless somebody listens in.
-        watched = any(module._forward_hooks for module in self.modules())
-        with contextlib.nullcontext() if watched else workspace():
-            for block in self.blocks():
-                used += block.num_conv
-                x, img = block(x, img, it, rows[used], noise_mode, dtype)
-                if img is not None:
-                    images.append(img)
+        for block in self.blocks():
+            used += block.num_conv
+            x, img = block(x, img, it, rows[used], noise_mode, dtype)
+            if img is not None:
+                images.append(img)
         return images
 
 

@@ -70,7 +70,8 @@ class FullyConnected(nn.Module):
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
 
     def forward(self, x: Tensor) -> Tensor:
-        w = self.weight.to(x.dtype) * self.weight_gain
+        x = x * self.weight_gain  # of the two factors the smaller one
+        w = self.weight.to(x.dtype)
         b = self.bias.to(x.dtype)
         if self.bias_gain != 1:
             b = b * self.bias_gain

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from . import library
 from .bias_act import ACTIVATIONS, bias_act
-from .conv3x3 import conv3x3, kind_of, layer3x3, remember
+from .conv3x3 import conv3x3, kind_of
 from .epilogue import epilogue
+from .layer3x3 import demodulation, layer3x3, weight_energy
 from .upfirdn2d import upfirdn2d
-from .workspace import take
+from .workspace import numbers
 
 
 def conv2d_resample(
@@ -99,8 +100,8 @@ def conv_layer(
     clamp=clamp)``, padded by half the kernel. With styles ``s``, ``d = rsqrt(sum_ik (w s)^2 + 1e-8)`` brings the output
     back to unit variance: StyleGAN2 (Karras et al. 2020), section 2.2, equations 1 and 3, in the form that scales
     activations instead of weights. Both forms are equal; this one needs no per-sample weights and so no grouped
-    convolution. Where no gradient is wanted and the compiled convolution takes it, all of that is one pass over memory;
-    else the convolution is one and the rest another.
+    convolution. Where the compiled convolution takes it, all of that is one pass over memory; else the convolution is
+    one and the rest another.
 
     Args:
         x: ``[N, C_in, H, W]``.
@@ -116,32 +117,40 @@ def conv_layer(
         ``[N, C_out, H * up // down, W * up // down]``, dtype of ``x``.
     """
     padding = w.shape[-1] // 2
-    recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, w, b, styles, noise))
-    kind = kind_of(x, w, f, up, down, padding, keep)
-    if kind and not recorded and act in _SLOPES:
-        scale = torch.full((1, w.shape[0]), weight_gain) if styles is None else _demodulation(w, styles, keep)
-        n, _, height, width = x.shape
-        out = take((n, w.shape[0], height * up // down, width * up // down))
+    kind = kind_of(x, w, f, up, down, padding, keep) if act in _SLOPES else None
+    if kind:
         return layer3x3(
-            x, w, kind, styles=styles, scale=scale, noise=noise, b=b, alpha=_SLOPES[act], gain=gain, clamp=clamp,
-            keep=keep, out=out,
+            x, w, kind, styles=styles, weight_gain=weight_gain, noise=noise, b=b, alpha=_SLOPES[act], gain=gain,
+            clamp=clamp, keep=keep,
         )  # fmt: skip
+    few = _few(x, w, padding) and down == 1 and (up == 1 or (up == 2 and f is not None and f.shape == (4, 4)))
     scale = None
-    if styles is None:
-        w = w * weight_gain if weight_gain != 1 else w
-    else:
+    if styles is None and weight_gain != 1:
+        if w.shape[-1] > 1 and x.dtype == torch.float32:
+            scale = x.new_full((len(x), len(w)), weight_gain)  # no pass over the weights
+        else:
+            w = w * weight_gain
+    if styles is not None:
         if x.dtype == torch.float16:
             # It overflows at 65504: bring both factors below 1; demodulation cancels the scale exactly.
             w = w / (math.sqrt(w[0].numel()) * w.abs().amax(dim=(1, 2, 3), keepdim=True))
             styles = styles / styles.abs().amax(dim=1, keepdim=True)
-        scale = _demodulation(w, styles, keep)
+        if not few:
+            energy = w.square().sum(dim=(2, 3)).t() if library.reference_wanted() else weight_energy(w, keep)
+            scale = demodulation(styles, energy)
         x = x * styles.to(x.dtype)[:, :, None, None]
     w = w.to(x.dtype)
-    if up > 1 and not kind and w.shape[-1] > 1:
+    if few:
+        # The filter commutes with the weights and comes first.
+        wide = upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4) if up == 2 else F.pad(x, [1] * 4)
+        x, energy = _matrix_product(wide, w, flip=up == 2, keep=keep, modulated=styles is not None)
+        scale = scale if styles is None else demodulation(styles, energy)
+    elif up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
         rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
         return epilogue(x, b, f=f, padding=pad, fir_gain=up**2, **rest)
-    x = conv3x3(x, w, kind, keep=keep) if kind else conv2d_resample(x, w, f, up=up, down=down, padding=padding)
+    else:
+        x = conv2d_resample(x, w, f, up=up, down=down, padding=padding)
     if scale is None and noise is None and b is None:
         return bias_act(x, act=act, gain=gain, clamp=clamp)
     return epilogue(x, b, scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
@@ -150,17 +159,51 @@ def conv_layer(
 _SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": ACTIVATIONS["lrelu"].default_alpha}  # below zero
 
 
-def _demodulation(w: Tensor, styles: Tensor, keep: bool) -> Tensor:
-    """``d`` of :func:`conv_layer`, ``[N, C_out]``."""
+def _few(x: Tensor, w: Tensor, padding: int) -> bool:
+    """Whether a 3x3 convolution on the CPU is mostly reading its weights."""
+    few = x.shape[2] * x.shape[3] <= 64 and x.is_cpu and x.dtype == torch.float32 and padding == 1
+    return few and w.shape[2:] == (3, 3) and not library.reference_wanted()
 
-    def energy() -> Tensor:
-        return w.square().sum(dim=(2, 3)).t()
 
-    if torch.is_grad_enabled() and w.requires_grad:
-        power = styles.square() @ energy()
+def _matrix_product(x: Tensor, w: Tensor, flip: bool, keep: bool, modulated: bool) -> tuple[Tensor, Tensor | None]:
+    """``F.conv2d(x, w)`` of few pixels, with the taps turned round if ``flip``; `weight_energy` too if ``modulated``.
+
+    It reads the weights where they lie; torch's convolution rearranges them first, forwards and twice backwards.
+    """
+    n, c, height, width = x.shape
+    columns = F.unfold(x, 3)  # [N, 9 C, pixels]
+    if flip:
+        columns = columns.unflatten(1, (c, 9)).flip(2).flatten(1, 2)
+    columns = columns.transpose(0, 1).flatten(1)
+    if modulated and torch.is_grad_enabled() and w.requires_grad and not torch.compiler.is_compiling():
+        y, energy = _Product.apply(columns, w)
     else:
-        power = styles.square() @ remember(w, "energy", energy, keep)
-    return (power + 1e-8).rsqrt()
+        y, energy = w.flatten(1) @ columns, weight_energy(w, keep) if modulated else None
+    y = y.unflatten(1, (n, height - 2, width - 2)).transpose(0, 1)
+    return y.contiguous(memory_format=torch.channels_last), energy
+
+
+class _Product(torch.autograd.Function):
+    """``w.flatten(1) @ columns`` and `weight_energy`: together, because both gradients by w then go to one place."""
+
+    @staticmethod
+    def forward(ctx, columns, w):
+        ctx.save_for_backward(columns, w)
+        square = torch.mul(w, w, out=numbers(w.numel()).view_as(w))
+        return w.flatten(1) @ columns, square.sum(dim=(2, 3)).t()
+
+    @staticmethod
+    def backward(ctx, dy, d_energy):
+        columns, w = ctx.saved_tensors
+        d_columns = w.flatten(1).t() @ dy if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return d_columns, None
+        e = (2 * d_energy.t())[:, :, None, None]
+        if torch.is_grad_enabled():
+            return d_columns, (dy @ columns.t()).view_as(w) + w * e
+        dw = torch.mul(w, e, out=library.on_huge_pages(torch.empty(w.shape)))
+        dw.flatten(1).addmm_(dy, columns.t())
+        return d_columns, dw
 
 
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
@@ -179,5 +222,28 @@ def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     height, width = x.shape[2:]
     w = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)  # [N, C_out, C_in]
     if library.is_channels_last(x):
-        return (x.permute(0, 2, 3, 1).flatten(1, 2) @ w.mT).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        y = pixels @ w.mT if library.reference_wanted() else _Narrow.apply(pixels, w)
+        return y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     return (w @ x.flatten(2)).unflatten(2, (height, width))
+
+
+class _Narrow(torch.autograd.Function):
+    """``x @ w.mT``, ``[N, P, C]`` and ``[N, 3, C]``.
+
+    torch's own gradient by w, ``(x.mT @ dy).mT``, takes three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w):
+        ctx.save_for_backward(x, w)
+        return x @ w.mT
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        dw = dy.mT @ x if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, dw
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32
+        return dy @ w if plain else torch.matmul(dy, w, out=numbers(x.numel()).view(x.shape)), dw

@@ -2,7 +2,7 @@
 
 ``F.conv2d`` and ``upfirdn2d`` say what is computed (see `conv2d.conv2d_resample`); the kernel takes a fourth of the
 products, or half of them where it resamples, and no filtered image in between (``csrc/conv3x3.h``). It takes float32
-on the CPU with channel counts that are multiples of 16; `kind_of` tells.
+on the CPU with channel counts that are multiples of 16; `kind_of` tells. `layer3x3` has the rest of the layer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,26 +24,30 @@ _KINDS = {"plain": 0, "up": 1, "down": 2}  # enum ToonConvKind of csrc/api.h
 _FILTER = setup_filter([1, 3, 3, 1])  # the one the kernel has inside
 # Outputs from which on rearranged weights save more than they cost: if they are kept, and if not. Of one picture:
 # how a batch is cut up must not change who computes it.
-_ENOUGH = {"plain": (64, 256), "up": (64, 4096), "down": (256, 2048)}
+_ENOUGH = {"plain": (64, 256), "up": (64, 1024), "down": (256, 1024)}
 
 
-def kind_of(
-    x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False
-) -> str | None:
+def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False) -> str | None:
     """Which of "plain", "up" and "down" `conv2d.conv2d_resample` of these is; None if the kernel does not take it."""
-    if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu or torch.compiler.is_compiling():
+    if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu:
         return None
     if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
         return None
     height, width = x.shape[2:]
     if up == 1 and down == 1:
         kind = "plain"
-    elif up * down == 2 and height % down == 0 and width % down == 0 and f is not None and torch.equal(f, _FILTER):
+    elif up * down == 2 and height % down == 0 and width % down == 0 and f is not None and _inside(f):
         kind = "up" if up == 2 else "down"
     else:
         return None
     enough = height * width * up**2 >= _ENOUGH[kind][0 if keep else 1] * down**2
     return kind if enough and library.usable(x) else None
+
+
+@library.known_when_compiling
+def _inside(f: Tensor) -> bool:
+    """Whether ``f`` is the filter that the kernel has inside."""
+    return torch.equal(f, _FILTER)
 
 
 @contextlib.contextmanager
@@ -78,60 +82,9 @@ def conv3x3(x: Tensor, w: Tensor, kind: str, *, keep: bool = False) -> Tensor:
     return _CONV3X3(x, w, kind, False, False, 1.0, keep)
 
 
-def layer3x3(
-    x: Tensor,
-    w: Tensor,
-    kind: str,
-    *,
-    styles: Tensor | None = None,
-    scale: Tensor | None = None,
-    noise: Tensor | None = None,
-    b: Tensor | None = None,
-    alpha: float = 1.0,
-    gain: float = 1.0,
-    clamp: float | None = None,
-    keep: bool = False,
-    out: Tensor | None = None,
-) -> Tensor:
-    """``clamp(gain * lrelu(conv3x3(x * styles, w) * scale + noise + b))`` in one pass over memory, without gradients.
-
-    Args:
-        x, w, kind, keep: as for `conv3x3`.
-        styles: ``[N, C_in]``.
-        scale: ``[N or 1, C_out]``.
-        noise: ``[H', W']`` or ``[N or 1, 1, H', W']``.
-        b: ``[C_out]``.
-        alpha: slope of the activation below zero: 1 is none, 0 is relu.
-        clamp: None = no limit.
-        out: where to write; channels_last, in memory of its own.
-
-    Raises:
-        ValueError: a tensor does not fit, or a gradient would have to be recorded.
-    """
-    n, _, height, width = x.shape
-    c_out, (height, width) = w.shape[0], _output_size(height, width, kind)
-    library.refuse_gradient(x, w, styles, scale, noise, b)
-    x = x.contiguous(memory_format=torch.channels_last)
-    for name, t, shapes in (
-        ("styles", styles, [(n, x.shape[1])]),
-        ("scale", scale, [(n, c_out), (1, c_out)]),
-        ("noise", noise, [(height, width), (n, 1, height, width), (1, 1, height, width)]),
-        ("b", b, [(c_out,)]),
-    ):
-        if t is not None:
-            library.check_operand(name, t, x.device, torch.float32)
-            if tuple(t.shape) not in shapes:
-                raise ValueError(f"{name} is {list(t.shape)}, but must be {' or '.join(str(list(s)) for s in shapes)}")
-    if out is None:
-        out = _empty(x, c_out, height, width)
-    else:
-        library.check_operand("out", out, x.device, torch.float32)
-        if out.shape != (n, c_out, height, width) or not out.is_contiguous(memory_format=torch.channels_last):
-            raise ValueError(f"out must be channels_last {[n, c_out, height, width]}")
-        library.check_apart(out, x, styles, scale, noise, b)
-    clamp = -1.0 if clamp is None else clamp
-    _run(x, w, kind, False, False, gain, keep, out, styles, scale, noise, b, alpha, clamp)
-    return out
+def weight_gradients_wanted() -> bool:
+    """Whether no `no_weight_gradients` context is open."""
+    return _weight_gradients
 
 
 def remember(w: Tensor, what: str, make: Callable[[], Tensor], keep: bool) -> Tensor:
@@ -154,19 +107,19 @@ _memory = WeakTensorKeyDictionary()
 # ---------------------------------------------------------------- compiled
 
 _PARAMS = struct.Struct("7P10q3d")  # ToonConv3x3 of csrc/api.h
-_PACK = struct.Struct("2P6q")  # ToonConv3x3Pack
-_WEIGHT = struct.Struct("4P11q")  # ToonConv3x3Weight
+_PACK = struct.Struct("3P6q")  # ToonConv3x3Pack
+_WEIGHT = struct.Struct("7P13q")  # ToonConv3x3Weight
 
 
-def _output_size(height: int, width: int, kind: str) -> tuple[int, int]:
+def output_size(height: int, width: int, kind: str) -> tuple[int, int]:
     if kind == "plain":
         return height, width
     return (height * 2, width * 2) if kind == "up" else (height // 2, width // 2)
 
 
-def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    size = (x.shape[0], channels, height, width)
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+def empty(shape: Sequence[int]) -> Tensor:
+    """A new float32 channels_last tensor on the CPU."""
+    return library.on_huge_pages(torch.empty(shape, memory_format=torch.channels_last))
 
 
 class _Buffer(threading.local):
@@ -178,8 +131,15 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-def _packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool) -> Tensor:
-    """The weights as the kernel reads them. ``swap``: input for output channels; ``flip``: taps turned round."""
+def packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool, energy: Tensor | None = None) -> Tensor:
+    """The weights as the kernel reads them; what is not kept lasts until the next call in this thread.
+
+    Args:
+        swap: input for output channels.
+        flip: the taps turned round.
+        energy: where to write the sum over the taps of ``w**2``, ``[C_in, C_out]`` (``swap``: ``[C_out, C_in]``); not
+            with ``keep``.
+    """
     kernels = library.kernels()
 
     def make() -> Tensor:
@@ -195,9 +155,12 @@ def _packed(w: Tensor, kind: str, swap: bool, flip: bool, keep: bool) -> Tensor:
         else:
             u = _buffer.u
         first, *steps = _steps(taps, swap, flip)
-        library.launch("conv3x3_pack", u, _PACK.pack(u.data_ptr(), first, c_in, c_out, _KINDS[kind], *steps))
+        addresses = u.data_ptr(), first, 0 if energy is None else energy.data_ptr()
+        library.launch("conv3x3_pack", u, _PACK.pack(*addresses, c_in, c_out, _KINDS[kind], *steps))
         return u
 
+    if energy is not None:  # nothing remembered has written it
+        return make()
     # Each instruction set has a layout of its own.
     return remember(w, f"{kind} {swap} {flip} {kernels.toon_cpu_isa()}", make, keep)
 
@@ -209,14 +172,14 @@ def _steps(w: Tensor, swap: bool, flip: bool) -> tuple[int, int, int, int]:
     return first, in_step, out_step, -1 if flip else 1
 
 
-def _run(
-    x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool, out: Tensor,
+def run(
+    x: Tensor, u: Tensor, kind: str, gain: float, out: Tensor,
     styles: Tensor | None = None, scale: Tensor | None = None, noise: Tensor | None = None, b: Tensor | None = None,
     alpha: float = 1.0, clamp: float = -1.0,
 ) -> None:  # fmt: skip
+    """Launch the kernel on channels_last ``x`` and ``out`` and `packed` weights; the rest as for `layer3x3`."""
     if out.numel() == 0:
         return
-    u = _packed(w, kind, swap, flip, keep)
     styles, scale, noise, b = (None if t is None else t.contiguous() for t in (styles, scale, noise, b))
     n, c_in, height, width = x.shape
     c_out, out_height, out_width = out.shape[1:]
@@ -224,7 +187,7 @@ def _run(
         out.data_ptr(), x.data_ptr(), u.data_ptr(),
         *(0 if t is None else t.data_ptr() for t in (styles, scale, noise, b)),
         n, c_in, c_out, height, width, out_height, out_width,
-        0 if scale is None or len(scale) == 1 else c_out,
+        c_out,
         0 if noise is None or noise.numel() == out_height * out_width else out_height * out_width,
         _KINDS[kind], alpha, gain, clamp,
     )  # fmt: skip
@@ -233,27 +196,43 @@ def _run(
 
 def _forward(x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    out = library.on_huge_pages(_fake(x, w, kind, swap))
-    _run(x, w, kind, swap, flip, gain, keep, out)
+    out = empty((len(x), w.shape[1 if swap else 0], *output_size(*x.shape[2:], kind)))
+    run(x, packed(w, kind, swap, flip, keep), kind, gain, out)
     return out
 
 
 def _fake(x: Tensor, w: Tensor, kind: str, swap: bool, *_) -> Tensor:
-    return _empty(x, w.shape[1 if swap else 0], *_output_size(x.shape[2], x.shape[3], kind))
+    shape = (x.shape[0], w.shape[1 if swap else 0], *output_size(*x.shape[2:], kind))
+    return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
 
 
-def _weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
+def weight(
+    dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool, *, d: Tensor | None = None, styles: Tensor | None = None,
+    w: Tensor | None = None, e: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The gradient by the weights where ``dy * d`` comes back from ``x * styles``; "plain" or "down".
+
+    With contiguous weights ``w`` and ``e``, ``[C_out, C_in]`` as w's first two dimensions, ``w * e`` is added to it.
+    """
     dy, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, x))
     n, c_in, height, width = x.shape
     c_out, out_height, out_width = dy.shape[1:]
-    dw = torch.empty((c_in, c_out, 3, 3) if swap else (c_out, c_in, 3, 3))
+    dw = library.on_huge_pages(torch.empty((c_in, c_out, 3, 3) if swap else (c_out, c_in, 3, 3)))
     first, *steps = _steps(dw, swap, flip)
+    shift = first - dw.data_ptr()
+    e_steps = (0, 0) if e is None else e.stride() if swap else e.stride()[::-1]
     params = _WEIGHT.pack(
-        first, x.data_ptr(), 0, dy.data_ptr(), n, c_in, c_out, height, width, out_height, out_width,
-        _KINDS[kind], *steps,
+        first, x.data_ptr(), 0 if styles is None else styles.data_ptr(),
+        dy.data_ptr(), 0 if d is None else d.data_ptr(),
+        0 if w is None else w.data_ptr() + shift, 0 if e is None else e.data_ptr(),
+        n, c_in, c_out, height, width, out_height, out_width, _KINDS[kind], *steps, *e_steps,
     )  # fmt: skip
     library.launch("conv3x3_weight", dw, params)
     return dw
+
+
+def _weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
+    return weight(dy, x, kind, swap, flip)
 
 
 def _fake_weight(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool) -> Tensor:
@@ -274,24 +253,27 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
-        dx = _input_gradient(dy, w, *ctx.options) if ctx.needs_input_grad[0] else None
+        dx = input_gradient(dy, w, *ctx.options) if ctx.needs_input_grad[0] else None
         wanted = ctx.needs_input_grad[1] and _weight_gradients
-        dw = _weight_gradient(dy, x, *ctx.options[:-1]) if wanted else None
+        dw = weight_gradient(dy, x, *ctx.options[:-1]) if wanted else None
         return dx, dw, None, None, None, None, None
 
 
-def _input_gradient(dy: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
+def adjoint(kind: str, swap: bool, flip: bool, gain: float) -> tuple[str, bool, bool, float]:
+    """These options of the convolution that takes the gradient by a convolution's output to that by its input."""
     if kind == "plain":
-        return _CONV3X3(dy, w, "plain", not swap, not flip, gain, keep)
+        return "plain", not swap, not flip, gain
     # "up" and "down" are each other's adjoint, but for the gain of 4 that "up" has.
-    if kind == "up":
-        return _CONV3X3(dy, w, "down", not swap, flip, gain * 4, keep)
-    return _CONV3X3(dy, w, "up", not swap, flip, gain / 4, keep)
+    return ("down", not swap, flip, gain * 4) if kind == "up" else ("up", not swap, flip, gain / 4)
 
 
-def _weight_gradient(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool, gain: float) -> Tensor:
+def input_gradient(dy: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
+    return _CONV3X3(dy, w, *adjoint(kind, swap, flip, gain), keep)
+
+
+def weight_gradient(dy: Tensor, x: Tensor, kind: str, swap: bool, flip: bool, gain: float) -> Tensor:
     if kind == "up":  # <dy, up(x)> = <4 down(dy), x>
-        return _weight_gradient(x, dy, "down", not swap, flip, gain * 4)
+        return weight_gradient(x, dy, "down", not swap, flip, gain * 4)
     dw = _CONV3X3_WEIGHT(dy, x, kind, swap, flip)
     return dw if gain == 1 else dw * gain
 
@@ -308,7 +290,7 @@ class _Conv3x3Weight(torch.autograd.Function):
         dy, x = ctx.saved_tensors
         options = (*ctx.options, 1.0, False)
         d_dy = _CONV3X3(x, ddw, *options) if ctx.needs_input_grad[0] else None
-        d_x = _input_gradient(dy, ddw, *options) if ctx.needs_input_grad[1] else None
+        d_x = input_gradient(dy, ddw, *options) if ctx.needs_input_grad[1] else None
         return d_dy, d_x, None, None, None
 
 

@@ -250,9 +250,11 @@ def _parts(y: Tensor, cuda: bool) -> tuple[int, int]:
     return 128, lanes * pack
 
 
-def _grad(
-    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, alpha: float, gain: float, clamp: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def gradient(
+    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, alpha: float, gain: float, clamp: float,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """What ToonEpilogueGrad of csrc/api.h says, its sums added up; the first into ``out``, which may be ``dy``."""
     y = library.dense(y)
     dy = library.same_layout(dy, y)
     library.check_operand("dy", dy, y.device, y.dtype)
@@ -262,7 +264,7 @@ def _grad(
     pixels = h * w
     chunk, group = _parts(y, y.is_cuda)
     dtype = library.compute_dtype(y.dtype)
-    out = library.on_huge_pages(torch.empty_like(y))
+    out = library.on_huge_pages(torch.empty_like(y)) if out is None else out
     channel_sums = torch.empty([2, n, -(-pixels // chunk), c], dtype=dtype, device=y.device)
     pixel_sums = torch.empty([-(-c // group), n, 1, h, w], dtype=dtype, device=y.device)
     scale, noise = (None if t is None else t.contiguous() for t in (scale, noise))
@@ -292,17 +294,27 @@ class _Epilogue(torch.autograd.Function):
         y, f, scale, noise, b = ctx.saved_tensors
         padding, flip_filter, fir_gain, *pointwise = ctx.options
         dv, channel_sums, pixel_sums = _EPILOGUE_GRAD(dy, y, scale, noise, *pointwise)
-        du, du_v = channel_sums.unbind(0)  # [N, C]: sums over the pixels; the latter of du * (u - noise)
-        dx = d_scale = d_noise = d_b = None
+        dx = None
         if ctx.needs_input_grad[0]:
             dx = dv if f is None else _to_input(dv, f, padding, flip_filter, fir_gain, ctx.size)
-        if ctx.needs_input_grad[2]:
-            d_scale = (du_v if b is None else du_v - du * b) / scale
-        if ctx.needs_input_grad[3]:
-            d_noise = pixel_sums if noise.shape[0] == dy.shape[0] else pixel_sums.sum(0, keepdim=True)
-        if ctx.needs_input_grad[4]:
-            d_b = du.sum(0)
-        return dx, None, d_scale, d_noise, d_b, None, None, None, None, None, None
+        small = small_gradients(channel_sums, pixel_sums, scale, noise, b, ctx.needs_input_grad[2:5])
+        return dx, None, *small, None, None, None, None, None, None
+
+
+def small_gradients(
+    channel_sums: Tensor, pixel_sums: Tensor, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Those by scale, noise and b, from the sums of `gradient`."""
+    du, du_v = channel_sums.unbind(0)  # [N, C]: sums over the pixels; the latter of du * (u - noise)
+    d_scale = d_noise = d_b = None
+    if wanted[0]:
+        d_scale = (du_v if b is None else du_v - du * b) / scale
+    if wanted[1]:
+        d_noise = pixel_sums if noise.shape[0] == pixel_sums.shape[0] else pixel_sums.sum(0, keepdim=True)
+    if wanted[2]:
+        d_b = du.sum(0)
+    return d_scale, d_noise, d_b
 
 
 def _to_input(dv: Tensor, f: Tensor, padding, flip_filter: bool, fir_gain: float, size: Sequence[int]) -> Tensor:
@@ -374,7 +386,7 @@ _EPILOGUE_OUT = library.define_out(f"epilogue_out({_OPERANDS}, *, Tensor(a!) out
 _EPILOGUE_GRAD = library.define(
     "epilogue_grad(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float alpha, float gain, float clamp)"
     " -> (Tensor, Tensor, Tensor)",
-    _grad,
+    gradient,
     _empty_grad,
     _EpilogueGrad,
 )

@@ -18,13 +18,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 2  # TOON_ABI_VERSION of csrc/api.h
+ABI_VERSION = 3  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
+
+T = TypeVar("T")
 
 _torch_library = torch.library.Library("stylegan_toon", "DEF")
 _reference_depth = 0
@@ -119,8 +122,22 @@ def available(device_type: str, index: int | None = None) -> bool:
     return _why_not(device_type, index) is None
 
 
-@functools.cache
+def known_when_compiling(function: T) -> T:
+    """Decorator: torch.compile calls ``function`` once, while it traces, and takes its result for a constant.
+
+    What torch.compiler.assume_constant_result does, without importing the compiler.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+@known_when_compiling
 def _usable(device_type: str, index: int | None) -> bool:
+    return _usable_once(device_type, index)
+
+
+@functools.cache
+def _usable_once(device_type: str, index: int | None) -> bool:
     reason = why_not(device_type, index)
     if reason is not None and _kernels().wanted and device_type in ("cpu", "cuda"):
         _warn(reason)
@@ -279,28 +296,29 @@ def define(schema: str, implementation: Callable, fake: Callable, function: type
     autograd.Function that wraps the op where a gradient is wanted; its ``forward`` calls the op through
     ``below_autograd``.
     """
-    name = schema.split("(")[0]
-    _torch_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _torch_library.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"stylegan_toon::{name}", fake, lib=_torch_library)
-    op = getattr(torch.ops.stylegan_toon, name).default
+    op = define_constant(schema, implementation, fake)
 
     def autograd(*args):
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
             return function.apply(*args)
         return below_autograd(op, *args)
 
-    _torch_library.impl(name, autograd, "Autograd")
+    _torch_library.impl(schema.split("(")[0], autograd, "Autograd")
     return op
 
 
-def define_out(schema: str, implementation: Callable, fake: Callable) -> Callable:
-    """Register an op that writes its result into its keyword argument ``out``, returns nothing and has no gradient."""
+def define_constant(schema: str, implementation: Callable, fake: Callable) -> Callable:
+    """Register an op without a gradient and return it."""
     name = schema.split("(")[0]
     _torch_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _torch_library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"stylegan_toon::{name}", fake, lib=_torch_library)
-    op = getattr(torch.ops.stylegan_toon, name).default
+    return getattr(torch.ops.stylegan_toon, name).default
+
+
+def define_out(schema: str, implementation: Callable, fake: Callable) -> Callable:
+    """Register an op that writes its result into its keyword argument ``out``, returns nothing and has no gradient."""
+    op = define_constant(schema, implementation, fake)
 
     def autograd(*args, out: Tensor) -> None:
         refuse_gradient(*args, out)
@@ -309,7 +327,7 @@ def define_out(schema: str, implementation: Callable, fake: Callable) -> Callabl
         with torch._C._AutoDispatchBelowAutograd():
             op(*args, out=out)
 
-    _torch_library.impl(name, autograd, "Autograd")
+    _torch_library.impl(schema.split("(")[0], autograd, "Autograd")
     return op
 
 

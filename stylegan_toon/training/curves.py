@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.images import save_image
 from ..errors import ToonError
 
 COLOURS = ["#2a6fbb", "#d1495b", "#3a8f5c", "#c28f2c", "#7a5195", "#5b6770"]
@@ -23,6 +24,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
         return [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
         raise ToonError(f"{path} is no log of a training ({error}): give its log.jsonl.") from error
+
+
+def draw_log(folder: Path, panels: Sequence[Sequence[str]]) -> None:
+    """Write ``curves.png`` beside the ``log.jsonl`` of a training, if it has two lines or more; see `curves`."""
+    log = folder / "log.jsonl"
+    if log.exists() and len(rows := read_log(log)) > 1:
+        save_image(curves(rows, panels), folder / "curves.png")
 
 
 def curves(rows: Sequence[dict[str, float]], panels: Sequence[Sequence[str]]) -> Image.Image:

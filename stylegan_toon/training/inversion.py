@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn import Generator
+from ..nn.accelerate import accelerate as accelerated
 from .perceptual import Perceptual
 
 NOISE_WEIGHT = 1e5  # appendix D: alpha
@@ -159,6 +160,7 @@ def invert(
     steps: int = 400,
     lr: float = 0.1,
     seed: int = 303,
+    accelerate: str = "auto",
     callback: Callback | None = None,
 ) -> Inversion:
     """Find ws and noise for ``target``. The noise of ``G`` is overwritten with what was found.
@@ -171,6 +173,7 @@ def invert(
     Args:
         G: gradients of its parameters must be off; it is changed, so hand in a copy.
         target: ``[1, C, R, R]`` in [-1, 1].
+        accelerate: see `nn.accelerate.accelerate`: graphs of whole steps, or a compiled synthesis network.
         callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
     """
     prior = latent_prior(G)
@@ -181,33 +184,44 @@ def invert(
         noise.copy_(torch.randn(noise.shape, generator=random)).requires_grad_()
     v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
     apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
-    optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], betas=(0.9, 0.999))
+    # A recorded step reads its rate from memory.
+    graphs = target.is_cuda and accelerate in ("auto", "graphs")
+    rate = torch.tensor(lr, device=target.device) if graphs else lr
+    optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], lr=rate, betas=(0.9, 0.999), capturable=graphs)
+    paint = accelerated(G.synthesis, accelerate if accelerate == "compile" else "off")
     with torch.no_grad():
         goal = perceptual(target)
+
+    def advance(jitter: Tensor, wide: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """One step; perceptual distance, picture and ws before it."""
+        ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
+        image = paint(ws + jitter, noise_mode="const")
+        distance = (perceptual(image) - goal).square().sum()
+        loss = distance + NOISE_WEIGHT * noise_regularization(maps)
+        if plus:
+            loss = loss + PIXEL_WEIGHT * pixel_distance(image, target)
+            loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not wide:
+            apart.grad = None  # Adam skips it: one w for all layers so far
+        optimizer.step()
+        normalize_(maps)
+        return distance.detach(), image.detach(), ws.detach()
+
+    advance = accelerated(advance, "off" if accelerate == "compile" else accelerate)
     found = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
     try:
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, lr)
+                now = learning_rate(step, steps, lr)
+                group["lr"] = group["lr"].fill_(now) if graphs else now
             wide = plus and step >= steps // 3
-            ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
             jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
-            image = G.synthesis(ws + jitter, noise_mode="const")
-            distance = (perceptual(image) - goal).square().sum()
-            loss = distance + NOISE_WEIGHT * noise_regularization(maps)
-            if plus:
-                loss = loss + PIXEL_WEIGHT * pixel_distance(image, target)
-                loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if not wide:
-                apart.grad = None  # Adam skips it: one w for all layers so far
-            optimizer.step()
-            normalize_(maps)
-            found.ws = ws.detach()
+            distance, image, found.ws = advance(jitter, wide)
             found.history.append(distance.item())
             if callback is not None:
-                callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image.detach()))
+                callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image))
     except KeyboardInterrupt:
         found.interrupted = True
     for noise in maps:

@@ -17,7 +17,7 @@ import torch
 
 from ..weights import save_networks
 from .engine import D_MAIN, G_MAIN, PAIRS, PATH_LENGTH, R1, Engine
-from .losses import discriminator_loss, generator_loss, path_lengths, r1_penalty, score
+from .losses import discriminator_loss, generator_loss, path_lengths, r1_penalty, score, scores
 from .stop import stop_requests
 from .update import Terms, untrained
 
@@ -140,8 +140,8 @@ class Trainer(Engine):
         """D: tell real pictures from painted ones."""
         with torch.no_grad():
             fake, ws, c = self._paint(rows)
-        real_logits = score(self.D, self.pipe(self._mine(self.pictures_now, rows)), c, self.dtype)
-        fake_logits = score(self.D, self.pipe(fake), c, self.dtype)
+        real = self._mine(self.pictures_now, rows)
+        real_logits, fake_logits = scores(self.D, self.pipe(real), self.pipe(fake), c, self.dtype)
         return {"loss": discriminator_loss(real_logits, fake_logits), "real": real_logits, "w": ws[:, 0]}
 
     def r1_terms(self, rows: range) -> Terms:

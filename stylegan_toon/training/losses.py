@@ -95,3 +95,17 @@ def score(D: Discriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | 
     order = torch.arange(n, device=img.device).view(-1, group).t().flatten()
     logits = D(img[order], c if c is None else c[order], dtype)
     return logits[order.argsort()]
+
+
+def scores(
+    D: Discriminator, real: Tensor, fake: Tensor, c: Tensor | None, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """`score` of real and painted pictures with the same labels, ``[N, 1]`` each.
+
+    In one pass, which is faster, where no group of the minibatch deviation would hold pictures of both.
+    """
+    group = D.config.mbstd_group_size
+    if group is None or len(real) % group:
+        return score(D, real, c, dtype), score(D, fake, c, dtype)
+    both = score(D, torch.cat([real, fake]), c if c is None else c.repeat(2, 1), dtype)
+    return both[: len(real)], both[len(real) :]

@@ -174,7 +174,7 @@ def start_folder(run: Path, after: Snapshot | None) -> None:
 
 def _earlier(run: Path) -> list[Path]:
     """What a training has left in its folder."""
-    names = ("snapshot-*", "fakes-*.png", FINAL, "log.jsonl", "tensorboard")
+    names = ("snapshot-*", "fakes-*.png", FINAL, "log.jsonl", "curves.png", "tensorboard")
     return [path for name in names for path in run.glob(name)]
 
 

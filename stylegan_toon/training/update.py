@@ -12,6 +12,7 @@ from ..errors import ToonError
 from .distributed import Team
 
 Terms = dict[str, Tensor]  # each [N, ...], one row a sample; the mean of "loss" is what is learnt from
+IN_CACHE = 1 << 18  # numbers looked at at a time
 PATIENCE = 100  # updates in a row whose gradients are not finite, before it is told
 
 
@@ -25,6 +26,7 @@ class Learner:
     def __init__(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer, team: Team) -> None:
         self.name, self.network, self.optimizer, self.team = name, network, optimizer, team
         self.broken = torch.zeros([], device=next(network.parameters()).device)
+        self._flat = self.broken.new_empty(0)  # kept: fresh pages for all gradients would be a cost of every update
 
     def update(self, total: int, parts: Iterable[range], terms: Callable[[range], Terms]) -> Terms:
         """Follow the gradient of the mean of ``terms(rows)["loss"]`` over all ``total`` samples.
@@ -51,17 +53,18 @@ class Learner:
                 everywhere[rows.start : rows.stop] = value.detach()
         # A parameter that had no part in this loss gets a gradient of zero, which Adam's moments notice, as published.
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-        flat = torch.cat([tensor.reshape(-1).float() for tensor in (*grads, *seen.values())])
+        everything = [tensor.reshape(-1).float() for tensor in (*grads, *seen.values())]
+        flat = self._flat = torch.cat(everything, out=self._flat.resize_(sum(tensor.numel() for tensor in everything)))
         self.team.sum(flat)
         *pieces, rest = flat.split([p.numel() for p in trained] + [sum(v.numel() for v in seen.values())])
         gradient = flat[: flat.numel() - rest.numel()]
-        bad = (~gradient.isfinite()).sum()
+        bad = sum((~part.isfinite()).sum() for part in gradient.split(IN_CACHE))
         self.broken = (self.broken + 1) * (bad > 0)
         torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
         for parameter, piece in zip(trained, pieces):
             parameter.grad = piece.view_as(parameter)
         self.optimizer.step()
-        values = rest.split([v.numel() for v in seen.values()])
+        values = rest.clone().split([v.numel() for v in seen.values()])
         return {**{k: v.view_as(seen[k]) for k, v in zip(seen, values)}, "nonfinite": bad.float()}
 
     def refuse_broken(self) -> None:

@@ -84,8 +84,9 @@ def pair_loss(
 ) -> Tensor:
     """How far the pictures of known latents are from the true ones.
 
-    L1 at every resolution that is painted (so every block is taught directly), plus ``perceptual`` on the picture
-    reduced to 64 px or on a random 64 px window, by turns of chance: content from the one, detail from the other.
+    L1 at every resolution that is painted (so every block is taught directly), plus ``perceptual`` on a random 64 px
+    window of the picture at a random one of the sizes 64, 128, ... up to its own: content from the small, detail from
+    the large.
 
     Args:
         ws: ``[N, num_ws, w_dim]``.
@@ -96,17 +97,24 @@ def pair_loss(
     Returns:
         A scalar.
     """
-    images = G.synthesis.pyramid(ws, noise_mode, dtype)
+    return pyramid_loss(G.synthesis.pyramid(ws, noise_mode, dtype), target, perceptual)
+
+
+def pyramid_loss(
+    images: list[Tensor], target: Tensor, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Tensor:
+    """The loss of `pair_loss` for pictures that are already painted, coarsest first; the last has ``target``'s size."""
     loss = F.l1_loss(images[-1], target)
     for image in images[:-1]:
         small = F.interpolate(target, size=image.shape[2:], mode="area")
         loss = loss + F.l1_loss(image, small) / (2 * max(len(images) - 1, 1))
     if perceptual is not None:
         image, side = images[-1], target.shape[-1]
-        if side > 64 and torch.rand([]) < 0.5:
-            y, x = (int(torch.randint(0, side - 63, [])) for _ in range(2))
+        if side > 64:  # a 64 px window of the picture at 64, 128, ... or its own size
+            sides = [64 << i for i in range((side // 64).bit_length())]
+            side = sides[int(torch.randint(len(sides), []))]
+            image, target = (F.interpolate(t, size=(side, side), mode="area") for t in (image, target))
+            y, x = (int(torch.randint(side - 63, [])) for _ in range(2))
             image, target = image[:, :, y : y + 64, x : x + 64], target[:, :, y : y + 64, x : x + 64]
-        elif side > 64:
-            image, target = (F.interpolate(t, size=(64, 64), mode="area") for t in (image, target))
         loss = loss + perceptual(image, target)
     return loss

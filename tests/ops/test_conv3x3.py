@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 
 import pytest
 import torch
@@ -14,8 +13,7 @@ from stylegan_toon import ops
 from stylegan_toon.ops import conv3x3 as module
 from stylegan_toon.ops import library
 from stylegan_toon.ops.conv2d import conv2d_resample, conv_layer, modulated_1x1
-from stylegan_toon.ops.conv3x3 import conv3x3, kind_of, layer3x3, no_weight_gradients, remember
-from stylegan_toon.ops.workspace import release, take, workspace
+from stylegan_toon.ops.conv3x3 import conv3x3, kind_of, no_weight_gradients, remember
 
 pytestmark = pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 
@@ -72,29 +70,6 @@ def test_wide_networks_lose_little(kind):
     x, w = make((1, 512, 32, 16, 16))
     exact = truth(x.double(), w.double(), kind)
     assert relative_error(conv3x3(x, w, kind), exact) < 10 * relative_error(truth(x, w, kind), exact)
-
-
-@pytest.mark.parametrize("noise", ["none", "shared", "each"])
-@pytest.mark.parametrize("kind", ["plain", "up", "down"])
-def test_a_whole_layer(isa, kind, noise):
-    torch.manual_seed(0)
-    size = n, c_in, c_out, *_ = SIZES[0]
-    x, w = make(size)
-    y = truth(x.double(), w.double(), kind)
-    height, width = y.shape[2:]
-    styles, scale, b = torch.rand(n, c_in) + 0.5, torch.rand(n, c_out) + 0.5, torch.randn(c_out)
-    noises = {"none": None, "shared": torch.randn(height, width), "each": torch.randn(n, 1, height, width)}
-    u = truth((x * styles[:, :, None, None]).double(), w.double(), kind) * scale.double()[:, :, None, None]
-    u = u + b.double()[:, None, None] + (0 if noises[noise] is None else noises[noise].double())
-    wanted = (F.leaky_relu(u, 0.2) * 1.3).clamp(-0.9, 0.9)
-    options = dict(styles=styles, scale=scale, noise=noises[noise], b=b, alpha=0.2, gain=1.3, clamp=0.9)
-    out = torch.full_like(y, float("nan"), dtype=torch.float32).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        assert relative_error(layer3x3(x, w, kind, **options), wanted) < 3 * TOLERANCE  # of what is clamped to 0.9
-        assert layer3x3(x, w, kind, **options, out=out) is out
-        bare = layer3x3(x, w, kind, scale=scale[:1])
-    assert relative_error(out, wanted) < 3 * TOLERANCE
-    assert relative_error(bare, y * scale[:1].double()[:, :, None, None]) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
@@ -233,80 +208,6 @@ def test_opcheck(kind):
     if kind != "up":
         dy = truth(x, w, kind).detach().requires_grad_()
         torch.library.opcheck(torch.ops.stylegan_toon.conv3x3_weight.default, (dy, x, kind, False, False))
-
-
-def test_what_does_not_fit_is_refused():
-    x, w = make((2, 16, 32, 8, 8))
-    for name, value in {
-        "styles": torch.ones(2, 32), "scale": torch.ones(3, 32), "noise": torch.ones(4, 4), "b": torch.ones(16),
-        "out": torch.ones(2, 32, 8, 8),
-    }.items():  # fmt: skip
-        with pytest.raises(ValueError, match=name), torch.no_grad():
-            layer3x3(x, w, "plain", **{name: value})
-    with pytest.raises(ValueError, match="float64"), torch.no_grad():
-        layer3x3(x, w, "plain", b=torch.ones(32, dtype=torch.float64))
-    with pytest.raises(ValueError, match="gradient"):
-        layer3x3(x, w.requires_grad_(), "plain")
-
-
-# ---------------------------------------------------------------- lent memory
-
-
-def test_lent_memory_is_used_again_and_only_there():
-    assert take([1, 16, 4, 4]) is None
-    with torch.no_grad(), workspace():
-        first, second, third = (take([1, 16, 4, 4]) for _ in range(3))
-        assert first.data_ptr() == third.data_ptr() != second.data_ptr()
-        assert first.is_contiguous(memory_format=torch.channels_last)
-        assert take([2, 16, 4, 4]).shape == (2, 16, 4, 4)
-        with torch.enable_grad():
-            assert take([1, 16, 4, 4]) is None
-        with workspace():
-            assert take([1, 16, 4, 4]) is None  # a network within a network would write over the outer one's
-    release()
-
-
-def test_networks_in_threads_do_not_share(tiny_pair):
-    G, ws = tiny_pair
-    with torch.no_grad():
-        wanted = [G.synthesis(w[None]) for w in ws]
-    found = [None] * len(ws)
-
-    def paint(i):
-        with torch.no_grad():
-            for _ in range(5):
-                found[i] = G.synthesis(ws[i][None])
-
-    threads = [threading.Thread(target=paint, args=(i,)) for i in range(len(ws))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-
-
-def test_who_listens_in_sees_what_was_there(tiny_pair):
-    G, ws = tiny_pair
-    seen, copies = [], []
-
-    def listen(module, arguments, y):
-        seen.append(y)
-        copies.append(y.clone())
-
-    hooks = [block.conv1.register_forward_hook(listen) for block in G.synthesis.blocks()]
-    with torch.no_grad():
-        G.synthesis(ws)
-    for hook in hooks:
-        hook.remove()
-    assert all(torch.equal(a, b) for a, b in zip(seen, copies, strict=True))
-
-
-@pytest.fixture
-def tiny_pair():
-    from tiny import tiny_generator
-
-    G = tiny_generator()
-    return G, torch.randn(3, G.num_ws, 32)
 
 
 def test_resampled_convolution_goes_through_it():

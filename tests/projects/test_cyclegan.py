@@ -16,10 +16,8 @@ from PIL import Image
 from projects.cyclegan import infer
 from projects.cyclegan import train as training
 from projects.cyclegan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
-from projects.cyclegan.prepare import Heads
 from projects.cyclegan.train import Config, adversarial, learning_rate
 from stylegan_toon import kit
-from stylegan_toon.data.avatars import Avatars
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.errors import ToonError
 from stylegan_toon.training import run as run_module
@@ -194,15 +192,6 @@ def test_the_commands(sets, tmp_path):
 def test_a_network_of_another_family_is_refused(checkpoint):
     with pytest.raises(ToonError, match="holds no toon"):
         infer.load_generator(checkpoint)
-
-
-def test_heads_are_the_middle_of_avatars():
-    """Drawn larger, then cut: the same head as in the whole avatar, up to the rounding of its size."""
-    pytest.importorskip("dicebear")
-    head = Heads(("toon-head",), 144, 0, "white").draw(4)
-    whole = Avatars(("toon-head",), 200, 0, "white").draw(4)
-    assert head.size == (144, 144)
-    assert np.array_equal(np.asarray(head), np.asarray(whole.crop((28, 24, 172, 168))))
 
 
 def test_the_config_that_ships_is_one():

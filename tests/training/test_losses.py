@@ -12,6 +12,7 @@ import torch
 from accuracy import relative_error
 from tiny import tiny_discriminator, tiny_generator
 
+from stylegan_toon.nn import Discriminator, DiscriminatorConfig
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.losses import (
@@ -22,6 +23,7 @@ from stylegan_toon.training.losses import (
     path_lengths,
     r1_penalty,
     score,
+    scores,
 )
 
 
@@ -83,6 +85,16 @@ def test_groups_of_the_minibatch_deviation_are_consecutive():
     alone = torch.cat([D(part) for part in img.split(4)])
     assert torch.allclose(score(D, img, None), alone, atol=1e-5)
     assert (D(img) - alone).abs().max() > 1e-3  # the network's own groups are others
+
+
+@pytest.mark.parametrize("group, n, c_dim", [(2, 4, 0), (4, 4, 3), (4, 2, 0), (None, 4, 0)])
+def test_scores_of_real_and_painted_pictures_do_not_mix(group, n, c_dim):
+    """In one pass where groups fit, in two where they would not: what each gets on its own."""
+    torch.manual_seed(0)
+    D = Discriminator(DiscriminatorConfig(resolution=8, channel_base=64, c_dim=c_dim, mbstd_group_size=group))
+    real, fake, c = torch.randn(n, 3, 8, 8), 5 * torch.randn(n, 3, 8, 8), torch.randn(n, c_dim) if c_dim else None
+    for found, img in zip(scores(D, real, fake, c), (real, fake)):
+        assert torch.allclose(found, score(D, img, c), atol=1e-5)
 
 
 def test_style_mixing_takes_the_later_layers_from_another_latent():
@@ -193,7 +205,10 @@ PEER = os.environ.get("STYLEGAN_TOON_PEER", "")
 @pytest.mark.skipif(not PEER, reason="STYLEGAN_TOON_PEER does not name a checkout of stylegan2-ada-pytorch")
 @pytest.mark.parametrize("c_dim", [0, 3])
 def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
-    """Same weights, data and noise: G loss, D loss, R1 and path length and their gradients within 1e-4."""
+    """Same weights, data and noise: G loss, D loss, R1 and path length within 1e-4.
+
+    Gradients within 1e-3: with labels, the published ones of R1 are 2e-4 from float64's, ours 1e-6 (see above).
+    """
     monkeypatch.syspath_prepend(PEER)
     from torch_utils import training_stats
     from training.loss import StyleGAN2Loss
@@ -222,6 +237,6 @@ def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
         loss.accumulate_gradients(name, ours.real, c, z, c, sync=True, gain=1)
         key = {"G": "Loss/G/loss", "D": "Loss/D/loss", "R1": "Loss/D/reg", "PL": "Loss/G/reg"}[phase]
         assert relative_error(mine, values[key].flatten()) < 1e-4, phase
-        agree(found, gradients(network), 1e-4)
+        agree(found, gradients(network), 1e-3)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("training", "torch_utils", "dnnlib")]:
         monkeypatch.delitem(sys.modules, name)

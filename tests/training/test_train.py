@@ -50,6 +50,7 @@ def test_from_scratch_then_transfer(pictures, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
     assert {"kimg", "G", "D", "p", "real"} <= set(lines[-1]) and lines[-1]["kimg"] == 0.04
     assert Image.open(tmp_path / "a" / "reals.png").size[0] > 16
+    assert Image.open(tmp_path / "a" / "curves.png").width == 3 * 420
     assert len(list((tmp_path / "a").glob("fakes-*.png"))) >= 1
 
     before = load_networks(final)["D"].state_dict()

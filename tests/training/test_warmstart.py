@@ -9,7 +9,7 @@ from tiny import tiny_generator
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.nn.generator import MappingNetwork
-from stylegan_toon.training.warmstart import fit_mapping, pair_loss, read_latents
+from stylegan_toon.training.warmstart import fit_mapping, pair_loss, pyramid_loss, read_latents
 
 
 def test_fitted_mapping_has_the_moments_of_the_latents():
@@ -49,6 +49,22 @@ def test_pair_loss_is_zero_on_its_own_pictures_only():
     )
     assert own.item() == pytest.approx(rest.item() / 6, rel=1e-5)
     assert other > own
+
+
+def test_perceptual_windows_are_of_one_place_at_every_size():
+    """A ramp rises by 1 over a picture: by 1 / side from pixel to pixel of the picture at that side."""
+    torch.manual_seed(0)
+    ramp = (torch.arange(256) / 256).expand(1, 3, 256, 256)
+    sides = []
+
+    def perceptual(image, target):
+        assert image.shape == (1, 3, 64, 64) and torch.equal(image, target)
+        sides.append(round(1 / (image[0, 0, 0, 1] - image[0, 0, 0, 0]).item()))
+        return image.mean() * 0
+
+    for _ in range(40):
+        pyramid_loss([ramp], ramp, perceptual)
+    assert set(sides) == {64, 128, 256}
 
 
 def test_reading_latents(tmp_path):

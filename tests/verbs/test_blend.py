@@ -79,9 +79,7 @@ def test_the_verb_writes_network_and_picture(tmp_path, checkpoint, child, tiny_G
     assert [parent["name"] for parent in network.provenance["parents"]] == ["tiny.safetensors", "child.safetensors"]
     assert lineage(network) == {sha256_of(out / "blend.safetensors"), sha256_of(checkpoint), sha256_of(child)}
 
-    sheet = comparison(
-        {"base: tiny": tiny_G, "toon: child": tiny_generator(1), "blend": expected}, [0, 4], psi=0.5
-    )
+    sheet = comparison({"base: tiny": tiny_G, "toon: child": tiny_generator(1), "blend": expected}, [0, 4], psi=0.5)
     assert np.array_equal(np.asarray(sheet), np.asarray(Image.open(out / "blend.png")))
 
 

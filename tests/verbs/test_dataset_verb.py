@@ -85,6 +85,8 @@ def test_part_of_the_pictures(photos, tmp_path):
         (["{photos}", "--format", "jpg", "--background", "transparent"], "no transparency"),
         (["check", "{photos}"], "not square"),
         (["avatars", "--styles", "nobody"], "no style 'nobody'"),
+        (["avatars", "--crop", "0.2,0.7"], "--crop is '0.2,0.7'"),
+        (["avatars", "--crop", "0.2,0.2,0.9"], "as parts of the drawing"),
         (["make"], "SOURCE"),
     ],
 )
@@ -138,3 +140,12 @@ def test_avatars_are_alike_for_a_seed_and_say_whose_they_are(tmp_path):
     assert np.abs(pictures[0].astype(int) - np.asarray(Avatars(size=48, seed=1).draw(0))).mean() > 1
     white = np.asarray(Avatars(size=48, background="white").draw(0))
     assert (white[0, 0] == 255).all() and (pictures[0][0, 0] != 255).any()
+
+
+def test_a_crop_is_the_same_drawing_larger_then_cut():
+    pytest.importorskip("dicebear")
+    pytest.importorskip("resvg_py")
+    head = Avatars(("toon-head",), 144, background="white", crop=(0.14, 0.12, 0.72)).draw(4)
+    whole = Avatars(("toon-head",), 200, background="white").draw(4)
+    assert head.size == (144, 144)
+    assert np.array_equal(np.asarray(head), np.asarray(whole.crop((28, 24, 172, 168))))

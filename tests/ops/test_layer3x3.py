@@ -1,0 +1,246 @@
+"""Whole layers against their definition in float64, through second order; small layers; lent memory."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accuracy import relative_error
+from tiny import tiny_generator
+
+from stylegan_toon import ops
+from stylegan_toon.ops import library, workspace
+from stylegan_toon.ops.conv2d import conv_layer
+from stylegan_toon.ops.conv3x3 import no_weight_gradients
+from stylegan_toon.ops.layer3x3 import layer3x3, weight_energy
+from stylegan_toon.ops.workspace import release, take
+
+pytestmark = pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
+
+FILTER = ops.setup_filter([1, 3, 3, 1])
+TOLERANCE = 1e-5
+KINDS = ("plain", "up", "down")
+POINTWISE = dict(alpha=0.2, gain=1.3, clamp=2.0)
+
+
+def resampled(x, w, kind):
+    """The three kinds in torch's own differentiable functions."""
+    taps = torch.tensor([1.0, 3, 3, 1], dtype=x.dtype) / 8
+
+    def fir(t, padding, gain):
+        c = t.shape[1]
+        return F.conv2d(F.pad(t, [padding] * 4), (taps.outer(taps) * gain).expand(c, 1, 4, 4), groups=c)
+
+    if kind == "plain":
+        return F.conv2d(x, w, padding=1)
+    if kind == "up":
+        return fir(F.conv_transpose2d(x, w.transpose(0, 1), stride=2), 1, 4)
+    return F.conv2d(fir(x, 2, 1), w, stride=2)
+
+
+def definition(x, w, styles, noise, b, kind):
+    """The layer with weights modulated and demodulated for each picture (StyleGAN2, equations 1 and 3)."""
+    pictures = []
+    for i in range(len(x)):
+        own = w * 0.7
+        if styles is not None:
+            own = w * styles[i][:, None, None]
+            own = own * (own.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt()
+        pictures.append(resampled(x[i : i + 1], own, kind))
+    u = torch.cat(pictures)
+    u = u if noise is None else u + noise
+    u = u if b is None else u + b[:, None, None]
+    return (F.leaky_relu(u, 0.2) * 1.3).clamp(-2, 2)
+
+
+def layer(x, w, styles, noise, b, kind, **more):
+    return layer3x3(x, w, kind, styles=styles, weight_gain=0.7, noise=noise, b=b, **POINTWISE, **more)
+
+
+def operands(kind, size=(2, 32, 48, 10, 14), *, styled=True, noise="shared", biased=True):
+    torch.manual_seed(0)
+    n, c_in, c_out, height, width = size
+    times = {"plain": 1, "up": 2, "down": 0.5}[kind]
+    shape = (int(height * times), int(width * times))
+    return [
+        torch.randn(n, c_in, height, width),
+        torch.randn(c_out, c_in, 3, 3) / (9 * c_in) ** 0.5,
+        torch.rand(n, c_in) + 0.5 if styled else None,
+        {"none": None, "shared": torch.randn(shape), "each": torch.randn(n, 1, *shape)}[noise],
+        torch.randn(c_out) if biased else None,
+    ]
+
+
+def derivatives(function, tensors, kind, again=True):
+    """Value, gradients without and with a graph, and gradients of the gradients' squares."""
+    tensors = [None if t is None else t.clone().requires_grad_() for t in tensors]
+    leaves = [t for t in tensors if t is not None]
+    y = function(*tensors, kind)
+    first = torch.autograd.grad(y.square().sum(), leaves, retain_graph=True)
+    recorded = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+    return y, *first, *recorded, *torch.autograd.grad(sum(g.square().sum() for g in recorded), leaves)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"styled": False}, {"noise": "each", "biased": False}, {"noise": "none", "size": (1, 16, 16, 2, 6)}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_value_and_derivatives(isa, kind, how):
+    tensors = operands(kind, **how)
+    found = derivatives(layer, tensors, kind)
+    wanted = derivatives(definition, [None if t is None else t.double() for t in tensors], kind)
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    for result, right in zip(found, wanted, strict=True):
+        assert relative_error(result, right) < TOLERANCE
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kept_weights_and_no_gradients(kind, keep):
+    tensors = operands(kind)
+    with torch.no_grad():
+        for factor in (1, 2):  # demodulation undoes the factor, if it sees it
+            y = layer(tensors[0], tensors[1].mul_(factor), *tensors[2:], kind, keep=keep)
+            assert relative_error(y, definition(*(t.double() for t in tensors), kind)) < TOLERANCE
+    found = derivatives(lambda *args: layer(*args, keep=keep), tensors, kind)
+    for result, right in zip(found, derivatives(layer, tensors, kind), strict=True):
+        assert relative_error(result, right) < TOLERANCE  # the energy is summed in another order
+
+
+def test_from_kept_weights_to_training_and_back():
+    tensors = operands("plain")
+    with torch.no_grad():
+        kept, new, again = (layer(*tensors, "plain", keep=keep) for keep in (True, False, True))
+    assert torch.equal(kept, again) and relative_error(new, kept.double()) < TOLERANCE
+
+
+@pytest.mark.parametrize("styled", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_nobody_wants_are_left_out(kind, styled):
+    x, w, styles, noise, b = operands(kind, styled=styled)
+    x.requires_grad_(), w.requires_grad_()
+    y = layer(x, w, styles, noise, b, kind)
+    dx, dw = torch.autograd.grad(y.sum(), [x, w], retain_graph=True)
+    assert torch.equal(torch.autograd.grad(y.sum(), x, retain_graph=True)[0], dx)
+    assert torch.equal(torch.autograd.grad(y.sum(), w, retain_graph=True)[0], dw)
+    with no_weight_gradients():
+        again, none = torch.autograd.grad(y.sum(), [x, w], allow_unused=True, create_graph=True)
+    assert relative_error(again, dx.double()) < TOLERANCE and none is None
+    assert torch.autograd.grad(again.square().sum(), w)[0].isfinite().all()  # the second derivative is wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_opcheck(kind):
+    for how in ({}, {"styled": False, "noise": "none"}):
+        tensors = [None if t is None else t.requires_grad_() for t in operands(kind, (1, 16, 16, 8, 8), **how)]
+        options = (kind, 0.7, 0.2, 1.3, 2.0, False, True)
+        torch.library.opcheck(torch.ops.stylegan_toon.layer3x3.default, (*tensors, *options))
+    w = torch.randn(4, 3, 3, 3).requires_grad_()
+    torch.library.opcheck(torch.ops.stylegan_toon.weight_energy.default, (w, False))
+    assert torch.equal(weight_energy(w, False), w.square().sum((2, 3)).t())
+
+
+def test_what_does_not_fit_is_refused():
+    x, w, *_ = operands("plain", (2, 16, 32, 8, 8))
+    wrong = {"styles": torch.ones(2, 32), "noise": torch.ones(4, 4), "b": torch.ones(16)}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            layer3x3(x, w, "plain", **{name: value})
+    with pytest.raises(ValueError, match="float64"):
+        layer3x3(x, w, "plain", b=torch.ones(32, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("size", "up"), [(4, 1), (8, 1), (4, 2), (8, 2), (9, 2)])  # 9: not by a matrix product
+def test_small_layers(size, up):
+    torch.manual_seed(0)
+    tensors = [
+        torch.randn(2, 20, size, size),
+        torch.randn(24, 20, 3, 3),
+        torch.rand(2, 20) + 0.5,
+        None,
+        torch.randn(24),
+    ]
+
+    def small(x, w, styles, noise, b, kind):
+        return conv_layer(x, w, b, styles=styles, f=FILTER, up=up, act="lrelu", gain=1.3, clamp=2.0)
+
+    kind = "up" if up == 2 else "plain"
+    found = derivatives(small, tensors, kind)
+    wanted = derivatives(definition, [None if t is None else t.double() for t in tensors], kind)
+    for result, right in zip(found, wanted, strict=True):
+        assert relative_error(result, right) < TOLERANCE
+
+
+# ---------------------------------------------------------------- lent memory
+
+
+@pytest.fixture(autouse=True)
+def own_pool():
+    release()
+    yield
+    release()
+
+
+SHAPE = (1, 16, 64, 64)
+
+
+def test_lent_memory_is_used_again_when_nobody_holds_it():
+    first = take(SHAPE)
+    assert first.shape == SHAPE and first.is_contiguous(memory_format=torch.channels_last)
+    at, view = first.data_ptr(), first[0, :, 3]
+    del first
+    second = take(SHAPE)
+    assert second.data_ptr() != at  # the view is still there
+    del view
+    half = take((1, 16, 64, 48))
+    assert half.data_ptr() == at
+    del half
+    assert take((1, 32, 64, 64)).data_ptr() != second.data_ptr() and len(workspace._pool.buffers) == 2
+
+
+def test_only_so_much_is_lent():
+    held = [take(SHAPE) for _ in range(7)]
+    assert len({t.data_ptr() for t in held}) == 7 and len(workspace._pool.buffers) == 4
+    small = take((1, 1, 4, 4))
+    assert len(workspace._pool.buffers) == 4 and small.shape == (1, 1, 4, 4)
+
+
+def test_networks_in_threads_do_not_share():
+    G = tiny_generator()
+    ws = torch.randn(3, G.num_ws, 32)
+    with torch.no_grad():
+        wanted = [G.synthesis(w[None]) for w in ws]
+    found = [None] * len(ws)
+
+    def paint(i):
+        with torch.no_grad():
+            for _ in range(5):
+                found[i] = G.synthesis(ws[i][None])
+
+    threads = [threading.Thread(target=paint, args=(i,)) for i in range(len(ws))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_who_listens_in_sees_what_was_there():
+    G = tiny_generator(resolution=64, channel_base=2048)  # large enough for lent memory
+    seen, copies = [], []
+
+    def listen(module, arguments, y):
+        seen.append(y)
+        copies.append(y.clone())
+
+    for block in G.synthesis.blocks():
+        block.conv1.register_forward_hook(listen)
+    with torch.no_grad():
+        for _ in range(2):
+            G.synthesis(torch.randn(2, G.num_ws, 32))
+    assert workspace._pool.buffers
+    assert all(torch.equal(a, b) for a, b in zip(seen, copies, strict=True))
