@@ -157,6 +157,7 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate.")
 @click.option("--ema-kimg", type=click.FloatRange(0), help="Half-life of the averaged generator.")
 @click.option("--pl-weight", type=click.FloatRange(0), help="Path length weight; 0 turns it off.")
+@click.option("--style-mixing", type=click.FloatRange(0, 1), help="Probability of mixing two latents.")
 @click.option("--channel-base", type=click.IntRange(4), help="Channels of block bR: this over R ...")
 @click.option("--channel-max", type=click.IntRange(4), help="... and at most this.")
 @click.option("--mapping-layers", type=click.IntRange(1), help="Depth of a new mapping network.")
