@@ -195,7 +195,9 @@ def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path],
 @click.option("--paste-back", is_flag=True, help="Also write the whole photo with the cartoons in it.")
 @click.option("--steps", type=click.IntRange(1), default=STEPS, help="Steps of projection.")
 @click.option("--tune", "tune_steps", type=click.IntRange(0), default=TUNE, help="Steps of pivotal tuning.")
-@click.option("--psi", type=float, default=PSI, help="How much of the face's latent the toon's layers see, 0 to 1.")
+@click.option(
+    "--psi", type=click.FloatRange(0, 1), default=PSI, help="How much of the face's latent the toon's layers see."
+)
 @click.option("--space", type=click.Choice(["w", "w+"]), default="w+", help="One w for all layers, or one for each.")
 @click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
 @cli.out("out/toonify")
@@ -206,8 +208,8 @@ def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path],
 @cli.overwrite()
 def main(
     photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, face: int | None, aligned: bool,
-    paste_back: bool, steps: int, tune_steps: int, psi: float, space: str, features: str, out: Path, device: torch.device,
-    accelerate: str, seed: int, quiet: bool, overwrite: bool,
+    paste_back: bool, steps: int, tune_steps: int, psi: float, space: str, features: str, out: Path,
+    device: torch.device, accelerate: str, seed: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Turn photos of people into cartoons.
 

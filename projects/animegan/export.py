@@ -11,6 +11,7 @@ import torch
 from stylegan_toon import cli
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import atomic_path, refuse_overwrite
+from stylegan_toon.ops import reference
 
 from .infer import load_generator
 from .model import AnimeGenerator
@@ -35,10 +36,11 @@ def export_onnx(G: AnimeGenerator, path: Path) -> None:
     quiet = logging.getLogger("torch.onnx")
     level, quiet.level = quiet.level, logging.ERROR
     try:
-        program = torch.onnx.export(
-            G, (torch.zeros(2, 3, 64, 96),), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=["photo"], output_names=["painting"], dynamic_shapes=(size | grid,),
-        )  # fmt: skip
+        with reference():  # ONNX knows none of the library's ops
+            program = torch.onnx.export(
+                G, (torch.zeros(2, 3, 64, 96),), dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["photo"], output_names=["painting"], dynamic_shapes=(size | grid,),
+            )  # fmt: skip
     finally:
         quiet.level = level
     with atomic_path(path) as temporary:
