@@ -34,24 +34,7 @@ def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.zeros((0, z_dim)), *rows])).float()
 
 
-def generate(G: Generator, seeds: Sequence[int], **options) -> Tensor:
-    """Pictures of seeds, on the network's device.
-
-    Args:
-        G, seeds, options: as for `batches`.
-
-    Returns:
-        ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
-
-    Raises:
-        ToonError: a label the network does not have, or none where it needs one.
-    """
-    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
-    return torch.cat([torch.empty(0, *size), *batches(G, seeds, **options)])
-
-
-@torch.no_grad()
-def batches(
+def generate(
     G: Generator,
     seeds: Sequence[int],
     *,
@@ -61,8 +44,8 @@ def batches(
     batch: int = 8,
     dtype: torch.dtype | None = None,
     accelerate: str = "auto",
-) -> Iterator[Tensor]:
-    """What `generate` makes, ``batch`` pictures at a time.
+) -> Tensor:
+    """Pictures of seeds, on the network's device.
 
     Args:
         G: in eval mode.
@@ -73,7 +56,24 @@ def batches(
         batch: how many to compute at once.
         dtype: see `SynthesisNetwork`.
         accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`.
+
+    Returns:
+        ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
+
+    Raises:
+        ToonError: a label the network does not have, or none where it needs one.
     """
+    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
+    pictures = _batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
+    return torch.cat([torch.empty(0, *size), *pictures])
+
+
+@torch.no_grad()
+def _batches(
+    G: Generator, seeds: Sequence[int], psi: float, label: int | None, noise_mode: str, batch: int,
+    dtype: torch.dtype | None, accelerate: str,
+) -> Iterator[Tensor]:  # fmt: skip
+    """What `generate` makes, ``batch`` pictures at a time."""
     device = next(G.parameters()).device
     c = _one_hot(G.config.c_dim, label, device)
     paint = accelerated(G, accelerate)
@@ -118,9 +118,7 @@ def main(
     output_folder(out)
     torch.manual_seed(seed)
     shown = []
-    made = batches(
-        G, seeds, psi=psi, label=label, noise_mode=noise_mode, batch=batch, dtype=dtype, accelerate=accelerate
-    )
+    made = _batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
     with cli.progress(total=len(seeds), quiet=quiet, unit="img") as bar:
         for start, pictures in zip(range(0, len(seeds), batch), made):
             for number, picture in zip(seeds[start:], map(to_pil, pictures)):

@@ -164,7 +164,8 @@ def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
 def truncated(G: Generator, psi: float) -> Generator:
     """``G``, changed: for every w its synthesis now does what it did for ``w_avg + psi * (w - w_avg)``.
 
-    Styles are linear in w, so this can be done to the weights, and holds layer by layer after a swap.
+    The truncation trick (StyleGAN, Karras et al. 2019, appendix B) put into the weights, which can be done since styles
+    are linear in w: so it stays with a layer that is swapped.
     """
     mean = G.mapping.w_avg[None]
     for layer in G.synthesis.modules():

@@ -70,8 +70,8 @@ def downsample(x, k):
 
 def up_conv(x, w, k):
     """Zeros inserted, kernel w applied as a true convolution, then the low-pass: StyleGAN2's order."""
-    h, pad, n = x.shape[2], w.shape[-1] - 1, len(k)
-    y = insert_zeros(x)[:, :, : 2 * h - 1, : 2 * h - 1]
+    (height, width), pad, n = x.shape[2:], w.shape[-1] - 1, len(k)
+    y = insert_zeros(x)[:, :, : 2 * height - 1, : 2 * width - 1]
     y = F.conv2d(F.pad(y, (pad,) * 4), w.flip(2, 3))
     if w.shape[-1] == 1:
         return upsample(F.conv2d(x, w), k)
@@ -83,6 +83,12 @@ def down_conv(x, w, k):
     if size == 1:
         return F.conv2d(downsample(x, k), w)
     return F.conv2d(blur(x, k, n // 2, (n - 1) // 2 + (1 - n % 2)), w)[:, :, ::2, ::2]
+
+
+def conv3x3(x, w, kind):
+    """What the library's op of this name does, in the tensors' own type."""
+    k = kernel((1, 3, 3, 1)).to(x.dtype)
+    return F.conv2d(x, w, padding=1) if kind == "plain" else {"up": up_conv, "down": down_conv}[kind](x, w, k)
 
 
 def synthesis_layer(state, name, x, w, k, up, noise, gain, clamp):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.nn import Discriminator
-from stylegan_toon.ops.conv3x3 import conv3x3, kind_of
+from stylegan_toon.nn.padded import zero_conv3x3
 from stylegan_toon.training.hub import Unavailable, hub_file, load_state
 from stylegan_toon.training.perceptual import fit
 from stylegan_toon.weights import load_network
@@ -89,11 +89,7 @@ class Vgg(Features):
                 elif i:
                     x = F.max_pool2d(F.relu(x), 2)
                 weight, bias = getattr(self, f"weight{i}{j}"), getattr(self, f"bias{i}{j}")
-                kind = None if torch.is_autocast_enabled(x.device.type) else kind_of(x, weight, None, 1, 1, 1, True)
-                if kind is None:
-                    x = F.conv2d(x, weight, bias, padding=1)
-                else:
-                    x = conv3x3(x, weight, kind, keep=True) + bias[:, None, None]
+                x = zero_conv3x3(x, weight, bias, keep=True)
         return x
 
 

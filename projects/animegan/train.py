@@ -52,7 +52,8 @@ class AnimeConfig(RunConfig):
     start_kimg: float = setting(66.0, "Thousands of pictures of the first phase, in which G shows what it sees.")
     start: str = setting("content", "What it learns from there: content, as published, or pixels, which is cheaper.")
     start_lr: float = setting(2e-4, "Adam's rate of G in the first phase.")
-    g_lr: float = setting(2e-5, "... of G after it.")
+    alone_kimg: float = setting(0.0, "Thousands of pictures after it in which D learns alone, before it has a say.")
+    g_lr: float = setting(2e-5, "Adam's rate of G in the second phase.")
     d_lr: float = setting(4e-5, "... of D.")
     fade_kimg: float = setting(0.0, "Thousands of pictures at the end over which the rates fall to 0.")
 
@@ -90,9 +91,11 @@ class AnimeGAN:
         self.run.rate("G", self.config.g_lr * share)
         self.run.rate("D", self.config.d_lr * share)
         drawn = random_crop(batch["drawings"], self.config.crop)
-        with self.run.autocast():
+        alone = self.run.counters.images < (self.config.start_kimg + self.config.alone_kimg) * 1000
+        with self.run.autocast(), torch.set_grad_enabled(not alone):
             painted = self.G(photos)
-        return self.learn_to_tell(painted.detach(), drawn) | self.learn_to_paint(painted, photos, drawn)
+        told = self.learn_to_tell(painted.detach(), drawn)
+        return told if alone else told | self.learn_to_paint(painted, photos, drawn)
 
     def left(self) -> float:
         """1, falling to 0 over the last ``fade_kimg``."""
@@ -101,7 +104,6 @@ class AnimeGAN:
 
     def start(self, photos: Tensor) -> Mapping[str, Tensor]:
         """The first phase: G learns to show what it sees."""
-        self.run.rate("G", self.config.start_lr)
         with self.run.autocast():
             painted = self.G(photos)
         if self.config.start == "pixels":
@@ -111,7 +113,7 @@ class AnimeGAN:
                 wanted = self.judge(photos)
             with self.run.autocast():
                 terms = {"content": losses.content_loss(self.judge(painted), wanted)}
-        self.run.minimise("G", sum(terms.values()))
+        self.run.minimise("start", sum(terms.values()))
         return terms
 
     def learn_to_tell(self, painted: Tensor, drawn: Tensor) -> dict[str, Tensor]:
@@ -203,8 +205,11 @@ def main(start: Start, photos: Path, drawings: Path, choice: str) -> Path:
 
     made = start.saved.networks if start.saved else new_networks(config)
     networks = {name: made[name].to(start.device, memory_format=torch.channels_last) for name in ("G", "D")}
+    # G has another Adam in each phase: the second's gradients are a thousand times those of the first, and would be
+    # divided by what that one remembers.
     optimizers = {
-        name: torch.optim.Adam(networks[name].parameters(), config.start_lr, betas=(0.5, 0.999)) for name in networks
+        name: torch.optim.Adam(networks[which].parameters(), config.start_lr, betas=(0.5, 0.999))
+        for name, which in (("start", "G"), ("G", "G"), ("D", "D"))
     }
     run = Run(
         start.folder, config, networks, optimizers, provenance={**start.provenance, "features": judge.name},

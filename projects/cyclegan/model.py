@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stylegan_toon.nn.reflect import ReflectConv3x3
+from stylegan_toon.nn.padded import ReflectConv3x3
 from stylegan_toon.weights import KINDS
 
 

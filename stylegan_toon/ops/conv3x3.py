@@ -2,7 +2,8 @@
 
 ``F.conv2d`` and ``upfirdn2d`` say what is computed (see `conv2d.conv2d_resample`); the kernel takes a fourth of the
 products, or half of them where it resamples, and no filtered image in between (``csrc/conv3x3.h``). It takes float32
-on the CPU with channel counts that are multiples of 16; `kind_of` tells. `layer3x3` has the rest of the layer.
+on the CPU, outside autocast, with channel counts that are multiples of 16; `kind_of` tells. `layer3x3` has the rest of
+the layer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ENOUGH = {"plain": (64, 256), "up": (64, 1024), "down": (256, 1024)}
 
 def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False) -> str | None:
     """Which of "plain", "up" and "down" `conv2d.conv2d_resample` of these is; None if the kernel does not take it."""
-    if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu:
+    if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
     if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
         return None

@@ -12,7 +12,7 @@ from ..errors import ToonError
 from .distributed import Team
 
 Terms = dict[str, Tensor]  # each [N, ...], one row a sample; the mean of "loss" is what is learnt from
-IN_CACHE = 1 << 18  # numbers looked at at a time
+IN_CACHE = 1 << 18  # numbers that a CPU looks at while they are in its cache
 PATIENCE = 100  # updates in a row whose gradients are not finite, before it is told
 
 
@@ -58,7 +58,8 @@ class Learner:
         self.team.sum(flat)
         *pieces, rest = flat.split([p.numel() for p in trained] + [sum(v.numel() for v in seen.values())])
         gradient = flat[: flat.numel() - rest.numel()]
-        bad = sum((~part.isfinite()).sum() for part in gradient.split(IN_CACHE))
+        at_once = IN_CACHE if gradient.is_cpu else gradient.numel()  # on a GPU every part would be another launch
+        bad = sum((~part.isfinite()).sum() for part in gradient.split(at_once))
         self.broken = (self.broken + 1) * (bad > 0)
         torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
         for parameter, piece in zip(trained, pieces):

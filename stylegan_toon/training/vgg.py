@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ToonError
+from ..nn.padded import zero_conv3x3
 
 _BLOCKS = (("conv1_1", "conv1_2"), ("conv2_1", "conv2_2"), ("conv3_1", "conv3_2", "conv3_3"))
 _MEAN_BGR = (103.939, 116.779, 123.68)
@@ -54,7 +55,8 @@ class VggLoss(nn.Module):
             if found:
                 x = F.max_pool2d(x, 2)
             for name in block:
-                x = F.relu(F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1))
+                weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+                x = F.relu(zero_conv3x3(x, weight, bias, keep=True))
             found.append(x / (x.square().sum(dim=1, keepdim=True) + 1e-4).sqrt())
         return found
 

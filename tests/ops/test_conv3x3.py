@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 from accuracy import relative_error
@@ -23,21 +24,6 @@ TOLERANCE = 1e-5  # largest error as a part of the largest value
 SIZES = [(2, 32, 48, 10, 14), (1, 16, 16, 2, 6), (3, 48, 16, 8, 8), (1, 64, 80, 22, 34)]
 
 
-def truth(x, w, kind):
-    """What the three kinds are, in torch's own differentiable functions."""
-    taps = torch.tensor([1.0, 3, 3, 1], dtype=x.dtype) / 8
-
-    def fir(t, padding, gain):
-        c = t.shape[1]
-        return F.conv2d(F.pad(t, [padding] * 4), (taps.outer(taps) * gain).expand(c, 1, 4, 4), groups=c)
-
-    if kind == "plain":
-        return F.conv2d(x, w, padding=1)
-    if kind == "up":
-        return fir(F.conv_transpose2d(x, w.transpose(0, 1), stride=2), 1, 4)
-    return F.conv2d(fir(x, 2, 1), w, stride=2)
-
-
 def make(size, seed=0):
     n, c_in, c_out, height, width = size
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +39,7 @@ def test_value_and_derivatives(isa, kind, size):
     inputs = [t.requires_grad_() for t in (x, w)]
     doubles = [t.detach().double().requires_grad_() for t in (x, w)]
     found, wanted = [], []
-    for leaves, results, function in ((inputs, found, conv3x3), (doubles, wanted, truth)):
+    for leaves, results, function in ((inputs, found, conv3x3), (doubles, wanted, reference.conv3x3)):
         y = function(*leaves, kind)
         loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum() + (y**3).sum()
         first = torch.autograd.grad(loss, leaves, create_graph=True)
@@ -68,8 +54,8 @@ def test_value_and_derivatives(isa, kind, size):
 def test_wide_networks_lose_little(kind):
     """512 channels add up 4608 products; the algorithm costs less than ten times the error of a plain sum."""
     x, w = make((1, 512, 32, 16, 16))
-    exact = truth(x.double(), w.double(), kind)
-    assert relative_error(conv3x3(x, w, kind), exact) < 10 * relative_error(truth(x, w, kind), exact)
+    exact = reference.conv3x3(x.double(), w.double(), kind)
+    assert relative_error(conv3x3(x, w, kind), exact) < 10 * relative_error(reference.conv3x3(x, w, kind), exact)
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
@@ -120,11 +106,11 @@ def test_conv_layer_is_the_same_either_way(act, up, down, channels, styled):
     def definition(x, w, styles, b, noise):
         kind = "up" if up == 2 else "down" if down == 2 else "plain"
         if not styled:
-            u = truth(x, w * 0.7, kind)
+            u = reference.conv3x3(x, w * 0.7, kind)
         else:
             per_sample = w * styles[:, None, :, None, None]
             d = (per_sample.square().sum(dim=(2, 3, 4)) + 1e-8).rsqrt()
-            u = truth(x * styles[:, :, None, None], w, kind) * d[:, :, None, None] + noise
+            u = reference.conv3x3(x * styles[:, :, None, None], w, kind) * d[:, :, None, None] + noise
         u = u + b[:, None, None]
         u = {"lrelu": lambda: F.leaky_relu(u, 0.2), "linear": lambda: u, "tanh": lambda: u.tanh()}[act]()
         return (u * 1.2).clamp(-0.8, 0.8)
@@ -206,7 +192,7 @@ def test_opcheck(kind):
     x, w = (t.requires_grad_() for t in make((1, 16, 16, 16, 16)))
     torch.library.opcheck(torch.ops.stylegan_toon.conv3x3.default, (x, w, kind, False, False, 1.0, False))
     if kind != "up":
-        dy = truth(x, w, kind).detach().requires_grad_()
+        dy = reference.conv3x3(x, w, kind).detach().requires_grad_()
         torch.library.opcheck(torch.ops.stylegan_toon.conv3x3_weight.default, (dy, x, kind, False, False))
 
 

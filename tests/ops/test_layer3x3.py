@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
 from accuracy import relative_error
@@ -25,21 +26,6 @@ KINDS = ("plain", "up", "down")
 POINTWISE = dict(alpha=0.2, gain=1.3, clamp=2.0)
 
 
-def resampled(x, w, kind):
-    """The three kinds in torch's own differentiable functions."""
-    taps = torch.tensor([1.0, 3, 3, 1], dtype=x.dtype) / 8
-
-    def fir(t, padding, gain):
-        c = t.shape[1]
-        return F.conv2d(F.pad(t, [padding] * 4), (taps.outer(taps) * gain).expand(c, 1, 4, 4), groups=c)
-
-    if kind == "plain":
-        return F.conv2d(x, w, padding=1)
-    if kind == "up":
-        return fir(F.conv_transpose2d(x, w.transpose(0, 1), stride=2), 1, 4)
-    return F.conv2d(fir(x, 2, 1), w, stride=2)
-
-
 def definition(x, w, styles, noise, b, kind):
     """The layer with weights modulated and demodulated for each picture (StyleGAN2, equations 1 and 3)."""
     pictures = []
@@ -48,7 +34,7 @@ def definition(x, w, styles, noise, b, kind):
         if styles is not None:
             own = w * styles[i][:, None, None]
             own = own * (own.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt()
-        pictures.append(resampled(x[i : i + 1], own, kind))
+        pictures.append(reference.conv3x3(x[i : i + 1], own, kind))
     u = torch.cat(pictures)
     u = u if noise is None else u + noise
     u = u if b is None else u + b[:, None, None]

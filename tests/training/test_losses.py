@@ -205,9 +205,9 @@ PEER = os.environ.get("STYLEGAN_TOON_PEER", "")
 @pytest.mark.skipif(not PEER, reason="STYLEGAN_TOON_PEER does not name a checkout of stylegan2-ada-pytorch")
 @pytest.mark.parametrize("c_dim", [0, 3])
 def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
-    """Same weights, data and noise: G loss, D loss, R1 and path length within 1e-4.
+    """Same weights, data and noise: G loss, D loss, R1 and path length and their gradients within 1e-4.
 
-    Gradients within 1e-3: with labels, the published ones of R1 are 2e-4 from float64's, ours 1e-6 (see above).
+    With labels the gradients of R1 within 1e-3: there the published ones are 2e-4 from float64's, ours 1e-6 (above).
     """
     monkeypatch.syspath_prepend(PEER)
     from torch_utils import training_stats
@@ -237,6 +237,6 @@ def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
         loss.accumulate_gradients(name, ours.real, c, z, c, sync=True, gain=1)
         key = {"G": "Loss/G/loss", "D": "Loss/D/loss", "R1": "Loss/D/reg", "PL": "Loss/G/reg"}[phase]
         assert relative_error(mine, values[key].flatten()) < 1e-4, phase
-        agree(found, gradients(network), 1e-3)
+        agree(found, gradients(network), 1e-3 if phase == "R1" and c_dim else 1e-4)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("training", "torch_utils", "dnnlib")]:
         monkeypatch.delitem(sys.modules, name)

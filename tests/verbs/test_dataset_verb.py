@@ -98,12 +98,18 @@ def test_mistakes_are_one_sentence_and_leave_nothing_behind(photos, tmp_path, ar
     assert not list((tmp_path / "out").glob("*.zip")) and not list((tmp_path / "out").glob("*.part"))
 
 
-def test_one_corrupt_file_in_ten_thousand_is_named(tmp_path):
+def test_one_corrupt_file_in_ten_thousand(tmp_path):
+    """It is left out and named; the others lose nothing."""
     (tmp_path / "many").mkdir()
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize((8, 8)).save(buffer, "PNG")
     for i in range(10_000):
         (tmp_path / "many" / f"{i:05d}.png").write_bytes(buffer.getvalue() if i != 7654 else b"no picture")
+    out = tmp_path / "set.zip"
+    result = run(tmp_path / "many", "--size", 8, "--out", out, "--workers", 1, "--quiet")
+    assert result.exit_code == 0 and result.stdout.startswith("9999 pictures kept, left out: 1 unreadable")
+    assert "07654.png" in (tmp_path / "set-report.html").read_text()
+    assert len(ImageDataset(out)) == 9999
     checked = run("check", tmp_path / "many", "--quiet")
     assert checked.exit_code == 2 and checked.stderr.startswith("error: 1 of 10000 pictures")
     assert checked.stdout.startswith("07654.png in ") and checked.stdout.count("\n") == 1

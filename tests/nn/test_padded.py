@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stylegan_toon.nn.reflect import ReflectConv3x3, reflect_conv3x3
+from stylegan_toon.nn.padded import ReflectConv3x3, reflect_conv3x3, zero_conv3x3
 
 
 def plainly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
@@ -13,13 +13,14 @@ def plainly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.T
 
 @pytest.mark.parametrize("channels", [(16, 32), (5, 3)])  # of the kernel, and not
 @pytest.mark.parametrize("bias", [True, False])
-def test_reflect_conv3x3_is_padding_and_convolution(channels, bias):
+def test_they_are_padding_and_convolution(channels, bias):
     torch.manual_seed(0)
     x, w = torch.randn(2, channels[0], 15, 22), torch.randn(channels[1], channels[0], 3, 3)
     b = torch.randn(channels[1]) if bias else None
-    wanted = plainly(x.double(), w.double(), b.double() if bias else None)
-    for keep in (False, True):
-        torch.testing.assert_close(reflect_conv3x3(x, w, b, keep=keep).double(), wanted, rtol=1e-4, atol=1e-4)
+    exact = [x.double(), w.double(), b.double() if bias else None]
+    for function, wanted in ((reflect_conv3x3, plainly(*exact)), (zero_conv3x3, F.conv2d(*exact, padding=1))):
+        for keep in (False, True):
+            torch.testing.assert_close(function(x, w, b, keep=keep).double(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_are_those_of_the_plain_writing():
@@ -47,4 +48,4 @@ def test_kept_weights_follow_a_change():
 def test_autocast_is_heard():
     x, w = torch.randn(1, 16, 32, 32), torch.randn(16, 16, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert reflect_conv3x3(x, w).dtype == torch.bfloat16
+        assert reflect_conv3x3(x, w).dtype == zero_conv3x3(x, w).dtype == torch.bfloat16
