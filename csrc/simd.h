@@ -140,8 +140,8 @@ inline void narrow(S *to, const Compute<S> *from, int64_t n) {
 
 // A store to memory that is not in the cache first reads it. For an output that no cache will hold until it is
 // read, going past the cache saves that third of the traffic; kernels then form rows in a buffer and copy_past_cache.
-// From 128 MiB on that was a sixth to a third faster, at 32 MiB slower (32 MiB of L3). An output that shares its memory
-// with an input has just been read.
+// Below that it is slower: who reads the output next finds it in no cache. An output that shares its memory with an
+// input has just been read.
 #ifdef __SSE2__
 inline bool past_cache(int64_t bytes, const void *out, const void *in) { return bytes > 64 << 20 && out != in; }
 

@@ -52,8 +52,7 @@ class AnimeConfig(RunConfig):
     start_kimg: float = setting(66.0, "Thousands of pictures of the first phase, in which G shows what it sees.")
     start: str = setting("content", "What it learns from there: content, as published, or pixels, which is cheaper.")
     start_lr: float = setting(2e-4, "Adam's rate of G in the first phase.")
-    alone_kimg: float = setting(0.0, "Thousands of pictures after it in which D learns alone, before it has a say.")
-    g_lr: float = setting(2e-5, "Adam's rate of G in the second phase.")
+    g_lr: float = setting(2e-5, "... of G after it.")
     d_lr: float = setting(4e-5, "... of D.")
     fade_kimg: float = setting(0.0, "Thousands of pictures at the end over which the rates fall to 0.")
 
@@ -91,11 +90,9 @@ class AnimeGAN:
         self.run.rate("G", self.config.g_lr * share)
         self.run.rate("D", self.config.d_lr * share)
         drawn = random_crop(batch["drawings"], self.config.crop)
-        alone = self.run.counters.images < (self.config.start_kimg + self.config.alone_kimg) * 1000
-        with self.run.autocast(), torch.set_grad_enabled(not alone):
+        with self.run.autocast():
             painted = self.G(photos)
-        told = self.learn_to_tell(painted.detach(), drawn)
-        return told if alone else told | self.learn_to_paint(painted, photos, drawn)
+        return self.learn_to_tell(painted.detach(), drawn) | self.learn_to_paint(painted, photos, drawn)
 
     def left(self) -> float:
         """1, falling to 0 over the last ``fade_kimg``."""
