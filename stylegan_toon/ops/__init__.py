@@ -8,5 +8,6 @@ from .bias_act import bias_act
 from .epilogue import epilogue
 from .library import Status, reference, status
 from .upfirdn2d import setup_filter, upfirdn2d
+from .workspace import release
 
-__all__ = ["Status", "bias_act", "epilogue", "reference", "setup_filter", "status", "upfirdn2d"]
+__all__ = ["Status", "bias_act", "epilogue", "reference", "release", "setup_filter", "status", "upfirdn2d"]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import library
+from . import library, workspace
 
 
 def _bent(t: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def _compiled(
     order: int, ddx: Tensor | None, dy: Tensor | None, ref: Tensor, b: Tensor | None,
     dim: int, act: str, alpha: float, gain: float, clamp: float, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    out = library.on_huge_pages(torch.empty_like(ref)) if out is None else out
+    out = workspace.lent(torch.empty_like(ref)) if out is None else out
     numel = ref.numel()
     if numel == 0:
         return out

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import library
+from . import library, workspace
 from .bias_act import ACTIVATIONS, bias_act
 from .upfirdn2d import MAX_TAPS, _padding, upfirdn2d
 
@@ -210,7 +210,7 @@ def _forward(
         y = _reference(x, f, scale, noise, b, padding, flip_filter, fir_gain, alpha, gain, clamp)
         return y if out is None else out.copy_(y)
     if out is None:
-        out = library.on_huge_pages(_empty_output(x, f, scale, noise, b, padding))
+        out = workspace.lent(_empty_output(x, f, scale, noise, b, padding))
     if out.numel() == 0:
         return out
     if f is not None and f.ndim == 1 and x.is_cuda:
@@ -264,7 +264,7 @@ def gradient(
     pixels = h * w
     chunk, group = _parts(y, y.is_cuda)
     dtype = library.compute_dtype(y.dtype)
-    out = library.on_huge_pages(torch.empty_like(y)) if out is None else out
+    out = workspace.lent(torch.empty_like(y)) if out is None else out
     channel_sums = torch.empty([2, n, -(-pixels // chunk), c], dtype=dtype, device=y.device)
     pixel_sums = torch.empty([-(-c // group), n, 1, h, w], dtype=dtype, device=y.device)
     scale, noise = (None if t is None else t.contiguous() for t in (scale, noise))

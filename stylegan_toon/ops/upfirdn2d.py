@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import library
+from . import library, workspace
 
 MAX_TAPS = 32  # per axis; TOON_MAX_TAPS of csrc/api.h
 
@@ -193,7 +193,7 @@ def _compiled(
     x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float,
     out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    out = library.on_huge_pages(_empty_output(x, f, up, down, padding)) if out is None else out
+    out = workspace.lent(_empty_output(x, f, up, down, padding)) if out is None else out
     if out.numel() == 0:
         return out
     library.check_operand("f", f, x.device, library.compute_dtype(x.dtype))

@@ -1,8 +1,8 @@
-"""Memory for what lives only until the next layer, used again and again.
+"""Memory that is used again and again.
 
 The first touch of new memory costs a page fault, which on a CPU is several times what a layer's arithmetic costs. A
 network without gradients needs three buffers of the size of its largest layer: what a layer reads, what it writes, and
-what its block began with. A backward pass needs as many.
+what its block began with. A backward pass needs as many. What an op returns is lent, too, while there is some to lend.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from . import library
 
-_MOST = 4  # buffers of a thread
-_SMALL = 1 << 15  # numbers that malloc has at hand
+_MOST = 4  # buffers of a pool
+_SMALL = 1 << 17  # bytes that malloc has at hand
+_OUTPUTS = (1 << 22, 1 << 27)  # smallest and largest output that gets lent memory, in bytes
 
 
 @dataclass(eq=False)
@@ -38,8 +39,26 @@ class _Pool(threading.local):
     def __init__(self) -> None:
         self.buffers: list[_Buffer] = []
 
+    def lend(self, nbytes: int) -> Tensor | None:
+        """So many bytes, or None if every buffer is in use."""
+        free = sorted((buffer for buffer in self.buffers if buffer.free), key=lambda buffer: buffer.memory.size)
+        if not free and len(self.buffers) == _MOST:
+            return None
+        found = next((buffer for buffer in free if buffer.memory.size >= nbytes), None)
+        if found is None:
+            if free:
+                self.buffers.remove(free.pop())  # the old one goes first
+            # A numpy array, because torch holds on to the very object it was given as long as a tensor is in it.
+            memory = library.on_huge_pages(torch.empty(nbytes, dtype=torch.uint8)).numpy()
+            found = _Buffer(memory, lambda: None)
+            self.buffers.append(found)
+        lent = found.memory[:nbytes]
+        found.borrower = weakref.ref(lent)
+        return torch.from_numpy(lent)
 
-_pool = _Pool()
+
+_pool = _Pool()  # of what lives until the next layer
+_outputs = _Pool()  # of what callers get: they may keep it, which must not slow the layers down
 
 
 def take(shape: Sequence[int]) -> Tensor:
@@ -54,23 +73,22 @@ def take(shape: Sequence[int]) -> Tensor:
 
 def numbers(count: int) -> Tensor:
     """So many float32 numbers on the CPU, lent as by `take`."""
-    buffers = _pool.buffers
-    free = [buffer for buffer in buffers if buffer.free]
-    if count <= _SMALL or (not free and len(buffers) == _MOST):
-        return library.on_huge_pages(torch.empty(count))
-    free.sort(key=lambda buffer: buffer.memory.size)
-    found = next((buffer for buffer in free if buffer.memory.size >= count), None)
-    if found is None:
-        if free:
-            buffers.remove(free.pop())  # the old one goes first
-        # A numpy array, because torch holds on to the very object it was given as long as a tensor is in it.
-        found = _Buffer(library.on_huge_pages(torch.empty(count)).numpy(), lambda: None)
-        buffers.append(found)
-    lent = found.memory[:count]
-    found.borrower = weakref.ref(lent)
-    return torch.from_numpy(lent)
+    lent = _pool.lend(4 * count) if 4 * count > _SMALL else None
+    return library.on_huge_pages(torch.empty(count)) if lent is None else lent.view(torch.float32)
+
+
+def lent(out: Tensor) -> Tensor:
+    """``out``, a new tensor; or if it is large and on the CPU one like it, in memory that was in use before.
+
+    Four such tensors of a thread, of up to 128 MiB each, at a time.
+    """
+    smallest, largest = _OUTPUTS
+    memory = _outputs.lend(out.nbytes) if out.is_cpu and smallest <= out.nbytes <= largest else None
+    if memory is None:
+        return library.on_huge_pages(out)
+    return torch.empty(0, dtype=out.dtype).set_(memory.untyped_storage(), 0, out.shape, out.stride())
 
 
 def release() -> None:
     """Give this thread's buffers back to the system, those in use as soon as they are free."""
-    _pool.buffers = []
+    _pool.buffers, _outputs.buffers = [], []

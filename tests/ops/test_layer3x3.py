@@ -1,22 +1,18 @@
-"""Whole layers against their definition in float64, through second order; small layers; lent memory."""
+"""Whole layers against their definition in float64, through second order; small layers."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
 from accuracy import relative_error
-from tiny import tiny_generator
 
 from stylegan_toon import ops
-from stylegan_toon.ops import library, workspace
+from stylegan_toon.ops import library
 from stylegan_toon.ops.conv2d import conv_layer
 from stylegan_toon.ops.conv3x3 import no_weight_gradients
 from stylegan_toon.ops.layer3x3 import layer3x3, weight_energy
-from stylegan_toon.ops.workspace import release, take
 
 pytestmark = pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 
@@ -159,74 +155,3 @@ def test_small_layers(size, up):
     wanted = derivatives(definition, [None if t is None else t.double() for t in tensors], kind)
     for result, right in zip(found, wanted, strict=True):
         assert relative_error(result, right) < TOLERANCE
-
-
-# ---------------------------------------------------------------- lent memory
-
-
-@pytest.fixture(autouse=True)
-def own_pool():
-    release()
-    yield
-    release()
-
-
-SHAPE = (1, 16, 64, 64)
-
-
-def test_lent_memory_is_used_again_when_nobody_holds_it():
-    first = take(SHAPE)
-    assert first.shape == SHAPE and first.is_contiguous(memory_format=torch.channels_last)
-    at, view = first.data_ptr(), first[0, :, 3]
-    del first
-    second = take(SHAPE)
-    assert second.data_ptr() != at  # the view is still there
-    del view
-    half = take((1, 16, 64, 48))
-    assert half.data_ptr() == at
-    del half
-    assert take((1, 32, 64, 64)).data_ptr() != second.data_ptr() and len(workspace._pool.buffers) == 2
-
-
-def test_only_so_much_is_lent():
-    held = [take(SHAPE) for _ in range(7)]
-    assert len({t.data_ptr() for t in held}) == 7 and len(workspace._pool.buffers) == 4
-    small = take((1, 1, 4, 4))
-    assert len(workspace._pool.buffers) == 4 and small.shape == (1, 1, 4, 4)
-
-
-def test_networks_in_threads_do_not_share():
-    G = tiny_generator()
-    ws = torch.randn(3, G.num_ws, 32)
-    with torch.no_grad():
-        wanted = [G.synthesis(w[None]) for w in ws]
-    found = [None] * len(ws)
-
-    def paint(i):
-        with torch.no_grad():
-            for _ in range(5):
-                found[i] = G.synthesis(ws[i][None])
-
-    threads = [threading.Thread(target=paint, args=(i,)) for i in range(len(ws))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-
-
-def test_who_listens_in_sees_what_was_there():
-    G = tiny_generator(resolution=64, channel_base=2048)  # large enough for lent memory
-    seen, copies = [], []
-
-    def listen(module, arguments, y):
-        seen.append(y)
-        copies.append(y.clone())
-
-    for block in G.synthesis.blocks():
-        block.conv1.register_forward_hook(listen)
-    with torch.no_grad():
-        for _ in range(2):
-            G.synthesis(torch.randn(2, G.num_ws, 32))
-    assert workspace._pool.buffers
-    assert all(torch.equal(a, b) for a, b in zip(seen, copies, strict=True))
