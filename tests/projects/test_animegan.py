@@ -347,6 +347,16 @@ def test_the_first_phase_learns_to_show_what_it_sees(sets, tmp_path, monkeypatch
     assert (tmp_path / "painted" / "sheet.png").exists()
 
 
+def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
+    """Adam's first step is no longer than the rate. One that remembered the first phase's gradients went far."""
+    plan = ["--start-kimg=0.04", "--g-lr=1e-4", "--fade-kimg=0", *FAST]
+    for kimg in ("0.04", "0.042"):
+        go(sets, tmp_path, "--kimg", kimg, *plan, *["--resume=auto"] * (kimg == "0.042"))
+    before, after = (load_file(tmp_path / f"snapshot-0000000{n}" / "networks.safetensors") for n in (40, 42))
+    steps = [(after[name] - before[name]).abs().max().item() for name in before if name.startswith("G.")]
+    assert 0.5e-4 < max(steps) < 1.01e-4
+
+
 @LONG
 def test_a_minute_of_training_moves_towards_the_drawings(sets, tmp_path, monkeypatch):
     monkeypatch.setattr("stylegan_toon.training.run.TICK", 0)
