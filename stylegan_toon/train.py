@@ -174,6 +174,7 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--ada-kimg", type=click.FloatRange(0, min_open=True), help="Pictures for p to go from 0 to 1.")
 @click.option("--freeze-d", type=click.IntRange(0), default=0, help="Freeze-D: layers of D to keep.")
 @click.option("--freeze-g", default="", help="Layers of G to keep, such as mapping,b4-b16.")
+@click.option("--no-noise", is_flag=True, help="Take the noise out of G: for drawings, which have no grain.")
 @click.option("--skip-bad", is_flag=True, help="Pass over pictures that cannot be read, with a warning.")
 @click.option("--mirror", is_flag=True, help="Double the set by mirror images.")
 @click.option("--cond", is_flag=True, help="Use the labels in dataset.json.")

@@ -9,7 +9,6 @@ train() { python -m stylegan_toon.train --resolution 256 --channel-base 2048 --c
 train --data "$run/data/faces.zip" --pairs "$run/data/faces.npz" --init-from "$run/features.safetensors" \
     --pairs-weight 1 --kimg 4 --out "$run/faces"
 train --data "$run/data/comic.zip" --pairs "$run/data/comic.npz" --init-from "$run/faces/network.safetensors" \
-    --pairs-kimg 4 --pairs-lr 0.003 --kimg 0 --out "$run/comic-pairs"
-python "$(dirname "$0")/quiet.py" "$run/comic-pairs/network.safetensors" "$run/comic-quiet.safetensors"
-train --data "$run/data/comic.zip" --pairs "$run/data/comic.npz" --init-from "$run/comic-quiet.safetensors" \
-    --pairs-weight 1 --kimg 0.56 --out "$run/comic"
+    --no-noise --pairs-kimg 4 --pairs-lr 0.003 --kimg 0 --out "$run/comic-pairs"
+train --data "$run/data/comic.zip" --pairs "$run/data/comic.npz" --init-from "$run/comic-pairs/network.safetensors" \
+    --no-noise --pairs-weight 1 --kimg 0.56 --out "$run/comic"

@@ -290,6 +290,13 @@ class Generator(nn.Module):
     def num_ws(self) -> int:
         return self.config.num_ws
 
+    @torch.no_grad()
+    def silence(self) -> None:
+        """Set the strengths of the noise to 0 and stop training them."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("noise_strength"):
+                parameter.requires_grad_(False).zero_()
+
     def forward(
         self,
         z: Tensor,

@@ -34,6 +34,7 @@ class TrainConfig:
         p: augmentation probability to begin with.
         ada_target, ada_kimg: mean sign of real scores aimed at; pictures for p to cross from 0 to 1.
         freeze_d: layers of the discriminator to keep fixed (Freeze-D), counted from the highest resolution.
+        no_noise: keep the strengths of the generator's noise at 0.
         freeze_g: layers of the generator to keep fixed, in the words of ``nn.swap``: "mapping,b4-b16".
         pairs_kimg: thousands of known (w, picture) pairs to learn before the discriminator joins in.
         pairs_lr: Adam's rate of that phase, falling to zero along a cosine.
@@ -63,6 +64,7 @@ class TrainConfig:
     ada_kimg: float = 500
     freeze_d: int = 0
     freeze_g: str = ""
+    no_noise: bool = False
     pairs_kimg: float = 0
     pairs_lr: float = 0.002
     pairs_weight: float = 0.0

@@ -82,6 +82,9 @@ class Engine:
         D.train().requires_grad_(True)
         self.fixed = freeze_layers(G, config.freeze_g)
         D.freeze_layers(config.freeze_d)
+        if config.no_noise:
+            G.silence()
+            self.G_ema.silence()
 
         self.pipe = build_augment(config.augment, config.augpipe, config.p)
         self.ada = AdaController(self.pipe, target=config.ada_target, kimg=config.ada_kimg).to(self.device)

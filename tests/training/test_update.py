@@ -91,6 +91,18 @@ def test_frozen_layers_of_the_generator_do_not_move(pictures, tmp_path, freeze_g
             assert torch.equal(networks[name].state_dict()[key], before) == frozen, (name, key)
 
 
+def test_without_noise_its_strengths_are_0_and_stay_so(pictures, tmp_path):
+    """The test above shows that they move otherwise."""
+    G = tiny_generator()
+    G.synthesis.b8.conv0.noise_strength.data.fill_(0.3)
+    G.silence()
+    options = dict(kimg=0.04, pairs=True, pairs_kimg=0.016, no_noise=True)
+    networks = read_snapshot(go(pictures, tmp_path / "run", **options)).networks
+    for network in (G, networks["G"], networks["G_ema"]):
+        found = [value for name, value in network.state_dict().items() if name.endswith("noise_strength")]
+        assert len(found) > 3 and not any(found)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [("b512", "'b512' among the layers to freeze is no part"), ("b8=0.5", "cannot be frozen in part")],
