@@ -18,15 +18,15 @@ from stylegan_toon.training.memory import keep_pages
 from stylegan_toon.training.perceptual import perceptual
 from stylegan_toon.weights import load_network
 
-from .infer import load_generator, paint
+from .infer import NETWORK, load_generator, paint
 
 SIZE = 256
 COLUMNS = ["photo", "AnimeGAN", "StyleGAN: projected", "StyleGAN: toon"]
 
 
-@cli.verb("python -m projects.animegan.compare photos/*.jpg --network runs/animegan/network.safetensors")
+@cli.verb("python -m projects.animegan.compare photos/*.jpg")
 @click.argument("photos", type=cli.PATH, nargs=-1, required=True)
-@click.option("--network", type=cli.PATH, required=True, help="AnimeGAN's.")
+@NETWORK
 @cli.base()
 @cli.toon()
 @cli.swap(SWAP)

@@ -13,7 +13,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.files import atomic_path, refuse_overwrite
 from stylegan_toon.ops import reference
 
-from .infer import load_generator
+from .infer import NETWORK, load_generator
 from .model import AnimeGenerator
 
 OPSET = 18
@@ -64,8 +64,8 @@ def difference(G: AnimeGenerator, path: Path) -> float | None:
     return float((torch.from_numpy(painting) - wanted).abs().max())
 
 
-@cli.verb("python -m projects.animegan.export --network runs/animegan/network.safetensors --out comic.onnx")
-@click.option("--network", type=cli.PATH, required=True, help="A file that train wrote.")
+@cli.verb("python -m projects.animegan.export --out comic.onnx")
+@NETWORK
 @cli.out("animegan.onnx", help="File to write.")
 @cli.overwrite()
 def main(network: Path, out: Path, overwrite: bool) -> None:

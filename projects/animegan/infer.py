@@ -22,6 +22,10 @@ from .video import paint_video
 
 GRAIN = 8  # heights and widths are padded to multiples of this
 SMALLEST = 32  # pixels; reflection needs something to reflect
+SHIPPED = Path(__file__).with_name("comic.safetensors")
+NETWORK = click.option(
+    "--network", type=cli.PATH, default=SHIPPED, show_default=SHIPPED.name, help="A file that train wrote."
+)
 
 
 def load_generator(path: Path, device: torch.device | str = "cpu") -> AnimeGenerator:
@@ -55,12 +59,12 @@ def paint(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) 
 
 
 @cli.verb(
-    """python -m projects.animegan.infer photo.jpg --network runs/animegan/network.safetensors
+    """python -m projects.animegan.infer photo.jpg
 python -m projects.animegan.infer photos/ --network runs/animegan/network.safetensors --out painted
-python -m projects.animegan.infer film.mp4 --max-side 640 --network runs/animegan/network.safetensors"""
+python -m projects.animegan.infer film.mp4 --max-side 640"""
 )
 @click.argument("source", type=cli.PATH)
-@click.option("--network", type=cli.PATH, required=True, help="A file that train wrote.")
+@NETWORK
 @click.option(
     "--max-side", type=click.IntRange(SMALLEST, 8192), default=1536, help="Reduce larger pictures to so many pixels."
 )  # fmt: skip
