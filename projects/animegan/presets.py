@@ -27,7 +27,7 @@ STYLES = {
     "hayao": Style(1.5, 2.5, 15, 1, (1.2, 1.2, 1.2, 0.8)),
     "paprika": Style(2.0, 0.6, 50, 0.1, (1.0, 1.0, 1.0, 0.005)),
     "shinkai": Style(1.2, 2.0, 10, 1, (1.7, 1.7, 1.7, 1.0)),
-    # Drawings of `stylegan_toon dataset comic`, with --adversarial 250. They have the colours of photos, hence the weight
-    # of that.
+    # Drawings of `stylegan_toon dataset comic`, with --adversarial 250. They have the colours of photos: hence the
+    # weight of colour.
     "comic": Style(1.0, 1.0, 1500, 1, (1.2, 1.2, 0.6, 0.6)),
 }
