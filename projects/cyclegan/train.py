@@ -42,8 +42,6 @@ class Config(RunConfig):
     pool: int = setting(50, "Older pictures kept for D; 0: none.")
     lr: float = setting(2e-4, "Adam's rate for all networks.")
     beta1: float = setting(0.5, "Adam's first beta.")
-    start_kimg: float = setting(0.0, "Thousands of pairs first, in which the generators learn to show what they see.")
-    start_lr: float = setting(1e-3, "Adam's rate there.")
     decay_kimg: float = setting(0.0, "Let the rate fall to zero over the last so many thousand pictures; 0: constant.")
     mirror: bool = setting(False, "Double both sets by mirror images.")
 
@@ -54,8 +52,8 @@ class Config(RunConfig):
             raise ValueError(f"loss is {self.loss!r}, not lsgan or bce")
         if self.resolution < 32 or self.resolution % 4:
             raise ValueError(f"resolution is {self.resolution}, not a multiple of 4 from 32 on")
-        if self.pool < 0 or min(self.cycle, self.identity, self.start_kimg, self.decay_kimg) < 0:
-            raise ValueError("pool, cycle, identity, start_kimg and decay_kimg must not be negative")
+        if self.pool < 0 or min(self.cycle, self.identity, self.decay_kimg) < 0:
+            raise ValueError("pool, cycle, identity and decay_kimg must not be negative")
 
 
 def build(config: Config) -> dict[str, torch.nn.Module]:
@@ -89,14 +87,12 @@ def train(
     side = (3, config.resolution, config.resolution)
     pools = {name: Pool(config.pool, side, device) for name in GENERATORS}
 
-    def adam(*names: str, lr: float = config.lr) -> torch.optim.Adam:
+    def adam(*names: str) -> torch.optim.Adam:
         parameters = [p for name in names for p in networks[name].parameters()]
-        return torch.optim.Adam(parameters, lr, betas=(config.beta1, 0.999))
+        return torch.optim.Adam(parameters, config.lr, betas=(config.beta1, 0.999))
 
-    # The start has an Adam of its own: its gradients are so much smaller that G's first steps would be far too long.
-    adams = {"start": adam(*GENERATORS, lr=config.start_lr), "G": adam(*GENERATORS), "D": adam("D_toon", "D_photo")}
     run = Run(
-        folder, config, networks, adams,
+        folder, config, networks, {"G": adam(*GENERATORS), "D": adam("D_toon", "D_photo")},
         extras={f"{name}.{k}": getattr(pool, k) for name, pool in pools.items() for k in ("pictures", "count")},
         resume=saved, sinks=sinks, provenance=provenance, quiet=quiet,
     )  # fmt: skip
@@ -122,17 +118,8 @@ def train(
             scores = D(real).float(), D(fake).float()
         return (adversarial(config.loss, scores[0], True) + adversarial(config.loss, scores[1], False)) / 2
 
-    def start(photo: Tensor, toon: Tensor) -> dict[str, Tensor]:
-        with run.autocast():
-            shown = to_toon(photo).float(), to_photo(toon).float()
-        losses = {"pixels": F.l1_loss(shown[0], photo) + F.l1_loss(shown[1], toon)}
-        run.minimise("start", losses["pixels"])
-        return losses
-
     def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         photo, toon = batch["photos"], batch["cartoons"]
-        if run.counters.images < config.start_kimg * 1000:
-            return start(photo, toon)
         lr = learning_rate(config, run.counters.images)
         run.rate("G", lr)
         run.rate("D", lr)
@@ -185,7 +172,7 @@ python -m projects.cyclegan.train --photos photos/ --cartoons cartoons/ --blocks
 python -m projects.cyclegan.train --photos photos/ --cartoons cartoons/ --resume auto""",
     Config,
     Path(__file__).with_name("config.toml"),
-    [["pixels"], ["G_toon", "G_photo"], ["D_toon", "D_photo"], ["cycle", "identity"]],
+    [["G_toon", "G_photo"], ["D_toon", "D_photo"], ["cycle", "identity"]],
 )
 @click.option("--photos", required=True, help="Folder, zip or tar shards (also http) of photos.")
 @click.option("--cartoons", required=True, help="The same of cartoons.")

@@ -116,24 +116,7 @@ def test_it_learns(sets, tmp_path):
         assert last < part * first, name
 
 
-def test_at_the_start_generators_learn_to_show_what_they_see(sets, tmp_path):
-    """D does nothing there; the first step after it is as long as the rate says and no longer."""
-    config = replace(TINY, kimg=0.08, start_kimg=0.08, start_lr=5e-3, g_channels=8, lr=1e-4)
-    go(sets, tmp_path, config)
-    rows = log(tmp_path)
-    first, last = (np.mean([row["pixels"] for row in rows]) for rows in (rows[:10], rows[-10:]))
-    assert last < 0.8 * first and not any("D_toon" in row for row in rows)
-    go(sets, tmp_path, replace(config, kimg=0.081), resume=True)
-    before, after = (find_run(str(tmp_path / f"snapshot-0000000{n}"), tmp_path, Config).networks for n in (80, 81))
-    for name in before:
-        pairs = zip(before[name].parameters(), after[name].parameters(), strict=True)
-        assert 0.5e-4 < max((a - b).abs().max().item() for a, b in pairs) < 1.01e-4
-
-
-CHANGES = [{}, {"start_kimg": 0.003}, {"dtype": "bfloat16", "loss": "bce", "decay_kimg": 0.004, "batch": 2}]
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16", "loss": "bce", "decay_kimg": 0.004, "batch": 2}])
 def test_stopped_and_taken_up_it_ends_the_same(sets, tmp_path, change):
     """Networks, optimisers and both pools, bit for bit."""
     config = replace(TINY, **change)
