@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from scipy import ndimage
 
 from projects.animegan import losses, train
 from projects.animegan.edges import canny, smooth_edges
 from projects.animegan.export import difference, export_onnx
 from projects.animegan.features import LEVEL, features
-from projects.animegan.infer import load_generator, paint
+from projects.animegan.infer import SHIPPED, load_generator, paint
 from projects.animegan.infer import main as infer
 from projects.animegan.model import (
     AnimeDiscriminator,
@@ -355,6 +356,17 @@ def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
     before, after = (load_file(tmp_path / f"snapshot-0000000{n}" / "networks.safetensors") for n in (40, 42))
     steps = [(after[name] - before[name]).abs().max().item() for name in before if name.startswith("G.")]
     assert 0.5e-4 < max(steps) < 1.01e-4
+
+
+def test_what_ships_draws_the_example_in_its_colours():
+    portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
+    photo = portrait.crop((58, 54, 282, 278)).resize((160, 160), Image.Resampling.LANCZOS)
+    painted = paint(load_generator(SHIPPED), photo)
+    before, after = (np.asarray(image).astype(float) / 255 for image in (photo, painted))
+    assert 0.02 < np.abs(after - before).mean() < 0.12  # another picture, of the same
+    assert np.abs(after.mean((0, 1)) - before.mean((0, 1))).max() < 0.08
+    tones, lines = zip(*(np.quantile(ndimage.black_tophat(img.mean(2), 5), [0.5, 0.98]) for img in (before, after)))
+    assert tones[1] < tones[0] and lines[1] > 1.05 * lines[0]  # flatter, with darker lines
 
 
 @LONG
