@@ -202,8 +202,8 @@ def main(start: Start, photos: Path, drawings: Path, choice: str) -> Path:
 
     made = start.saved.networks if start.saved else new_networks(config)
     networks = {name: made[name].to(start.device, memory_format=torch.channels_last) for name in ("G", "D")}
-    # G has another Adam in each phase: the second's gradients are a thousand times those of the first, and would be
-    # divided by what that one remembers.
+    # G has another Adam in each phase: the gradients of the second are far larger, and would be divided by what was
+    # remembered of the first's.
     optimizers = {
         name: torch.optim.Adam(networks[which].parameters(), config.start_lr, betas=(0.5, 0.999))
         for name, which in (("start", "G"), ("G", "G"), ("D", "D"))
