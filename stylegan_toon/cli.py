@@ -58,6 +58,15 @@ def _explain(error: BaseException) -> str | None:
     return None
 
 
+def _warn(message: Warning | str, *_: Any) -> None:
+    """A line on stderr, above the progress bars if there are any."""
+    if "tqdm" not in sys.modules:
+        click.echo(f"warning: {message}", err=True)
+        return
+    with sys.modules["tqdm"].tqdm.external_write_mode(file=sys.stderr):
+        click.echo(f"warning: {message}", err=True)
+
+
 class _Told:
     """Mixin for click commands: mistakes end in ``error: ...`` on stderr and exit code 2, never in a traceback."""
 
@@ -65,7 +74,7 @@ class _Told:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+            warnings.showwarning = _warn
             try:
                 result = super().main(*args, standalone_mode=False, **kwargs)
             except click.Abort:

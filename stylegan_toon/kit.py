@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import sys
@@ -204,22 +205,28 @@ def each_picture(
     if len(set(files.values())) < len(files):
         raise ToonError(f"Two pictures of {source} would be written to one file: rename them.")
     refuse_overwrite([*files.values(), out / "sheet.png"], overwrite)
+    new = not out.exists()
     output_folder(out)
     written, shown = [], []
-    for name in cli.progress(names, quiet=quiet, unit="img"):
-        try:
-            image = read(name)
-            made = convert(image)
-        except ToonError as error:
-            if len(names) == 1:
-                raise
-            warnings.warn(f"{error} It is left out.", stacklevel=2)
-            continue
-        save_image(made, files[name])
-        written.append(files[name])
-        shown += [image, made] if len(shown) < 2 * SHEET else []
-    if not written:
-        raise ToonError(f"None of the pictures of {source} could be used: see the warnings.")
+    try:
+        for name in cli.progress(names, quiet=quiet, unit="img"):
+            try:
+                image = read(name)
+                made = convert(image)
+            except ToonError as error:
+                if len(names) == 1:
+                    raise
+                warnings.warn(f"{error} It is left out.", stacklevel=2)
+                continue
+            save_image(made, files[name])
+            written.append(files[name])
+            shown += [image, made] if len(shown) < 2 * SHEET else []
+        if not written:
+            raise ToonError(f"None of the pictures of {source} could be used: see the warnings.")
+    finally:
+        if new and not written:
+            with contextlib.suppress(OSError):  # somebody put a file there meanwhile
+                out.rmdir()
     columns = 4 if len(shown) > 2 else 2
     heads = (labels * 2)[:columns]
     save_image(image_grid(shown, columns, size=size, column_labels=heads), out / "sheet.png")

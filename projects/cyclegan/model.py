@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,35 +14,59 @@ from stylegan_toon.weights import KINDS
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """``channels`` after the first layer (the paper has 64); ``blocks`` residual ones: 4, 6 or 9."""
+    """``channels`` after the first layer (the paper has 64); ``blocks`` residual ones: 4, 6 or 9.
+
+    ``norm`` is "instance", as in the paper, or "layer" (Ba et al. 2016), which keeps how bright and of what colour a
+    picture is; ``upsample`` is "transposed", as in the paper, or "nearest" before a convolution, which has no
+    checkerboard (Odena et al. 2016).
+    """
 
     channels: int = 64
     blocks: int = 9
+    norm: str = "instance"
+    upsample: str = "transposed"
 
     def __post_init__(self) -> None:
         if self.blocks not in (4, 6, 9) or not 0 < self.channels <= 1024:
             raise ValueError(f"{self.blocks} blocks of {self.channels} channels, not 4, 6 or 9 of 1 to 1024")
+        _check_norm(self.norm)
+        if self.upsample not in ("transposed", "nearest"):
+            raise ValueError(f"upsample is {self.upsample!r}, not transposed or nearest")
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """``channels`` after the first layer (the paper has 64)."""
+    """``channels`` after the first layer (the paper has 64); ``layers`` with norms: 3 see patches of 70 x 70 pixels.
+
+    With 1, 2, 3 and 4 layers a score is of a patch of 16, 34, 70 and 142 pixels. ``norm`` as for the generator.
+    """
 
     channels: int = 64
+    layers: int = 3
+    norm: str = "instance"
 
     def __post_init__(self) -> None:
-        if not 0 < self.channels <= 1024:
-            raise ValueError(f"{self.channels} channels, not 1 to 1024")
+        if not 0 < self.channels <= 1024 or not 1 <= self.layers <= 4:
+            raise ValueError(f"{self.layers} layers of {self.channels} channels, not 1 to 4 of 1 to 1024")
+        _check_norm(self.norm)
+
+
+NORMS = {"instance": nn.InstanceNorm2d, "layer": partial(nn.GroupNorm, 1)}
+
+
+def _check_norm(norm: str) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}, not {' or '.join(NORMS)}")
 
 
 class Residual(nn.Module):
     """Two 3x3 convolutions beside the identity; no activation after the sum (Johnson et al. 2016)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            ReflectConv3x3(channels, channels), nn.InstanceNorm2d(channels), nn.ReLU(True),
-            ReflectConv3x3(channels, channels), nn.InstanceNorm2d(channels),
+            ReflectConv3x3(channels, channels), NORMS[norm](channels), nn.ReLU(True),
+            ReflectConv3x3(channels, channels), NORMS[norm](channels),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,14 +82,13 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        k = config.channels
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, k, 7), *_after(k)]
+        k, norm = config.channels, config.norm
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, k, 7), *_after(k, norm)]
         for size in (k, 2 * k):
-            layers += [nn.Conv2d(size, 2 * size, 3, stride=2, padding=1), *_after(2 * size)]
-        layers += [Residual(4 * k) for _ in range(config.blocks)]
+            layers += [nn.Conv2d(size, 2 * size, 3, stride=2, padding=1), *_after(2 * size, norm)]
+        layers += [Residual(4 * k, norm) for _ in range(config.blocks)]
         for size in (4 * k, 2 * k):
-            up = nn.ConvTranspose2d(size, size // 2, 3, stride=2, padding=1, output_padding=1)
-            layers += [up, *_after(size // 2)]
+            layers += [*_up(size, size // 2, config.upsample), *_after(size // 2, norm)]
         self.layers = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(k, 3, 7), nn.Tanh())
         initialise(self)
 
@@ -72,22 +96,31 @@ class Generator(nn.Module):
         return self.layers(image)
 
 
-def _after(channels: int) -> tuple[nn.Module, nn.Module]:
-    return nn.InstanceNorm2d(channels), nn.ReLU(True)
+def _after(channels: int, norm: str) -> tuple[nn.Module, nn.Module]:
+    return NORMS[norm](channels), nn.ReLU(True)
+
+
+def _up(inputs: int, outputs: int, kind: str) -> tuple[nn.Module, ...]:
+    if kind == "transposed":
+        return (nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1),)
+    return nn.Upsample(scale_factor=2), ReflectConv3x3(inputs, outputs)
 
 
 class Discriminator(nn.Module):
-    """Pictures ``[N, 3, H, W]`` -> scores ``[N, 1, H / 8 - 2, W / 8 - 2]``, each of a patch of 70 x 70 pixels."""
+    """Pictures ``[N, 3, H, W]`` -> scores of patches, with 3 layers ``[N, 1, H / 8 - 2, W / 8 - 2]`` of 70 x 70 pixels."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
         k = config.channels
         layers: list[nn.Module] = [nn.Conv2d(3, k, 4, stride=2, padding=1), nn.LeakyReLU(0.2, True)]
-        for before, now, stride in ((k, 2 * k, 2), (2 * k, 4 * k, 2), (4 * k, 8 * k, 1)):
-            layers += [nn.Conv2d(before, now, 4, stride=stride, padding=1), nn.InstanceNorm2d(now)]
+        now = k
+        for number in range(1, config.layers + 1):
+            before, now = now, min(2 * now, 8 * k)
+            stride = 1 if number == config.layers else 2
+            layers += [nn.Conv2d(before, now, 4, stride=stride, padding=1), NORMS[config.norm](now)]
             layers += [nn.LeakyReLU(0.2, True)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * k, 1, 4, padding=1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(now, 1, 4, padding=1))
         initialise(self)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -35,6 +35,9 @@ class Config(RunConfig):
     blocks: int = setting(9, "Residual blocks of a generator: 4, 6 or 9.")
     g_channels: int = setting(64, "Generators: channels after the first layer.")
     d_channels: int = setting(64, "Discriminators: channels after the first layer.")
+    norm: str = setting("instance", "Norm in all networks: instance, or layer, which keeps colours.")
+    upsample: str = setting("transposed", "How generators enlarge: transposed convolutions, or nearest and a convolution.")
+    d_layers: int = setting(3, "Discriminators: layers; 1, 2, 3, 4 judge patches of 16, 34, 70, 142 pixels.")
     batch: int = setting(1, "Pairs of pictures per step.")
     loss: str = setting("lsgan", "What D and G play for: lsgan (least squares) or bce (cross-entropy).")
     cycle: float = setting(10.0, "Weight of getting a picture back, L1.")
@@ -47,7 +50,7 @@ class Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        GeneratorConfig(self.g_channels, self.blocks), DiscriminatorConfig(self.d_channels)  # or refuse
+        self.generator, self.discriminator  # noqa: B018 - or refuse
         if self.loss not in ("lsgan", "bce"):
             raise ValueError(f"loss is {self.loss!r}, not lsgan or bce")
         if self.resolution < 32 or self.resolution % 4:
@@ -56,10 +59,19 @@ class Config(RunConfig):
             raise ValueError("pool, cycle, identity and decay_kimg must not be negative")
 
 
+    @property
+    def generator(self) -> GeneratorConfig:
+        return GeneratorConfig(self.g_channels, self.blocks, self.norm, self.upsample)
+
+    @property
+    def discriminator(self) -> DiscriminatorConfig:
+        return DiscriminatorConfig(self.d_channels, self.d_layers, self.norm)
+
+
 def build(config: Config) -> dict[str, torch.nn.Module]:
     """New networks: ``toon`` and ``photo`` make such pictures, ``D_toon`` and ``D_photo`` judge them."""
-    makers = {name: Generator(GeneratorConfig(config.g_channels, config.blocks)) for name in GENERATORS}
-    return makers | {f"D_{name}": Discriminator(DiscriminatorConfig(config.d_channels)) for name in GENERATORS}
+    makers = {name: Generator(config.generator) for name in GENERATORS}
+    return makers | {f"D_{name}": Discriminator(config.discriminator) for name in GENERATORS}
 
 
 def adversarial(loss: str, scores: Tensor, real: bool) -> Tensor:

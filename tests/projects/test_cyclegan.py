@@ -66,17 +66,38 @@ def test_the_published_sizes(blocks, millions):
     assert parameters(Discriminator(DiscriminatorConfig(64))) == pytest.approx(2.765e6, abs=1000)
 
 
-def test_a_score_sees_70_pixels():
+@pytest.mark.parametrize(("layers", "side"), [(1, 16), (2, 34), (3, 70), (4, 142)])
+def test_how_much_a_score_sees(layers, side):
     """The gradient of one score, in a network without norms (these see the whole picture)."""
-    D = Discriminator(DiscriminatorConfig(2)).double()
+    D = Discriminator(DiscriminatorConfig(2, layers)).double()
     D.layers = torch.nn.Sequential(*(m for m in D.layers if not isinstance(m, torch.nn.InstanceNorm2d)))
-    image = torch.rand(1, 3, 128, 128, dtype=torch.float64, requires_grad=True)
+    image = torch.rand(1, 3, 192, 192, dtype=torch.float64, requires_grad=True)
     scores = D(image)
-    assert scores.shape == (1, 1, 14, 14)
-    scores[0, 0, 7, 7].backward()
+    stride = 2**layers
+    assert scores.shape == (1, 1, 192 // stride - 2, 192 // stride - 2)
+    scores[0, 0, 96 // stride, 96 // stride].backward()
     for axis in (1, 2):
         touched = image.grad[0].abs().amax(dim=0).amax(dim=axis - 1).nonzero()
-        assert touched.max() - touched.min() + 1 == 70
+        assert touched.max() - touched.min() + 1 == side
+
+
+def test_instance_norm_is_blind_to_the_level_of_colours():
+    """It takes the mean of every channel away, right behind the first convolution; layer norm does not."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 32, 32, dtype=torch.float64) - 0.5
+    redder = image + torch.tensor([0.4, 0.0, -0.2], dtype=torch.float64)[:, None, None]
+    for norm, blind in (("instance", True), ("layer", False)):
+        G = Generator(GeneratorConfig(8, 4, norm)).double()
+        assert torch.allclose(G(image), G(redder), rtol=0, atol=1e-9) == blind
+
+
+def test_transposed_convolutions_paint_a_checkerboard():
+    """On a plain picture, far from its rim; nearest neighbours and a convolution stay plain."""
+    torch.manual_seed(0)
+    for upsample, plain in (("transposed", False), ("nearest", True)):
+        G = Generator(GeneratorConfig(8, 4, "layer", upsample)).double()
+        middle = G(torch.full((1, 3, 160, 160), 0.3, dtype=torch.float64))[..., 72:88, 72:88]
+        assert (middle.std((2, 3)).max() < 1e-12) == plain
 
 
 def test_losses_in_closed_form():

@@ -281,3 +281,4 @@ def test_every_picture_of_a_folder(pictures, tmp_path):
         kit.each_picture(pictures / "03.png", out, lambda image: image, suffix="-x", quiet=True)
     with pytest.raises(ToonError, match="is not a picture"):
         kit.each_picture(pictures / "bad.png", tmp_path / "one", lambda image: image, quiet=True)
+    assert not (tmp_path / "one").exists()
