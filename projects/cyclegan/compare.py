@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import torch
 
-from stylegan_toon import cli
+from stylegan_toon import cli, kit
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.errors import ToonError
@@ -19,7 +19,7 @@ from stylegan_toon.files import atomic_path, output_folder, refuse_overwrite
 from stylegan_toon.metrics.measure import evaluate_pictures
 
 from .infer import load_generator
-from .train import translate
+from .train import Config, translate
 
 METRICS = ("fd-efficientnet-lite0", "kd-efficientnet-lite0")
 SHOWN = 6
@@ -62,11 +62,14 @@ def main(
     """
     refuse_overwrite([out / "compare.json", out / "compare.png"], overwrite)
     output_folder(out)
+    whole = kit.read_config(Config, config)
+    decay = kimg * whole.decay_kimg / (whole.kimg or 1)  # the rate falls over the same part of the training
     rows, columns, names = [], [], []
     for number in blocks.split(","):
         run = out / f"blocks{number}"
         arguments = ["--photos", photos, "--cartoons", cartoons, "--config", str(config), "--blocks", number]
-        arguments += ["--kimg", str(kimg), "--device", str(device), *["--overwrite"] * overwrite]
+        arguments += ["--kimg", str(kimg), "--decay-kimg", str(decay), "--device", str(device)]
+        arguments += ["--overwrite"] * overwrite
         cost = trained(run, arguments)
         G = load_generator(run / "network.safetensors", device=device)
         history = G.provenance["config"]

@@ -18,6 +18,7 @@ from stylegan_toon.weights import load_networks
 from .model import Generator
 from .train import translate
 
+SHIPPED = Path(__file__).with_name("drawings64.safetensors")
 MAKERS = {"cartoon": "toon", "photo": "photo"}  # what is wanted -> the network that makes it
 LOOKED_AT = 256  # px: where the background is found best
 
@@ -35,25 +36,29 @@ def load_generator(path: Path, to: str = "cartoon", device: torch.device | str =
     return found
 
 
-def like_the_set(photo: Image.Image) -> Image.Image:
-    """The largest face of a photo as `prepare` shows faces: aligned, on white.
+def cut_out(photo: Image.Image, white: bool = False) -> Image.Image:
+    """The largest face of a photo, aligned as the sets are; with ``white`` as `prepare` shows faces, on white.
 
     Raises:
         ToonError: no face was found.
     """
     faces = open_photo(photo, LOOKED_AT).faces
     largest = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).max())
-    return to_rgb(remove_background(largest.image))
+    return to_rgb(remove_background(largest.image)) if white else largest.image
 
 
 @cli.verb(
-    """python -m projects.cyclegan.infer photos/ --network runs/cyclegan/network.safetensors --align
-python -m projects.cyclegan.infer cartoons/ --to photo --network runs/cyclegan/network.safetensors"""
+    """python -m projects.cyclegan.infer photo.jpg --align
+python -m projects.cyclegan.infer drawings/ --to photo
+python -m projects.cyclegan.infer photos/ --align --white --network runs/cyclegan/network.safetensors"""
 )
 @click.argument("source", metavar="SOURCE")
-@click.option("--network", type=cli.PATH, required=True, help="The file a training ends with.")
+@click.option(
+    "--network", type=cli.PATH, default=SHIPPED, show_default=SHIPPED.name, help="The file a training ends with."
+)  # fmt: skip
 @click.option("--to", type=click.Choice(list(MAKERS)), default="cartoon", help="What to make.")
-@click.option("--align", is_flag=True, help="Cut out the largest face and whiten what is behind it, as in training.")
+@click.option("--align", is_flag=True, help="Cut out the largest face first.")
+@click.option("--white", is_flag=True, help="With --align: whiten what is behind it, as prepare does.")
 @click.option("--size", type=click.IntRange(16, 2048), default=64, help="Side to work at; best that of training.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many pictures, in order of name.")
 @cli.out("out/cyclegan")
@@ -61,18 +66,20 @@ python -m projects.cyclegan.infer cartoons/ --to photo --network runs/cyclegan/n
 @cli.quiet()
 @cli.overwrite()
 def main(
-    source: str, network: Path, to: str, align: bool, size: int, limit: int | None, out: Path, device: torch.device,
-    quiet: bool, overwrite: bool,
+    source: str, network: Path, to: str, align: bool, white: bool, size: int, limit: int | None, out: Path,
+    device: torch.device, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Translate a picture, or every picture of a folder or set SOURCE; sheet.png shows the first few.
 
     Without --align pictures are cut to squares about their centre, and should look like those of the training set.
     """
+    if white and not align:
+        raise ToonError("--white goes with --align: add it.")
     G = load_generator(network, to, device)
     side = size // 4 * 4
 
     def convert(image: Image.Image) -> Image.Image:
-        seen = like_the_set(image) if align else image
+        seen = cut_out(image, white) if align else image
         return translate(G, ImageOps.fit(seen, (side, side), Image.Resampling.LANCZOS))
 
     labels = ("photo", "cartoon") if to == "cartoon" else ("cartoon", "photo")

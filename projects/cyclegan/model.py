@@ -107,7 +107,7 @@ def _up(inputs: int, outputs: int, kind: str) -> tuple[nn.Module, ...]:
 
 
 class Discriminator(nn.Module):
-    """Pictures ``[N, 3, H, W]`` -> scores of patches, with 3 layers ``[N, 1, H / 8 - 2, W / 8 - 2]`` of 70 x 70 pixels."""
+    """Pictures ``[N, 3, H, W]`` -> scores of patches, ``[N, 1, H / s - 2, W / s - 2]`` with s = 2 ** layers."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()

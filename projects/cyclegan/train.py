@@ -36,7 +36,7 @@ class Config(RunConfig):
     g_channels: int = setting(64, "Generators: channels after the first layer.")
     d_channels: int = setting(64, "Discriminators: channels after the first layer.")
     norm: str = setting("instance", "Norm in all networks: instance, or layer, which keeps colours.")
-    upsample: str = setting("transposed", "How generators enlarge: transposed convolutions, or nearest and a convolution.")
+    upsample: str = setting("transposed", "How generators enlarge: transposed, or nearest (and a convolution).")
     d_layers: int = setting(3, "Discriminators: layers; 1, 2, 3, 4 judge patches of 16, 34, 70, 142 pixels.")
     batch: int = setting(1, "Pairs of pictures per step.")
     loss: str = setting("lsgan", "What D and G play for: lsgan (least squares) or bce (cross-entropy).")
@@ -57,7 +57,6 @@ class Config(RunConfig):
             raise ValueError(f"resolution is {self.resolution}, not a multiple of 4 from 32 on")
         if self.pool < 0 or min(self.cycle, self.identity, self.decay_kimg) < 0:
             raise ValueError("pool, cycle, identity and decay_kimg must not be negative")
-
 
     @property
     def generator(self) -> GeneratorConfig:

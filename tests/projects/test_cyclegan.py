@@ -13,13 +13,14 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from projects.cyclegan import infer
+from projects.cyclegan import compare, infer
 from projects.cyclegan import train as training
 from projects.cyclegan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
 from projects.cyclegan.train import Config, adversarial, learning_rate
 from stylegan_toon import kit
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.errors import ToonError
+from stylegan_toon.metrics.measure import evaluate_pictures
 from stylegan_toon.training import run as run_module
 from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.run import find_run
@@ -210,15 +211,45 @@ def test_the_commands(sets, tmp_path):
         assert "python -m projects.cyclegan." in CliRunner().invoke(command, ["--help"]).output
 
 
+def test_blocks_compared(sets, tmp_path):
+    """Each number of blocks is trained, costs something, and is measured by what it makes."""
+    config = tmp_path / "config.toml"
+    config.write_text("resolution = 32\ng_channels = 4\nd_channels = 4\nkimg = 9\ndecay_kimg = 3\nworkers = 0\n")
+    photos, cartoons = (str(data.path) for data in sets)
+    out = tmp_path / "out"
+    arguments = ["--photos", photos, "--cartoons", cartoons, "--test-photos", photos, "--test-cartoons", cartoons]
+    arguments += ["--config", str(config), "--kimg", "0.003", "--device", "cpu", "--out", str(out)]
+    result = CliRunner().invoke(compare.main, arguments)
+    assert result.exit_code == 0, result.output
+    four, six = json.loads((out / "compare.json").read_text())
+    assert (four["blocks"], six["blocks"]) == (4, 6)
+    assert six["parameters"] - four["parameters"] == 2 * 2 * (9 * 16 * 16 + 16)
+    for row in (four, six):
+        assert row["cpu_seconds"] > 0.5 and row["memory_mb"] > 100  # of a process that imports torch
+        made = ImageDataset(out / f"blocks{row['blocks']}" / "test")
+        figures = evaluate_pictures(made, sets[1], compare.METRICS, quiet=True)
+        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-6)
+    G = infer.load_generator(out / "blocks6" / "network.safetensors")
+    assert G.provenance["config"]["decay_kimg"] == pytest.approx(0.001)
+    with Image.open(out / "compare.png") as image:
+        assert image.height > 3 * 96
+
+
 def test_a_network_of_another_family_is_refused(checkpoint):
     with pytest.raises(ToonError, match="holds no toon"):
         infer.load_generator(checkpoint)
 
 
+FAULTS = (
+    ({"blocks": 7}, "7 blocks"), ({"loss": "wgan"}, "wgan"), ({"resolution": 50}, "50"), ({"norm": "batch"}, "batch"),
+    ({"upsample": "bilinear"}, "bilinear"), ({"d_layers": 5}, "5 layers"),
+)  # fmt: skip
+
+
 def test_the_config_that_ships_is_one():
     file = Path(training.__file__).with_name("config.toml")
     assert kit.read_config(Config, file).blocks == 4
-    for given, fault in ({"blocks": 7}, "7 blocks"), ({"loss": "wgan"}, "wgan"), ({"resolution": 50}, "50"):
+    for given, fault in FAULTS:
         with pytest.raises(ToonError, match=fault):
             kit.read_config(Config, file, given)
 
