@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from scipy import ndimage
 
 from projects.cyclegan import compare, infer
 from projects.cyclegan import train as training
@@ -252,6 +253,18 @@ def test_the_config_that_ships_is_one():
     for given, fault in FAULTS:
         with pytest.raises(ToonError, match=fault):
             kit.read_config(Config, file, given)
+
+
+def test_what_ships_draws_the_example_and_brings_it_back():
+    portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
+    photo = portrait.crop((58, 54, 282, 278)).resize((64, 64), Image.Resampling.LANCZOS)
+    drawn = training.translate(infer.load_generator(infer.SHIPPED), photo)
+    back = training.translate(infer.load_generator(infer.SHIPPED, "photo"), drawn)
+    before, after, again = (np.asarray(image).astype(float) / 255 for image in (photo, drawn, back))
+    assert 0.02 < np.abs(after - before).mean() < 0.08 and np.abs(again - before).mean() < 0.08
+    assert np.abs(after.mean((0, 1)) - before.mean((0, 1))).max() < 0.04  # its colours
+    wrinkles = [np.quantile(ndimage.black_tophat(image.mean(2), 3), 0.9) for image in (before, after)]
+    assert wrinkles[1] < 0.75 * wrinkles[0]  # flatter tones
 
 
 @pytest.mark.skipif("STYLEGAN_TOON_LONG" not in os.environ, reason="a minute: set STYLEGAN_TOON_LONG to run it")
