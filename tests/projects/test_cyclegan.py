@@ -270,13 +270,15 @@ def test_what_ships_draws_the_example_and_brings_it_back():
 @pytest.mark.skipif("STYLEGAN_TOON_LONG" not in os.environ, reason="a minute: set STYLEGAN_TOON_LONG to run it")
 def test_a_minute_of_training_brings_them_nearer(sets, tmp_path):
     """Soft colours become stripes: alike along a column, which they were not."""
-    path = go(sets, tmp_path / "run", replace(TINY, kimg=1.5, g_channels=8, d_channels=16, snapshot_kimg=0.5))
+    config = replace(TINY, kimg=1.5, g_channels=8, d_channels=16, snapshot_kimg=0.5, norm="layer", upsample="nearest")
+    path = go(sets, tmp_path / "run", config)
     G = infer.load_generator(path)
 
     def uneven(image: Image.Image) -> float:
-        return float(np.asarray(image, np.float64).std(axis=0).mean())
+        """Along columns, over along rows: 0 for stripes, 1 for what has no direction; grey pictures do not help."""
+        down, across = (np.asarray(image, np.float64).std(axis=axis).mean() for axis in (0, 1))
+        return down / across
 
     photos = [sets[0].image(row) for row in range(12)]
-    before = np.mean([uneven(image) for image in photos])
-    after = np.mean([uneven(training.translate(G, image)) for image in photos])
-    assert after < 0.6 * before
+    assert np.mean([uneven(image) for image in photos]) > 0.9
+    assert np.mean([uneven(training.translate(G, image)) for image in photos]) < 0.4
