@@ -28,7 +28,7 @@ from .training.curves import draw_log
 from .training.log import Sink, sinks
 from .training.memory import keep_pages
 from .training.run import Saved, find_run
-from .training.snapshots import refuse_another, start_folder
+from .training.snapshots import refuse_another, snapshots, start_folder
 from .weights.provenance import descend, provenance_of
 
 if sys.version_info >= (3, 11):
@@ -57,9 +57,17 @@ class Start:
     config: Any
     saved: Saved | None
     device: torch.device
-    sinks: Sequence[Sink]
     provenance: dict[str, Any]
     quiet: bool
+    begin: Callable[[], Sequence[Sink]]
+
+    @functools.cached_property
+    def sinks(self) -> Sequence[Sink]:
+        """Who is told of the numbers. To be asked for when all that was given fits together.
+
+        Only then is the folder made ready, and an earlier training in it removed.
+        """
+        return self.begin()
 
 
 def read_config(cls: type[RunConfig], path: Path, given: Mapping[str, Any] | None = None) -> Any:
@@ -106,15 +114,19 @@ def trainer(
                 chosen = _changed(saved.config, given)
             if saved is None and not overwrite:
                 refuse_another(out)
-            start_folder(output_folder(out), saved)
             keep_pages()
             torch.manual_seed(chosen.seed)
             history = _history(f"projects.{project}.train", chosen, options, saved)
-            tell = sinks(out, saved.counters.images if saved else 0, wandb=wandb, config=asdict(chosen))
+
+            def begin() -> Sequence[Sink]:
+                start_folder(output_folder(out), saved)
+                return sinks(out, saved.counters.images if saved else 0, wandb=wandb, config=asdict(chosen))
+
             try:
-                final = function(Start(out, chosen, saved, device, tell, history, quiet), **options)
+                final = function(Start(out, chosen, saved, device, history, quiet, begin), **options)
             except KeyboardInterrupt:
-                click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
+                if snapshots(out):
+                    click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
                 raise click.Abort from None
             draw_log(out, panels)
             click.echo(final)

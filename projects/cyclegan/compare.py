@@ -15,7 +15,7 @@ from stylegan_toon import cli, kit
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.errors import ToonError
-from stylegan_toon.files import atomic_path, output_folder, refuse_overwrite
+from stylegan_toon.files import atomic_path, refuse_overwrite
 from stylegan_toon.metrics.measure import evaluate_pictures
 
 from .infer import load_generator
@@ -61,7 +61,6 @@ def main(
     distance between translated photos and cartoons, both held out; and compare.png, the same photos side by side.
     """
     refuse_overwrite([out / "compare.json", out / "compare.png"], overwrite)
-    output_folder(out)
     whole = kit.read_config(Config, config)
     decay = kimg * whole.decay_kimg / (whole.kimg or 1)  # the rate falls over the same part of the training
     rows, columns, names = [], [], []

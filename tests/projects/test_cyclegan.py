@@ -206,6 +206,12 @@ def test_the_commands(sets, tmp_path):
         expected = training.translate(infer.load_generator(path, to), sets[to == "photo"].image(3))
         with Image.open(sorted((tmp_path / to).glob("*3.png"))[0]) as made:
             assert made.tobytes() == expected.tobytes()
+    wrong = ["--photos", str(tmp_path / "nowhere"), "--cartoons", cartoons, "--device", "cpu", *sizes]
+    rows = log(out)
+    for folder in (tmp_path / "new", out):  # a slip of the pen leaves nothing, and costs nobody a training
+        result = CliRunner().invoke(training.main, [*wrong, "--out", str(folder), "--overwrite"])
+        assert result.exit_code == 2 and "does not exist" in result.output
+    assert not (tmp_path / "new").exists() and path.exists() and log(out) == rows
     result = CliRunner().invoke(training.main, [*arguments, "--blocks", "5"])
     assert result.exit_code == 2 and "5 blocks" in result.output
     for command in (training.main, infer.main):
