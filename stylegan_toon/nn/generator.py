@@ -267,13 +267,23 @@ class SynthesisNetwork(nn.Module):
         return images
 
 
+def is_noise_strength(parameter: str) -> bool:
+    """Whether a parameter of this name is the strength of a layer's noise."""
+    return "noise_strength" in parameter.split(".")
+
+
 class Generator(nn.Module):
-    """Mapping and synthesis: ``G(z, c, psi=...)`` gives pictures ``[N, C, R, R]`` in about [-1, 1]."""
+    """Mapping and synthesis: ``G(z, c, psi=...)`` gives pictures ``[N, C, R, R]`` in about [-1, 1].
+
+    Other families derive from it and bring a synthesis network of their own (`mobile.MobileGenerator`).
+    """
+
+    synthesis_class: type[nn.Module] = SynthesisNetwork
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.synthesis = SynthesisNetwork(config)
+        self.synthesis = self.synthesis_class(config)
         self.mapping = MappingNetwork(
             config.z_dim,
             config.c_dim,
@@ -294,7 +304,7 @@ class Generator(nn.Module):
     def silence(self) -> None:
         """Set the strengths of the noise to 0 and stop training them."""
         for name, parameter in self.named_parameters():
-            if name.endswith("noise_strength"):
+            if is_noise_strength(name):
                 parameter.requires_grad_(False).zero_()
 
     def forward(
