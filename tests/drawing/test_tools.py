@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stylegan_toon.data.drawing import Flow, blur, foreground, from_oklab, guided_filter, soft_levels, to_oklab
+from stylegan_toon.drawing.tools import Flow, blur, foreground, from_oklab, guided_filter, soft_levels, to_oklab
 
 RNG = np.random.default_rng(3)
 

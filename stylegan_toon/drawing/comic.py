@@ -7,40 +7,12 @@ from the face itself, so the drawings are alike enough for a network to learn fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from ..errors import ToonError
-from .drawing import Flow, blur, foreground, from_oklab, guided_filter, smoothstep, soft_levels, to_oklab
-
-# Where features lie in an FFHQ crop of 256 px. Lengths in this file are in 1/256 of the side.
-LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)
-UNIT = 256
-DRAWN_AT_LEAST = 256  # smaller faces are enlarged first, so that lines stay clean
-
-
-@dataclass(frozen=True)
-class _Face:
-    """A face on its grid: lightness and colour, and where things are, in units of 1/256 of the side."""
-
-    lab: np.ndarray  # [n, n, 3] Oklab
-    eyes: tuple[tuple[float, float], tuple[float, float]]  # image-left eye first
-    clarity: tuple[float, float]  # 1: an open eye was found there, 0: sunglasses, closed, hidden
-    mouth: tuple[float, float]
-    x: np.ndarray  # [1, n] pixel centres
-    y: np.ndarray  # [n, 1]
-
-    @property
-    def scale(self) -> float:
-        return self.lab.shape[0] / UNIT
-
-    def spot(self, centre: tuple[float, float], a: float, b: float, power: int = 2) -> np.ndarray:
-        """A bump of height 1: Gaussian with standard deviations (a, b), flatter on top for higher powers."""
-        dx, dy = (self.x - centre[0]) / a, (self.y - centre[1]) / b
-        return np.exp(-(np.abs(dx) ** power + np.abs(dy) ** power) / 2)
+from .face import DRAWN_AT_LEAST, NOSE, UNIT, Face, edges, look, mix, regions, skin_colour, square
+from .tools import Flow, blur, from_oklab, guided_filter, smoothstep, soft_levels, to_oklab
 
 
 def draw_comic(
@@ -65,50 +37,17 @@ def draw_comic(
     Raises:
         ToonError: the picture is not square, or smaller than 32 px.
     """
-    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
-    side = picture.width
-    if picture.size != (side, side) or side < 32:
-        raise ToonError(
-            f"A drawing needs a square face crop of at least 32 px, not {picture.width}x{picture.height}: "
-            "align the photo first."
-        )
-    if side < DRAWN_AT_LEAST:
-        picture = picture.resize((DRAWN_AT_LEAST, DRAWN_AT_LEAST), Image.Resampling.BICUBIC)
+    picture, side = square(image, DRAWN_AT_LEAST)
     lab = to_oklab(np.asarray(picture))
     # Underexposed faces are lifted a little, as a longer exposure would; well exposed ones hardly change.
-    lab = lab * np.float32(np.clip(0.48 / max(_skin_colour(lab)[0], 0.2), 1, 1.6) ** 0.7)
-    face = _look(lab, None if landmarks is None else landmarks * (UNIT / side))
+    lab = lab * np.float32(np.clip(0.48 / max(skin_colour(lab)[0], 0.2), 1, 1.6) ** 0.7)
+    face = look(lab, None if landmarks is None else landmarks * (UNIT / side))
     face = _exaggerate(face, warp)
     drawing = Image.fromarray(from_oklab(_draw(face, ink)))
     return drawing if side >= DRAWN_AT_LEAST else drawing.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def _look(lab: np.ndarray, landmarks: np.ndarray | None) -> _Face:
-    """Find the eyes: dark discs as wide as an iris, near where the alignment puts them (or landmarks do)."""
-    n = lab.shape[0]
-    scale = n / UNIT
-    x = ((np.arange(n, dtype=np.float32) + 0.5) / scale)[None, :]
-    y = x.T
-    disc = blur(lab[..., 0], 8.4 * scale) - blur(lab[..., 0], 2.6 * scale)
-    expected = (LEFT_EYE, RIGHT_EYE) if landmarks is None else [tuple(point) for point in landmarks[:2]]
-    spread = (9, 6) if landmarks is None else (4, 3)
-    eyes, clarity = [], []
-    for ex, ey in expected:
-        near = np.exp(-(((x - ex) / spread[0]) ** 2 + ((y - ey) / spread[1]) ** 2) / 2)
-        response = np.maximum(disc, 0) * near
-        top, left = np.unravel_index(response.argmax(), response.shape)
-        weight = response**2 * (np.hypot(x - x[0, left], y - y[top, 0]) < 3.5) + 1e-12 * near
-        eyes.append((float((weight * x).sum() / weight.sum()), float((weight * y).sum() / weight.sum())))
-        clarity.append(float(smoothstep(disc[top, left], 0.05, 0.11)))
-    if landmarks is None:
-        # The head turns about its axis: the mouth follows the eyes a little.
-        mouth = (MOUTH[0] + 0.35 * ((eyes[0][0] + eyes[1][0]) / 2 - MOUTH[0]), MOUTH[1])
-    else:
-        mouth = tuple(landmarks[3:5].mean(0))
-    return _Face(lab, tuple(eyes), tuple(clarity), mouth, x, y)
-
-
-def _exaggerate(face: _Face, strength: float) -> _Face:
+def _exaggerate(face: Face, strength: float) -> Face:
     """Larger eyes, a narrower chin, a smaller nose: one smooth warp; the eyes stay where they are."""
     if strength == 0:
         return face
@@ -129,12 +68,12 @@ def _exaggerate(face: _Face, strength: float) -> _Face:
     from_y += 0.10 * nose * (face.y - NOSE[1] + 7)
     at = np.stack([from_y, from_x]) * face.scale - 0.5
     warped = [ndimage.map_coordinates(face.lab[..., c], at, order=3, mode="nearest") for c in range(3)]
-    return _Face(np.stack(warped, -1), face.eyes, face.clarity, face.mouth, face.x, face.y)
+    return Face(np.stack(warped, -1), face.eyes, face.clarity, face.mouth, face.x, face.y)
 
 
-def _draw(face: _Face, ink: float) -> np.ndarray:
+def _draw(face: Face, ink: float) -> np.ndarray:
     lab, s = face.lab, face.scale
-    person, skin_colour, skin = _regions(face)
+    person, plain, skin = regions(face)
     left, right = face.eyes
     eye = np.maximum(face.spot(left, 13, 9), face.spot(right, 13, 9))
     mouth = face.spot(face.mouth, 22, 10)
@@ -144,90 +83,33 @@ def _draw(face: _Face, ink: float) -> np.ndarray:
     detail = np.clip(1.3 * eye + 0.7 * brow + 1.1 * mouth + 0.8 * nose, 0, 1)
 
     # Smooth: skin most, then everything along its flow, which turns hair into strands; eyes least.
-    guide = _edges(lab)
+    guide = edges(lab)
     mild = guided_filter(guide, lab, 3 * s, 1.2e-3)
     strong = guided_filter(blur(guide, s), lab, 7 * s, 6e-3)
-    smooth = _mix(mild, strong, skin * (1 - detail))
+    smooth = mix(mild, strong, skin * (1 - detail))
     flow = Flow(smooth[..., 0], s)
     smooth = flow.smooth(smooth, 4)
     smooth = smooth + (0.7 * (1 - skin))[..., None] * (smooth - blur(smooth, 1.6 * s))
     smooth = flow.smooth(smooth, 4)
-    smooth = _mix(smooth, (mild + lab) / 2, np.clip(1.4 * eye, 0, 1))
+    smooth = mix(smooth, (mild + lab) / 2, np.clip(1.4 * eye, 0, 1))
     smooth[..., 0] += 0.8 * nose * (mild[..., 0] - blur(mild[..., 0], 5 * s))  # or soft light would erase it
 
     # Background: calm, a little paler, its edges kept.
-    calm = flow.smooth(guided_filter(_edges(smooth), smooth, 8 * s, 1.5e-3), 4)
+    calm = flow.smooth(guided_filter(edges(smooth), smooth, 8 * s, 1.5e-3), 4)
     calm[..., 0] = 0.9 * calm[..., 0] + 0.075
 
-    drawing = _shade(face, smooth, skin_colour, skin, detail, eye, mouth)
-    drawing = _mix(calm, drawing, person)
-    drawing = _brighten_eyes(face, drawing, skin_colour[0])
+    drawing = _shade(face, smooth, plain, skin, detail, eye, mouth)
+    drawing = mix(calm, drawing, person)
+    drawing = _brighten_eyes(face, drawing, plain[0])
     line = ink * _lines(face, smooth[..., 0], mild[..., 0], flow, skin, person, detail)
     dark = drawing * (0.18, 0.45, 0.40) + (0.10, 0.004, 0.004)  # ink takes a tint of what it outlines
-    return _mix(drawing, dark, 0.9 * line).astype(np.float32)
-
-
-def _edges(lab: np.ndarray) -> np.ndarray:
-    """A grey guide in which warm skin and a background of the same lightness differ, so no colour spills over."""
-    return lab[..., 0] + lab[..., 1] + lab[..., 2]
-
-
-def _mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return a + weight[..., None] * (b - a)
-
-
-def _regions(face: _Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Person ``[n, n]``, skin colour ``[3]`` and skin ``[n, n]``."""
-    lab, s = face.lab, face.scale
-    person = _person(lab)
-    colour = _skin_colour(lab)
-    off = lab - colour
-    hue = (off[..., 1:] ** 2).sum(-1) / 0.035**2
-    too_dark = np.maximum(0, -off[..., 0] - 0.1) / 0.10
-    too_light = np.maximum(0, off[..., 0] - 0.2) / 0.07
-    skin = np.exp(-(hue + too_dark**2 + too_light**2) / 2) * person
-    skin = smoothstep(guided_filter(_edges(lab), skin, 4 * s, 4e-4), 0.25, 0.75)
-    return person, colour, skin
-
-
-def person_mask(face: np.ndarray) -> np.ndarray:
-    """Where the person is in an aligned face, uint8 ``[n, n, 3]`` -> ``[n, n]`` in [0, 1]; see `drawing.foreground`."""
-    return _person(to_oklab(face))
-
-
-def _person(lab: np.ndarray) -> np.ndarray:
-    n = lab.shape[0]
-    s = n / UNIT
-    small = np.stack([_resized(lab[..., c], 64, Image.Resampling.BOX) for c in range(3)], -1)
-    grid = (np.arange(64) + 0.5) / 64
-    x, y = grid[None, :], grid[:, None]
-    head = ((x - 0.5) / 0.34) ** 2 + ((y - 0.46) / 0.44) ** 2
-    body = ((x - 0.5) / 0.60) ** 2 + ((y - 1.12) / 0.36) ** 2
-    prior = 1 / (1 + np.exp(5 * (np.minimum(head, body) - 1.05)))
-    core = ((x - 0.5) / 0.20) ** 2 + ((y - 0.56) / 0.27) ** 2 < 1
-    person = _resized(foreground(small, prior, core).astype(np.float32), n, Image.Resampling.BICUBIC)
-    return smoothstep(guided_filter(_edges(lab), person, 6 * s, 1e-4), 0.15, 0.75)
-
-
-def _skin_colour(lab: np.ndarray) -> np.ndarray:
-    """Oklab ``[3]``: the median over cheeks, nose and forehead."""
-    s = lab.shape[0] / UNIT
-    spots = [(92, 145, 14), (164, 145, 14), (128, 150, 10), (128, 90, 16)]
-    patches = [
-        lab[round((y - r) * s) : round((y + r) * s), round((x - r) * s) : round((x + r) * s)].reshape(-1, 3)
-        for x, y, r in spots
-    ]
-    return np.median(np.concatenate(patches), axis=0)
-
-
-def _resized(x: np.ndarray, side: int, filter: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(x).resize((side, side), filter))
+    return mix(drawing, dark, 0.9 * line).astype(np.float32)
 
 
 def _shade(
-    face: _Face,
+    face: Face,
     smooth: np.ndarray,
-    skin_colour: np.ndarray,
+    plain: np.ndarray,
     skin: np.ndarray,
     detail: np.ndarray,
     eye: np.ndarray,
@@ -235,7 +117,7 @@ def _shade(
 ) -> np.ndarray:
     """Cells of light: steps for hair and clothes, three flat tones for skin; warmer colour, blush, lips."""
     light, green_red, blue_yellow = (smooth[..., c] for c in range(3))
-    plain, ma, mb = skin_colour
+    plain, ma, mb = plain
     stepped = 0.25 * light + 0.75 * soft_levels(light, 9, 2.0)
 
     broad = guided_filter(light, light, 8 * face.scale, 4e-3) - plain
@@ -272,7 +154,7 @@ def _shade(
 
 
 def _lines(
-    face: _Face,
+    face: Face,
     smooth: np.ndarray,
     mild: np.ndarray,
     flow: Flow,
@@ -296,7 +178,7 @@ def _lines(
     return smoothstep(response, threshold, threshold + 0.016)
 
 
-def _brighten_eyes(face: _Face, drawing: np.ndarray, skin_light: float) -> np.ndarray:
+def _brighten_eyes(face: Face, drawing: np.ndarray, skin_light: float) -> np.ndarray:
     """Whiter whites, an iris lit from below, and two catchlights, wherever an open eye was found."""
     light, a, b = (drawing[..., c] for c in range(3))
     for (ex, ey), clear in zip(face.eyes, face.clarity):
