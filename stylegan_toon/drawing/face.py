@@ -402,8 +402,11 @@ def _prior(points: np.ndarray, n: int) -> np.ndarray:
 
 
 def cheeks(face: Face) -> np.ndarray:
-    """The cheeks, ``[WORK, WORK]`` in [0, 1]: skin whose colour a drawing must keep."""
-    return np.clip(face.spot(face.points[50], 9, 9) + face.spot(face.points[280], 9, 9), 0, 1) * face.regions.skin
+    """The cheeks, bool ``[WORK, WORK]``: skin whose colour a drawing must keep; none if they are hidden."""
+    pen = Pen(WORK, 1)
+    for corners in ((50, 36, 206, 207, 187), (280, 266, 426, 427, 411)):
+        pen.shape(face.points[list(corners)])
+    return (pen.ink() > 0.5) & (face.regions.skin > 0.7)
 
 
 def ground(face: Face) -> np.ndarray:

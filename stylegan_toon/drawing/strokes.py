@@ -17,7 +17,7 @@ def known(face: Face) -> np.ndarray:
         if eye.open > 0.3:
             pen.shape(_grown(eye.opening, 2.0))
         pen.shape(_grown(eye.brow, 1.0))
-    pen.shape(_grown(face.lips[0], 1.5))
+    pen.shape(_grown(face.lips[0], 3.0))
     pen.stroke(face.line(M.NOSE_BASE), 8)
     for wing in (M.NOSE_LEFT_WING, M.NOSE_RIGHT_WING):
         pen.stroke(face.line(wing), 5)
