@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from . import strokes
-from .face import SCALE, WORK, Eye, Face, cheeks, edges, ground, see, square
+from .face import SCALE, WORK, Eye, Face, cheeks, ground, see, square
 from .light import Light
 from .pen import Pen, curve
-from .tools import blur, from_oklab, guided_filter, mix, resized, smoothstep
+from .tools import blur, from_oklab, mix, resized, smoothstep, spread
 
 GROW, SLIM = 0.20, 0.05  # how much larger eyes are, how much narrower a chin
 SHEET = 448  # smaller drawings are drawn larger and reduced, so that lines stay clean
@@ -64,12 +64,15 @@ def _draw(face: Face, sheet: int, ink: float) -> np.ndarray:
 
 
 def _background(light: Light) -> np.ndarray:
-    """Its own colours, calm and a little paler; near the person edges are kept, as the mask may be wrong there."""
-    lab = light.face.lab
+    """Its own colours, calm and a little paler, as if nobody stood before it."""
+    person = light.face.regions.person
+    outside = (1 - smoothstep(blur(person, 1.5 * SCALE), 0.02, 0.20)).astype(np.float32)
     calm = ground(light.face)
+    # Close to the person its local colour is kept: where hair was taken for background, it does not end abruptly.
+    near = spread(light.mild, outside + 1e-4, 3.5 * SCALE)
+    calm = mix(near, calm, 1 - smoothstep(blur(person, 6 * SCALE), 0.01, 0.25))
     calm[..., 0] = 0.93 * calm[..., 0] + 0.05
-    far = 1 - smoothstep(blur(light.face.regions.person, 5 * SCALE), 0.01, 0.3)
-    return light.up(mix(guided_filter(edges(lab), lab, 7 * SCALE, 2e-3), calm, far))
+    return light.up(calm)
 
 
 def _skin(light: Light) -> np.ndarray:

@@ -52,7 +52,11 @@ def _skin(light: Light) -> np.ndarray:
     tone = tone + _hatching(light.sheet, shade) * 0.8 * (max(even - 0.45, BLACK) - tone)
     rest, sure = light.odd
     dark = light.up(-rest[..., 0])
-    black = smoothstep(dark, 0.17 * light.contrast, 0.24 * light.contrast) * light.up(sure * (1 - light.face.features) * (1 - strokes.known(light.face)))
+    # Black on the skin are spectacles and locks on the forehead, not the corners of a mouth.
+    brow = float(light.face.points[[105, 334]].mean(0)[1])
+    allowed = np.maximum(light.face.glasses, 1 - smoothstep(light.face.grid[1], brow - 8, brow))
+    sure = sure * (1 - light.face.features)
+    black = smoothstep(dark, 0.17 * light.contrast, 0.24 * light.contrast) * light.up(sure * allowed)
     bright = smoothstep(-dark, 0.12, 0.18) * light.up(sure)
     tone = tone + bright * (PAPER - tone)
     return tone + black * (BLACK - tone)
@@ -100,10 +104,12 @@ def _features(light: Light, tone: np.ndarray) -> np.ndarray:
     teeth = smoothstep(mouth(face, lab, photo)[..., 0], 0.62, 0.80)
     tone = tone + opening * face.sure * (BLACK + 0.1 + teeth * (PAPER - BLACK - 0.1) - tone)
     lab[..., 0] = tone
-    pen = Pen(light.sheet)
+    pen, closed = Pen(light.sheet), Pen(light.sheet)
     for eye in face.eyes:
-        if eye.open > 0:
-            pen.shape(eye.opening, eye.open)
+        pen.shape(eye.opening, eye.open)
+        closed.shape(eye.opening, 0.75 * eye.seen * (1 - eye.open))  # lashes fill an eye that is nearly closed
+    tone = tone + closed.ink() * (BLACK - tone)
+    lab[..., 0] = tone
     drawn = eyes(face, lab)[..., 0]
     clear = 0.12 + 0.9 * smoothstep(drawn, 0.10, 0.85)
     return drawn + pen.ink() * (clear - drawn)

@@ -90,5 +90,5 @@ class Light:
         outside = 1 - smoothstep(blur(regions.person, 3 * SCALE), 0.1, 0.4)
         threshold = 0.007 + skin_threshold * flat + hair_threshold * regions.hair + 0.08 * outside
         threshold = threshold + 0.03 * strokes.known(self.face)
-        over = self.up(response - threshold)
-        return smoothstep(over, 0.0, 0.012) * (1 - 0.45 * self.up(flat))
+        over = self.up((response - threshold) / (0.012 + 0.014 * flat))
+        return smoothstep(over, 0.0, 1.0) * (1 - 0.45 * self.up(flat))
