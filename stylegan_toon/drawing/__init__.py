@@ -9,11 +9,12 @@ from PIL import Image
 
 from ..errors import ToonError
 from .comic import draw_comic
+from .ink import draw_ink
 from .pop import draw_pop
 
-__all__ = ["STYLES", "draw", "draw_comic", "draw_pop"]
+__all__ = ["STYLES", "draw", "draw_comic", "draw_ink", "draw_pop"]
 
-STYLES: dict[str, Callable[..., Image.Image]] = {"comic": draw_comic, "pop": draw_pop}
+STYLES: dict[str, Callable[..., Image.Image]] = {"comic": draw_comic, "ink": draw_ink, "pop": draw_pop}
 
 
 def draw(image: Image.Image | np.ndarray, style: str, *, landmarks: np.ndarray | None = None) -> Image.Image:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from . import strokes
-from .face import SCALE, WORK, Eye, Face, cheeks, edges, ground, see, square
+from .face import SCALE, WORK, Eye, Face, cheeks, ground, see, square
+from .light import Light
 from .pen import Pen, curve
-from .tools import Flow, blur, from_oklab, guided_filter, mix, resized, smoothstep, spread
+from .tools import blur, from_oklab, mix, resized, smoothstep, spread
 
 GROW, SLIM = 0.20, 0.05  # how much larger eyes are, how much narrower a chin
 SHEET = 448  # smaller drawings are drawn larger and reduced, so that lines stay clean
@@ -48,92 +49,62 @@ def draw_comic(
 
 
 def _draw(face: Face, sheet: int, ink: float) -> np.ndarray:
-    lab, s = face.lab, SCALE
-    person, skin = face.regions.person, face.regions.skin
-    mild = guided_filter(edges(lab), lab, 2 * s, 8e-4)
-    flow = Flow(blur(mild[..., 0], 0.5 * s), s)
-
-    skin_lab = _skin(face, mild, sheet)
-    rest = _locks(lab, mild, flow, sheet)
-    outside = ground(face)
-    near = 1 - smoothstep(blur(person, 5 * s), 0.01, 0.3)
-    outside[..., 0] = 0.93 * outside[..., 0] + 0.05
-    calm = mix(guided_filter(edges(lab), lab, 7 * s, 2e-3), outside, near)
-
-    def up(field: np.ndarray) -> np.ndarray:
-        return resized(field, sheet)
-
-    sharp = up(person)
-    drawing = mix(rest, skin_lab, smoothstep(up(blur(skin, 0.8 * s)), 0.3, 0.7))
-    drawing = mix(up(calm), drawing, smoothstep(sharp, 0.3, 0.7))
-    drawing = _mouth(face, drawing, up(mild))
-    drawing = _eyes(face, drawing)
+    light = Light(face, sheet)
+    regions = face.regions
+    drawing = mix(_locks(light), _skin(light), smoothstep(light.up(blur(regions.skin, 0.8 * SCALE)), 0.3, 0.7))
+    drawing = mix(_background(light), drawing, smoothstep(light.up(regions.person), 0.3, 0.7))
+    drawing = mouth(face, drawing, light.up(light.mild))
+    drawing = eyes(face, drawing)
     if ink:
-        line = ink * _lines(face, mild, flow, sheet)
+        line = ink * np.maximum(light.lines(), strokes.features(face, sheet))
         # Ink takes a tint of what it outlines.
         dark = drawing * np.float32((0.20, 0.5, 0.45)) + np.float32((0.085, 0.004, 0.004))
         drawing = mix(drawing, np.minimum(dark, drawing), 0.92 * line)
-    return drawing.astype(np.float32)
+    return drawing
 
 
-def _skin(face: Face, mild: np.ndarray, sheet: int) -> np.ndarray:
+def _background(light: Light) -> np.ndarray:
+    """Its own colours, calm and a little paler, as if nobody stood before it."""
+    person = light.face.regions.person
+    outside = (1 - smoothstep(blur(person, 1.5 * SCALE), 0.02, 0.20)).astype(np.float32)
+    calm = ground(light.face)
+    # Close to the person its local colour is kept: where hair was taken for background, it does not end abruptly.
+    near = spread(light.mild, outside + 1e-4, 3.5 * SCALE)
+    calm = mix(near, calm, 1 - smoothstep(blur(person, 6 * SCALE), 0.01, 0.25))
+    calm[..., 0] = 0.93 * calm[..., 0] + 0.05
+    return light.up(calm)
+
+
+def _skin(light: Light) -> np.ndarray:
     """Skin in soft cells of light, ``[sheet, sheet, 3]``; what stands out from it, such as spectacles, stays."""
-    lab, s = face.lab, SCALE
+    face, up = light.face, light.up
     plain = face.skin_colour
-    weight = face.regions.skin * (1 - face.features)
-    # What is much darker or lighter than its surroundings is no skin: frames, stubble's edge, glare.
-    first = spread(lab, weight, 9 * s)
-    weight = weight * np.exp(-(((lab[..., 0] - first[..., 0]) / 0.13) ** 2) / 2)
-    form = spread(lab, weight + 1e-4 * face.regions.skin, 4.5 * s)
-    wide = spread(lab, weight + 1e-4 * face.regions.skin, 11 * s)
-    light = 0.6 * form[..., 0] + 0.4 * wide[..., 0]
-
-    def up(field: np.ndarray) -> np.ndarray:
-        return resized(field, sheet)
-
-    depth = up(light) - plain[0]
-    unit = 0.6 + 0.4 * plain[0] / 0.7  # shades of dark skin lie closer together
-    soft = 0.022
-    shade = smoothstep(-depth, 0.055 * unit - soft, 0.055 * unit + soft)
-    deep = smoothstep(-depth, 0.145 * unit - soft, 0.145 * unit + soft)
-    shine = smoothstep(depth, 0.05 * unit - soft, 0.05 * unit + soft)
-    cells = unit * (-0.060 * shade - 0.075 * deep + 0.028 * shine)
-    tone = plain[0] + 0.42 * depth + cells
-
-    colour = 0.6 * up(form[..., 1:]) + 0.4 * plain[1:]
-    colour = colour * (1.06 + 0.10 * shade + 0.05 * deep)[..., None]
-    out = np.dstack([tone, colour])
+    depth, shade, deep, shine = light.tones
+    tone = float(plain[0]) + 0.42 * depth + light.contrast * (-0.060 * shade - 0.075 * deep + 0.028 * shine)
+    colour = 0.6 * up(light.form[..., 1:]) + 0.4 * plain[1:]
+    out = np.dstack([tone, colour * (1.06 + 0.10 * shade + 0.05 * deep)[..., None]])
     # The tones are moved as a whole so that cheeks keep the photo's lightness and hue.
-    cheek = up(cheeks(face))[..., None]
-    if cheek.sum() > 1:
-        gap = (cheek * (up(mild) - out)).sum((0, 1)) / cheek.sum()
-        out = out + gap * (0.9, 0.6, 0.6)
-    rest = mild - form
-    strange = blur(np.abs(rest[..., 0]) + 0.7 * np.hypot(rest[..., 1], rest[..., 2]), 0.8 * s)
-    least = 0.12 - 0.05 * face.glasses
-    keep = np.maximum(smoothstep(strange, least, least + 0.07), 0.85 * face.features)
-    return out + up(keep[..., None] * rest)
+    cheek = cheeks(face)
+    if cheek.any():
+        drawn = resized(out, WORK, Image.Resampling.BILINEAR)
+        gap = np.median(light.mild[cheek], 0) - np.median(drawn[cheek], 0)
+        out = out + gap * np.float32((1, 0.7, 0.7))
+    rest, sure = light.odd
+    return out + up(np.maximum(sure, 0.85 * face.features)[..., None] * rest)
 
 
-def _locks(lab: np.ndarray, mild: np.ndarray, flow: Flow, sheet: int) -> np.ndarray:
-    """Hair and clothes: strands along their flow, in a few tones around their own, ``[sheet, sheet, 3]``."""
-    s = SCALE
-    strand = flow.smooth(lab[..., 0], 4)
-    strand = strand + 0.8 * (strand - blur(strand, 1.3 * s))
-    strand = flow.smooth(strand, 4)
-    base = guided_filter(mild[..., 0], mild[..., 0], 6 * s, 4e-3)
-    detail = strand - base
-    spread_of = np.sqrt(blur(detail**2, 9 * s))
-    z = resized(detail / (spread_of + 0.008), sheet)
-    size = resized(np.clip(1.15 * spread_of, 0.012, 0.10), sheet)
+def _locks(light: Light) -> np.ndarray:
+    """Hair and clothes: strands in a few tones around the mass they belong to, ``[sheet, sheet, 3]``."""
+    mass, z, size = light.strands
+    z = light.up(z)
     steps = 1.1 * smoothstep(z, 0.35, 0.75) + 0.9 * smoothstep(z, 1.2, 1.6)
     steps = steps - 1.0 * smoothstep(-z, 0.35, 0.75) - 0.7 * smoothstep(-z, 1.1, 1.5)
-    light = resized(base, sheet) + size * (steps + 0.25 * np.clip(z, -2, 2))
-    colour = flow.smooth(blur(mild[..., 1:], 0.8 * s), 3)
-    return np.dstack([light, 1.12 * resized(colour, sheet)])
+    tone = light.up(mass) + light.up(np.clip(1.15 * size, 0.012, 0.10)) * (steps + 0.25 * np.clip(z, -2, 2))
+    colour = light.flow.smooth(blur(light.mild[..., 1:], 0.8 * SCALE), 3)
+    return np.dstack([tone, 1.12 * light.up(colour)])
 
 
-def _mouth(face: Face, drawing: np.ndarray, mild: np.ndarray) -> np.ndarray:
+def mouth(face: Face, drawing: np.ndarray, mild: np.ndarray) -> np.ndarray:
     """Lips in two tones of their own colour; teeth clean; the rest of the mouth as it was."""
     if face.sure == 0:
         return drawing
@@ -158,7 +129,7 @@ def _mouth(face: Face, drawing: np.ndarray, mild: np.ndarray) -> np.ndarray:
     return mix(drawing, white, 0.85 * tooth)
 
 
-def _eyes(face: Face, drawing: np.ndarray) -> np.ndarray:
+def eyes(face: Face, drawing: np.ndarray) -> np.ndarray:
     """Eyes drawn anew where they are open: shaded whites, irises lit from below, catchlights."""
     sheet = len(drawing)
     for eye in face.eyes:
@@ -211,19 +182,3 @@ def _eye(face: Face, eye: Eye, sheet: int, box: tuple[slice, slice]) -> np.ndarr
     little = np.hypot(x - cx - 0.38 * r, y - cy - 0.42 * r) / r
     spark = np.maximum(1 - smoothstep(big, 0.24 - edge, 0.24 + 2 * edge), 0.6 * (1 - smoothstep(little, 0.1, 0.2)))
     return mix(ball, np.float32((0.98, 0, 0)), spark)
-
-
-def _lines(face: Face, mild: np.ndarray, flow: Flow, sheet: int) -> np.ndarray:
-    """All ink, ``[sheet, sheet]`` in [0, 1]: what the photo shows as lines, the outline, and strokes of features."""
-    s = SCALE
-    person, skin, hair = face.regions.person, face.regions.skin, face.regions.hair
-    light = mild[..., 0]
-    response = flow.smooth(blur(light, 1.45 * s) - blur(light, 0.8 * s), 3.5)
-    flat = skin * (1 - strokes.creases(face))
-    outside = 1 - smoothstep(blur(person, 3 * s), 0.1, 0.4)
-    known = strokes.known(face)  # strokes take the place of what the photo shows there
-    threshold = 0.007 + 0.012 * flat + 0.007 * hair + 0.04 * outside + 0.03 * known
-    over = resized(response - threshold, sheet)
-    line = smoothstep(over, 0.0, 0.012) * (1 - 0.45 * resized(flat, sheet))
-    drawn = strokes.features(face, sheet)
-    return np.maximum(line, drawn)

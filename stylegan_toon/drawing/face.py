@@ -39,6 +39,7 @@ class Eye:
         radius: of the iris.
         brow: closed outline ``[k, 2]`` of the brow.
         open: 1 for a wide open, visible eye, 0 for one that is closed, behind dark glass or hidden.
+        seen: 0 for an eye behind dark glass, a patch or a deep shadow, else 1; a closed eye is seen.
         outer: -1 if the temple lies to the picture's left of the eye, 1 if to its right.
     """
 
@@ -48,6 +49,7 @@ class Eye:
     radius: float
     brow: np.ndarray
     open: float
+    seen: float
     outer: int
 
     @property
@@ -185,7 +187,7 @@ def see(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: floa
         bend = _Bend(points, eyes, grow * (1 - glasses), slim * sure)
         lab = to_oklab(np.asarray(bend.picture(work)))
         points = bend.points(points)
-        opened = [eye.open for eye in eyes]
+        opened = [(eye.open, eye.seen) for eye in eyes]
         eyes = _eyes(lab, points, sure, opened)
     return Face(lab, points, sure, glasses, eyes)
 
@@ -239,20 +241,26 @@ def _grown(outline: np.ndarray, by: float) -> np.ndarray:
     return middle + (outline - middle) * (1 + by / reach)
 
 
-def _eyes(lab: np.ndarray, points: np.ndarray, sure: float, opened: list[float] | None = None) -> tuple[Eye, Eye]:
+def _eyes(
+    lab: np.ndarray, points: np.ndarray, sure: float, opened: list[tuple[float, float]] | None = None
+) -> tuple[Eye, Eye]:
     eyes = []
     for k, (upper, lower, iris, above, below) in enumerate(_EYES):
         up, low = points[list(upper)], points[list(lower)]
         centre, edge = points[iris[0]], points[list(iris[1:])]
         brow = np.concatenate([curve(points[list(above)]), curve(points[list(below)])[::-1]])
         radius = float(np.hypot(*(edge - centre).T).mean())
-        eyes.append(Eye(up, low, centre, radius, brow, 1.0, (-1, 1)[k]))
+        eyes.append(Eye(up, low, centre, radius, brow, 1.0, sure, (-1, 1)[k]))
     if opened is None:
         signs = [_open(lab, eye, points) for eye in eyes]
         # The light rarely shows both eyes alike: contrast seen in one is believed of the other.
         contrast = max(sign[1] for sign in signs)
-        opened = [sure * float(smoothstep(np.float64(gap * contrast * bright), 0.3, 0.7)) for gap, _, bright in signs]
-    return replace(eyes[0], open=opened[0]), replace(eyes[1], open=opened[1])
+        opened = [
+            (sure * float(smoothstep(np.float64(gap * contrast * bright), 0.3, 0.7)), sure * bright)
+            for gap, _, bright in signs
+        ]
+    left, right = (replace(eye, open=how[0], seen=how[1]) for eye, how in zip(eyes, opened))
+    return left, right
 
 
 def _open(lab: np.ndarray, eye: Eye, points: np.ndarray) -> tuple[float, float, float]:
@@ -337,8 +345,12 @@ def _regions(lab: np.ndarray, points: np.ndarray, sure: float) -> Regions:
     n = 80
     small = resized(lab, n, Image.Resampling.BOX)
     found = segment(small, _prior(points, n))
+    # Only what hangs together with the face is the person.
+    pieces, _ = ndimage.label(found[..., 0] < 0.5)
+    at = np.clip((points[4] * (n / UNIT)).astype(int), 0, n - 1)
+    found[(pieces != pieces[at[1], at[0]]) & (pieces > 0)] = (1, 0, 0, 0)
     fine = guided_filter(edges(lab), resized(found.astype(np.float32), WORK), 5 * SCALE, 1.5e-4)
-    person = smoothstep(1 - fine[..., 0], 0.3, 0.7)
+    person = smoothstep(1 - fine[..., 0], 0.2, 0.55)
     beard = _beard(lab, points) * sure
     skin = smoothstep(fine[..., 1], 0.3, 0.7) * person * (1 - beard)
     hair = np.maximum(smoothstep(fine[..., 2], 0.3, 0.7), beard) * person
@@ -360,7 +372,7 @@ def _beard(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     texture = blur(ndimage.grey_opening(texture, round(7 * SCALE)), 1.5 * SCALE)
     plain = float(skin_colour(lab, points)[0])
     darker = plain - blur(light, 1.5 * SCALE)
-    found = zone * smoothstep(texture, 0.007, 0.013) * smoothstep(darker, 0.07 * plain + 0.02, 0.16 * plain + 0.04)
+    found = zone * smoothstep(texture, 0.007, 0.013) * smoothstep(darker, 0.09 * plain + 0.03, 0.18 * plain + 0.05)
     return smoothstep(blur(found, 1.5 * SCALE), 0.25, 0.65)
 
 
@@ -402,8 +414,11 @@ def _prior(points: np.ndarray, n: int) -> np.ndarray:
 
 
 def cheeks(face: Face) -> np.ndarray:
-    """The cheeks, ``[WORK, WORK]`` in [0, 1]: skin whose colour a drawing must keep."""
-    return np.clip(face.spot(face.points[50], 9, 9) + face.spot(face.points[280], 9, 9), 0, 1) * face.regions.skin
+    """The cheeks, bool ``[WORK, WORK]``: skin whose colour a drawing must keep; none if they are hidden."""
+    pen = Pen(WORK, 1)
+    for corners in ((50, 36, 206, 207, 187), (280, 266, 426, 427, 411)):
+        pen.shape(face.points[list(corners)])
+    return (pen.ink() > 0.5) & (face.regions.skin > 0.7)
 
 
 def ground(face: Face) -> np.ndarray:

@@ -17,7 +17,7 @@ def known(face: Face) -> np.ndarray:
         if eye.open > 0.3:
             pen.shape(_grown(eye.opening, 2.0))
         pen.shape(_grown(eye.brow, 1.0))
-    pen.shape(_grown(face.lips[0], 1.5))
+    pen.shape(_grown(face.lips[0], 3.0))
     pen.stroke(face.line(M.NOSE_BASE), 8)
     for wing in (M.NOSE_LEFT_WING, M.NOSE_RIGHT_WING):
         pen.stroke(face.line(wing), 5)
@@ -71,7 +71,7 @@ def _lids(pen: Pen, face: Face, eye: Eye) -> None:
     wing = upper[-1] + np.array([eye.outer * 1.6, -0.6]) * unit
     lash = np.concatenate([upper, curve(np.stack([upper[-1], (upper[-1] + wing) / 2, wing]), 6)[1:]])
     width = np.concatenate([np.linspace(0.9, 2.5, 20), np.linspace(2.5, 2.2, 12), np.linspace(2.0, 0.3, 5)]) * unit
-    strength = 0.35 + 0.65 * eye.open
+    strength = max(eye.open, 0.85 * eye.seen)
     pen.stroke(lash - (0, 0.4), width, strength)
     pen.stroke(lower[8:], np.linspace(0.25, 1.0, 24) * unit, 0.55 * strength)
 
