@@ -148,6 +148,50 @@ typedef struct ToonSeparable {
   double slope;         // not negative
 } ToonSeparable;
 
+// Its gradient, with du = dy * act'(y); of what is NULL nothing is computed. A sum is made by `parts` threads apart and
+// added up in a fixed order.
+typedef struct ToonSeparableGrad {
+  float *dx;            // like x; or NULL
+  float *d_up_style;    // like up_style; NULL unless dx
+  float *d_style;       // like style; NULL unless dx or d_depthwise
+  float *d_depthwise;   // like depthwise; or NULL
+  float *d_pointwise;   // [c_out, c_in], or NULL
+  float *d_b;           // like b, or NULL
+  float *d_noise;       // [n, h, w], or NULL
+  float *sums;          // [parts, toon_separable_sums(n, c_in, c_out)]
+  float *pointwise_parts;  // [parts - 1, c_out, c_in]; with d_pointwise
+  const float *dy, *y;  // [n, h, w, c_out]
+  const float *x, *up_style, *style, *depthwise;  // as in ToonSeparable
+  const float *u;       // pointwise [c_out, c_in], packed: depth c_out, columns c_in; with dx or d_depthwise
+  int64_t n, c_in, c_out;
+  int64_t h, w;
+  int64_t parts;        // at least 1; no more threads are used
+  double slope;
+} ToonSeparableGrad;
+
+// Of each pixel, 2x2 pixels of a few colours: a 1x1 convolution whose outputs are laid out as corners (0,0), (0,1),
+// (1,0), (1,1), each with all its colours; CPU, float32, channels_last.
+typedef struct ToonCorners {
+  float *out;           // [n, 2 h, 2 w, colours]
+  const float *x;       // [n, h, w, c]
+  const float *weight;  // [n, 4, colours, c]
+  const float *b;       // [4, colours]
+  int64_t n, c, h, w;   // c: a multiple of 16
+  int64_t colours;      // 1 to 4
+} ToonCorners;
+
+typedef struct ToonCornersGrad {
+  float *dx;            // like x; or NULL
+  float *d_weight;      // like weight; or NULL
+  float *d_b;           // like b; or NULL
+  float *sums;          // [parts, 4 * colours * (n * c + 1)]
+  const float *dy;      // like out
+  const float *x, *weight;
+  int64_t n, c, h, w;
+  int64_t colours;
+  int64_t parts;        // as in ToonSeparableGrad
+} ToonCornersGrad;
+
 // A matrix in panels of columns, as the matrix products read it.
 typedef struct ToonSeparablePack {
   float *u;             // toon_separable_packed_cpu(depth, columns) numbers; laid out for the instruction set in use
@@ -202,6 +246,8 @@ typedef struct ToonEpilogueGrad {
   double alpha, gain, clamp;
 } ToonEpilogueGrad;
 
+static inline int64_t toon_separable_sums(int64_t n, int64_t c_in, int64_t c_out) { return 14 * n * c_in + c_out; }
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -220,6 +266,9 @@ TOON_API int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_o
 
 TOON_API const char *toon_haar_cpu(const ToonHaar *p, int threads);
 TOON_API const char *toon_separable_cpu(const ToonSeparable *p, int threads);
+TOON_API const char *toon_separable_grad_cpu(const ToonSeparableGrad *p, int threads);
+TOON_API const char *toon_corners_cpu(const ToonCorners *p, int threads);
+TOON_API const char *toon_corners_grad_cpu(const ToonCornersGrad *p, int threads);
 TOON_API const char *toon_separable_pack_cpu(const ToonSeparablePack *p, int threads);
 TOON_API int64_t toon_separable_packed_cpu(int64_t depth, int64_t columns);
 

@@ -68,6 +68,29 @@ inline const char *toon_invalid(const ToonSeparable &p) {
   return toon_invalid_separable(p);
 }
 
+inline const char *toon_invalid(const ToonSeparableGrad &p) {
+  if (!p.dy || !p.y || !p.x || !p.style || !p.depthwise || !p.sums) return "a tensor is missing";
+  if ((p.dx || p.d_depthwise) && !p.u) return "a tensor is missing";
+  if (p.d_pointwise && p.parts > 1 && !p.pointwise_parts) return "a tensor is missing";
+  if ((p.d_up_style && !p.dx) || (p.d_style && !p.dx && !p.d_depthwise)) return "a gradient needs another one";
+  return p.parts < 1 ? "a size is out of range" : toon_invalid_separable(p);
+}
+
+template <class Params>  // ToonCorners or ToonCornersGrad
+inline const char *toon_invalid_corners(const Params &p) {
+  if (p.n < 1 || p.c < 16 || p.c % 16) return "channels are multiples of 16";
+  return p.h < 1 || p.w < 1 || p.colours < 1 || p.colours > 4 ? "a size is out of range" : nullptr;
+}
+
+inline const char *toon_invalid(const ToonCorners &p) {
+  return p.out && p.x && p.weight && p.b ? toon_invalid_corners(p) : "a tensor is missing";
+}
+
+inline const char *toon_invalid(const ToonCornersGrad &p) {
+  if (!p.sums || !p.dy || !p.x || !p.weight) return "a tensor is missing";
+  return p.parts < 1 ? "a size is out of range" : toon_invalid_corners(p);
+}
+
 inline const char *toon_invalid(const ToonSeparablePack &p) {
   if (!p.u || !p.w) return "a tensor is missing";
   const bool fits = p.depth >= 16 && p.depth % 16 == 0 && p.columns >= 16 && p.columns % 16 == 0;

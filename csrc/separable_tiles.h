@@ -132,6 +132,11 @@ struct Bands {
     parts = int(smaller(threads, count));
   }
 
+  // The end of the rows of picture n that are this part's.
+  int64_t last_row(int part, int64_t n) const {
+    return smaller(h, (count * (part + 1) / parts - n * per_picture) * rows);
+  }
+
   // body(picture, first row, last row)
   template <class Body>
   void each(int part, const Body &body) const {

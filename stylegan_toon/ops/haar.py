@@ -19,6 +19,8 @@ from torch import Tensor
 from . import library, workspace
 
 _PARAMS = struct.Struct("2P6q")  # ToonHaar of csrc/api.h
+_CORNERS = struct.Struct("4P5q")  # ToonCorners
+_CORNERS_GRAD = struct.Struct("7P6q")  # ToonCornersGrad
 
 
 def haar_up(x: Tensor) -> Tensor:
@@ -47,6 +49,39 @@ def haar_down(x: Tensor) -> Tensor:
     return reference(x, False) if library.reference_wanted() else _HAAR(x, False)
 
 
+def haar_rgb(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``haar_up(conv1x1(x * style, weight) + bias)`` in one pass over ``x``: the head of a network that makes bands.
+
+    The transform is linear, so it is made of the few weights instead of the picture, and the style is a factor on them.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        style: ``[N, C]``.
+        weight, bias: ``[4 K, C, 1, 1]`` and ``[4 K]``, of K colours.
+
+    Returns:
+        ``[N, K, 2 H, 2 W]``; channels_last where the compiled kernels take it (float32 on the CPU, C a multiple of 16,
+        at most 4 colours), else the layout of ``x``. Any number of times differentiable by all four.
+
+    Raises:
+        ValueError: a tensor does not fit.
+    """
+    n, c = x.shape[:2]
+    if weight.ndim != 4 or weight.shape[0] % 4:
+        raise ValueError(f"weight is {list(weight.shape)}, but must be [4 K, {c}, 1, 1]")
+    k = weight.shape[0] // 4
+    shapes = {"style": (n, c), "weight": (4 * k, c, 1, 1), "bias": (4 * k,)}
+    for name, t in (("style", style), ("weight", weight), ("bias", bias)):
+        library.check_operand(name, t, x.device, x.dtype)
+        if tuple(t.shape) != shapes[name]:
+            raise ValueError(f"{name} is {list(t.shape)}, but must be {list(shapes[name])}")
+    # A row of C + 1 pixels, whose corners the transform puts side by side.
+    table = torch.cat([weight[:, :, 0, 0], bias[:, None]], 1)[None, :, None]  # [1, 4 K, 1, C + 1]
+    corners = haar_up(table).view(k, 2, c + 1, 2).permute(1, 3, 0, 2).flatten(0, 1)  # [4, K, C + 1]
+    w, b = corners[..., :c] * style[:, None, None], corners[..., c]
+    return _corners_reference(x, w, b) if library.reference_wanted() else _CORNERS_OP(x, w, b)
+
+
 # ---------------------------------------------------------------- reference
 
 
@@ -66,6 +101,26 @@ def reference(x: Tensor, up: bool) -> Tensor:
         lo, *rest = _sums(x[:, :, ::2, ::2], x[:, :, ::2, 1::2], x[:, :, 1::2, ::2], x[:, :, 1::2, 1::2])
         y = torch.cat([lo, torch.stack(rest, 2).flatten(1, 2)], 1)
     return y.contiguous(memory_format=_layout(x))
+
+
+def _corners_reference(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """``[N, C, H, W]``, ``[N, 4, K, C]`` and ``[4, K]``; ``[N, K, 2 H, 2 W]``."""
+    n, _, height, width = x.shape
+    y = w.flatten(1, 2) @ x.flatten(2) + b.flatten()[:, None]  # [N, 4 K, pixels]
+    y = y.view(n, 2, 2, -1, height, width).permute(0, 3, 4, 1, 5, 2)
+    return y.reshape(n, -1, 2 * height, 2 * width).contiguous(memory_format=_corners_layout(x, w))
+
+
+def _corners_reference_grad(
+    dy: Tensor, x: Tensor, w: Tensor, wanted: list[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Differentiable."""
+    n, _, height, width = x.shape
+    du = dy.unflatten(3, (width, 2)).unflatten(2, (height, 2)).permute(0, 3, 5, 1, 2, 4)  # [N, 2, 2, K, H, W]
+    du = du.reshape(n, -1, height * width)
+    dx = (w.flatten(1, 2).mT @ du).view(x.shape) if wanted[0] else None
+    dw = (du @ x.flatten(2).mT).view(w.shape) if wanted[1] else None
+    return dx, dw, du.sum((0, 2)).view(w.shape[1:3]) if wanted[2] else None
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -104,3 +159,70 @@ class _Haar(torch.autograd.Function):
 
 
 _HAAR = library.define("haar(Tensor x, bool up) -> Tensor", _forward, lambda x, up: _empty(library.dense(x), up), _Haar)
+
+
+def _corners_taken(x: Tensor, w: Tensor) -> bool:
+    fits = x.shape[1] % 16 == 0 and w.shape[2] <= 4
+    return fits and x.dtype == torch.float32 and x.is_cpu and library.usable(x)
+
+
+def _corners_layout(x: Tensor, w: Tensor) -> torch.memory_format:
+    return torch.channels_last if _corners_taken(x, w) else _layout(x)
+
+
+def _corners_empty(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    shape = (x.shape[0], w.shape[2], 2 * x.shape[2], 2 * x.shape[3])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_corners_layout(x, w))
+
+
+def _corners(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    if not _corners_taken(x, w) or x.numel() == 0:
+        return _corners_reference(x, w, b)
+    x, w, b = x.contiguous(memory_format=torch.channels_last), w.contiguous(), b.contiguous()
+    out = workspace.lent(_corners_empty(x, w, b))
+    pointers = (t.data_ptr() for t in (out, x, w, b))
+    library.launch("corners", out, _CORNERS.pack(*pointers, *x.shape, w.shape[2]))
+    return out
+
+
+def _corners_grad(dy: Tensor, x: Tensor, w: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    if not _corners_taken(x, w) or x.numel() == 0:
+        dx, dw, db = _corners_reference_grad(dy, x, w, wanted)
+        dx = None if dx is None else dx.contiguous(memory_format=_corners_layout(x, w))
+    else:
+        dy, x, w = *(t.contiguous(memory_format=torch.channels_last) for t in (dy, x)), w.contiguous()
+        parts = torch.get_num_threads()
+        dx = workspace.take(x.shape) if wanted[0] else None
+        dw = torch.empty_like(w) if wanted[1] else None
+        db = torch.empty_like(w[0, :, :, 0]) if wanted[2] else None
+        sums = x.new_empty(parts, 4 * w.shape[2] * (x.shape[0] * x.shape[1] + 1))
+        pointers = (0 if t is None else t.data_ptr() for t in (dx, dw, db, sums, dy, x, w))
+        library.launch("corners_grad", x, _CORNERS_GRAD.pack(*pointers, *x.shape, w.shape[2], parts))
+    return tuple(x.new_empty(0) if d is None else d for d in (dx, dw, db))
+
+
+def _corners_fake_grad(dy: Tensor, x: Tensor, w: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    layout = _corners_layout(x, w)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout) if wanted[0] else x.new_empty(0)
+    return dx, w.new_empty(w.shape if wanted[1] else 0), w.new_empty(w.shape[1:3] if wanted[2] else 0)
+
+
+class _Corners(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return library.below_autograd(_CORNERS_OP, x, w, b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        wanted = list(ctx.needs_input_grad)
+        compute = _corners_reference_grad if torch.is_grad_enabled() else _CORNERS_GRAD_OP
+        return tuple(d if want else None for d, want in zip(compute(dy, *ctx.saved_tensors, wanted), wanted))
+
+
+_CORNERS_OP = library.define("corners(Tensor x, Tensor w, Tensor b) -> Tensor", _corners, _corners_empty, _Corners)
+_CORNERS_GRAD_OP = library.define_constant(
+    "corners_grad(Tensor dy, Tensor x, Tensor w, bool[] wanted) -> (Tensor, Tensor, Tensor)",
+    _corners_grad,
+    _corners_fake_grad,
+)

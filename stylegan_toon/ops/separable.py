@@ -187,6 +187,7 @@ def _like_noise(sums: Tensor, noise: Tensor) -> Tensor:
 # ---------------------------------------------------------------- compiled
 
 _PARAMS = struct.Struct("8P6qd")  # ToonSeparable of csrc/api.h
+_GRAD_PARAMS = struct.Struct("16P6qd")  # ToonSeparableGrad
 _PACK = struct.Struct("2P4q")  # ToonSeparablePack
 
 
@@ -255,6 +256,60 @@ def _forward(
     return out
 
 
+def _grad(
+    dy: Tensor, y: Tensor, x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, noise: Tensor | None,
+    up_style: Tensor | None, slope: float, keep: bool, wanted: list[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Seven gradients; those not wanted are empty, but the kernel may have made one on the way to another."""
+    if not _taken(x, pointwise) or x.numel() == 0:
+        found = _reference_grad(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, wanted)
+        return tuple(
+            x.new_empty(0) if not want else d.contiguous(memory_format=_layout(x, pointwise)) if d.ndim == 4 else d
+            for d, want in zip(found, wanted)
+        )
+    dy, y, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, y, x))
+    style, depthwise, up_style = (None if t is None else t.contiguous() for t in (style, depthwise, up_style))
+    n, c_out, h, w = y.shape
+    c_in, parts = pointwise.shape[1], torch.get_num_threads()
+    for_x, for_style, for_depthwise, for_pointwise, for_bias, for_noise, for_up = wanted
+    through_x = for_x or for_up or (for_style and not for_depthwise)  # the sums by the styles are made on the way
+    dx = workspace.take(x.shape) if through_x else None
+    d_style = torch.empty_like(style) if for_style else None
+    d_depthwise = torch.empty_like(depthwise) if for_depthwise else None
+    d_pointwise = torch.empty_like(pointwise, memory_format=torch.contiguous_format) if for_pointwise else None
+    d_bias = x.new_empty(c_out) if for_bias else None
+    d_noise = x.new_empty(n, 1, h, w) if for_noise else None
+    d_up = torch.empty_like(up_style) if for_up else None
+    u = packed(pointwise, True, keep) if through_x or for_depthwise else None
+    sums = x.new_empty(parts, 14 * n * c_in + c_out)  # toon_separable_sums
+    pointwise_parts = workspace.numbers((parts - 1) * pointwise.numel()) if for_pointwise and parts > 1 else None
+    results = (dx, d_up, d_style, d_depthwise, d_pointwise, d_bias, d_noise)
+    pointers = _addresses(*results, sums, pointwise_parts, dy, y, x, up_style, style, depthwise, u)
+    library.launch("separable_grad", y, _GRAD_PARAMS.pack(*pointers, n, c_in, c_out, h, w, parts, slope))
+    if for_noise:
+        d_noise = _like_noise(d_noise, noise)
+    results = (dx if for_x else None, d_style, d_depthwise, d_pointwise, d_bias, d_noise, d_up)
+    return tuple(x.new_empty(0) if d is None else d for d in results)
+
+
+def _fake_grad(
+    dy, y, x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, noise, up_style, slope, keep,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:  # fmt: skip
+    layout = _layout(x, pointwise)
+    tensors = (x, style, depthwise, pointwise, x.new_empty(pointwise.shape[0]), noise, up_style)
+    plain = _taken(x, pointwise)  # small gradients are contiguous then
+    return tuple(
+        torch.empty(
+            t.shape if want else 0,
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=layout if want and t.ndim == 4 and (t is x or not plain) else torch.contiguous_format,
+        )
+        for t, want in zip(tensors, wanted)
+    )
+
+
 # ---------------------------------------------------------------- autograd
 
 
@@ -264,18 +319,32 @@ class _Layer(torch.autograd.Function):
         tensors = (style, depthwise, pointwise, bias, noise, up_style)
         y = library.below_autograd(_LAYER, x, *tensors, slope, keep, False)
         ctx.save_for_backward(y, x, style, depthwise, pointwise, noise, up_style)
-        ctx.slope = slope
+        ctx.options = slope, keep
         return y
 
     @staticmethod
     def backward(ctx, dy):
         wanted = list(ctx.needs_input_grad[:7])
-        return *_reference_grad(dy, *ctx.saved_tensors, ctx.slope, wanted), None, None, None
+        slope, keep = ctx.options
+        if torch.is_grad_enabled():
+            found = _reference_grad(dy, *ctx.saved_tensors, slope, wanted)
+        else:
+            found = _GRAD(dy, *ctx.saved_tensors, slope, keep, wanted)
+        return *(d if want else None for d, want in zip(found, wanted)), None, None, None
 
 
-_OPERANDS = (
-    "Tensor x, Tensor style, Tensor depthwise, Tensor pointwise, Tensor bias, Tensor? noise, Tensor? up_style,"
-    " float slope, bool keep"
-)
+_OPERANDS = "Tensor x, Tensor style, Tensor depthwise, Tensor pointwise"
 # `brief`: the result does not live long, so it may lie in lent memory. Ignored where a gradient is recorded.
-_LAYER = library.define(f"separable({_OPERANDS}, bool brief) -> Tensor", _forward, _empty, _Layer)
+_LAYER = library.define(
+    f"separable({_OPERANDS}, Tensor bias, Tensor? noise, Tensor? up_style, float slope, bool keep, bool brief)"
+    " -> Tensor",
+    _forward,
+    _empty,
+    _Layer,
+)
+_GRAD = library.define_constant(
+    f"separable_grad(Tensor dy, Tensor y, {_OPERANDS}, Tensor? noise, Tensor? up_style, float slope, bool keep,"
+    " bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _grad,
+    _fake_grad,
+)

@@ -151,6 +151,11 @@ def test_opcheck(up, layout):
         tensors = [None if t is None else t.requires_grad_() for t in operands(size, up=up, layout=layout)]
         tensors[5] = tensors[5].detach()[None, None].requires_grad_()
         torch.library.opcheck(torch.ops.stylegan_toon.separable.default, (*tensors, 0.2, False, True))
+        y = layer(*tensors).detach()
+        x, style, depthwise, pointwise, _, noise, up_style = (None if t is None else t.detach() for t in tensors)
+        for wanted in ([True] * 6 + [up], [True] + [False] * 6, [False, True, False, True, False, True, up]):
+            sample = (y, y, x, style, depthwise, pointwise, noise, up_style, 0.2, False, wanted)
+            torch.library.opcheck(torch.ops.stylegan_toon.separable_grad.default, sample)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -180,5 +185,5 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 def test_the_launcher_refuses_an_empty_struct():
-    for op, fields in (("haar", 8), ("separable", 15), ("separable_pack", 6)):
+    for op, fields in (("haar", 8), ("separable", 15), ("separable_grad", 23), ("separable_pack", 6)):
         assert b"missing" in library._launcher(op, "cpu")(bytes(8 * fields), 1)
