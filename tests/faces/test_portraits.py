@@ -21,9 +21,11 @@ RECIPE = Path(__file__).parents[2] / "pretrained" / "recipes" / "portraits.py"
 
 @pytest.fixture(scope="module")
 def portraits():
+    sys.path.insert(0, str(RECIPE.parent))  # as when it is run
     spec = importlib.util.spec_from_file_location("portraits_recipe", RECIPE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(RECIPE.parent))
     return module
 
 
@@ -85,6 +87,11 @@ def test_figures_and_sheets(portraits, folder, monkeypatch, capsys):
     names = folder / "names.txt"
     names.write_text("# three and one without a face\na.jpg\nb.jpg\nc.jpg\nd.jpg\n")
     monkeypatch.setattr(sys, "argv", ["", "measure", str(folder), "--identity", "x", "--names", str(names)])
+    with pytest.raises(SystemExit, match="x holds no facenet_dlib_torch"):
+        portraits.main()
+    for name in ("facenet_dlib_torch.py", "face_recognition_model.bin"):
+        (folder / name).touch()
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:4], str(folder), *sys.argv[5:]])
     portraits.main()
     report = json.loads((folder / "portraits.json").read_text())
     assert report["portraits"] == 3 and report["no_face"] == ["d"]
@@ -135,3 +142,53 @@ def test_no_face_is_no_error_but_no_file_is(portraits, tmp_path):
 def test_embeddings_come_in_order(portraits):
     chips = [Image.new("RGB", (150, 150), (51 * k, 0, 0)) for k in range(3)]
     torch.testing.assert_close(portraits.embed(MeanColour(), chips)[:, 0], torch.tensor([0.0, 0.2, 0.4]))
+
+
+def test_a_graph_of_tensorflow_js_is_run_as_it_says(portraits, tmp_path):
+    """A small graph of every kind of node, against loops over "same" convolutions written out."""
+    rng = np.random.default_rng(0)
+    kernel, deep = rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(3, 3, 4, 1))
+    scale, shift = rng.normal(size=4), rng.normal(size=4)
+    weights = {
+        "kernel": kernel,
+        "deep": deep,
+        "scale": scale,
+        "shift": shift,
+        "six": np.array(6.0),
+        "zero": np.array(0),
+    }
+    nodes = [{"name": "in", "op": "Placeholder"}, *({"name": name, "op": "Const"} for name in weights)]
+    same = {"padding": {"s": "U0FNRQ=="}, "strides": {"list": {"i": ["1", "2", "2", "1"]}}}
+    for name, op, *inputs in (
+        ("global_pooling/Mean", "Mean", "clipped", "zero"),  # out of order on purpose
+        ("a", "Conv2D", "in", "kernel"),
+        ("b", "DepthwiseConv2dNative", "a", "deep"),
+        ("c", "Mul", "b", "scale"),
+        ("d", "Add", "c", "shift"),
+        ("e", "Relu", "d"),
+        ("f", "Minimum", "e", "six"),
+        ("clipped", "Maximum", "f", "zero"),
+    ):
+        nodes.append({"name": name, "op": op, "input": inputs, "attr": same})
+    half = {"dtype": "float32", "quantization": {"dtype": "float16"}}
+    manifest = [{"name": name, "shape": list(array.shape), **half} for name, array in weights.items()]
+    graph = {"modelTopology": {"node": nodes}, "weightsManifest": [{"weights": manifest}]}
+    (tmp_path / "faceres.json").write_text(json.dumps(graph))
+    stored = {name: np.float16(array) for name, array in weights.items()}
+    (tmp_path / "faceres.bin").write_bytes(b"".join(array.tobytes() for array in stored.values()))
+    kernel, deep, scale, shift = (np.float64(stored[name]) for name in ("kernel", "deep", "scale", "shift"))
+
+    def convolve(x: np.ndarray, weigh) -> np.ndarray:
+        """Stride 2, 3x3, "same": an even side is padded at its end only, an odd one on both."""
+        side = x.shape[0]
+        before = 0 if side % 2 == 0 else 1
+        padded = np.pad(x, ((before, 1), (before, 1), (0, 0)))
+        steps = range(0, side, 2)
+        return np.array([[weigh(padded[i : i + 3, j : j + 3]) for j in steps] for i in steps])
+
+    img = rng.normal(size=(14, 14, 3))  # 14 -> 7 -> 4
+    x = convolve(img, lambda window: np.einsum("ijc,ijco->o", window, kernel))
+    x = convolve(x, lambda window: (window * deep[..., 0]).sum((0, 1)))
+    expected = np.clip(x * scale + shift, 0, 6).mean((0, 1))
+    found = portraits.Faceres(tmp_path)(torch.from_numpy(img).float().permute(2, 0, 1)[None])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
