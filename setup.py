@@ -151,7 +151,7 @@ def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
         steps.append(Step(out, [source], [*command, "-MMD", "-MF", f"{out}.d", "-c", source, "-o", out]))
 
     compilation("cpu.cpp", "cpu", [*tools.cxx, *CXX_FLAGS, *x86, label])
-    for kernel in ("bias_act", "upfirdn2d", "epilogue", "conv3x3", "conv3x3_weight"):
+    for kernel in ("bias_act", "upfirdn2d", "epilogue", "conv3x3", "conv3x3_weight", "haar", "separable"):
         for name, flags in INSTRUCTION_SETS.items():
             isa = [f"-DTOON_ISA={name}", *flags]
             compilation(f"{kernel}.cpp", f"{kernel}.{name}", [*tools.cxx, *CXX_FLAGS, *tools.openmp, *isa])

@@ -20,6 +20,7 @@ from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .nn import Generator
+from .nn.generator import is_noise_strength
 from .nn.layers import FullyConnected
 from .nn.swap import swap_layers
 from .project import Projection, progress_bar, project
@@ -155,7 +156,7 @@ def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
     before, after = dict(base.synthesis.named_parameters()), dict(tuned.synthesis.named_parameters())
     with torch.no_grad():
         for name, ours in moved.synthesis.named_parameters():
-            if not name.endswith("noise_strength"):
+            if not is_noise_strength(name):
                 ours += after[name] - before[name]
     return moved
 

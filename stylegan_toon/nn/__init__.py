@@ -2,6 +2,17 @@
 
 from .discriminator import Discriminator, DiscriminatorConfig
 from .generator import Generator, GeneratorConfig
+from .mobile import MobileConfig, MobileGenerator
 from .presets import PRESETS, Preset, preset
 
-__all__ = ["PRESETS", "Discriminator", "DiscriminatorConfig", "Generator", "GeneratorConfig", "Preset", "preset"]
+__all__ = [
+    "PRESETS",
+    "Discriminator",
+    "DiscriminatorConfig",
+    "Generator",
+    "GeneratorConfig",
+    "MobileConfig",
+    "MobileGenerator",
+    "Preset",
+    "preset",
+]

@@ -14,6 +14,7 @@ import math
 import re
 
 import torch
+from torch import Tensor
 
 from ..errors import ToonError
 from .generator import Generator
@@ -22,15 +23,17 @@ PRESETS = {"toonify": "-b32", "fine-toon": "b64-"}
 
 # What two networks must agree on, whatever is swapped. The mapping's own sizes count only if it is swapped.
 _SHARED = ("resolution", "img_channels", "z_dim", "w_dim", "c_dim")
-_ALIKE = ("architecture", "resample_filter", "use_noise", "activation")
+_ALIKE = ("architecture", "resample_filter", "use_noise", "activation")  # those a family has
 
 
 def layer_names(generator: Generator) -> list[str]:
     """Everything that can be swapped: ``mapping``, ``b4.const``, ``b4.conv1``, ``b4.torgb``, ``b8.conv0`` ..."""
     names = ["mapping"]
     for block in generator.synthesis.blocks():
-        names += [f"b{block.resolution}.const"] if block.resolution == 4 else []
-        names += [f"b{block.resolution}.{child}" for child, _ in block.named_children()]
+        children = [child for child, _ in block.named_children()]
+        if block.resolution == 4 and "const" not in children:  # a bare parameter
+            children.insert(0, "const")
+        names += [f"b{block.resolution}.{child}" for child in children]
     return names
 
 
@@ -163,14 +166,21 @@ def swap_layers(
     shares = parse_swap(swap, layer_names(base), width)
     _refuse_misfits(base, toon, shares, names)
     result = copy.deepcopy(base).eval()
-    theirs = toon.state_dict()
-    for name, tensor in result.state_dict().items():
+    ours, theirs = result.state_dict(), toon.state_dict()
+    for name, tensor in ours.items():
         share = shares[_layer_of(name)]
         if share == 1:
             tensor.copy_(theirs[name])
-        elif share > 0:
-            tensor.lerp_(theirs[name].to(tensor), share)
+        elif 0 < share < 1 and not name.endswith(".gain"):
+            tensor.lerp_(_at_scale(name, theirs, ours), share)
     return result
+
+
+def _at_scale(name: str, theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Tensor:
+    """``theirs[name]``; that of a `Scaled` tensor on our scale, so that the tensors meant are what is interpolated."""
+    gain = f"{name.removesuffix('value')}gain"
+    tensor = theirs[name].to(ours[name])
+    return tensor * (theirs[gain] / ours[gain]) if name.endswith(".value") and gain in theirs else tensor
 
 
 def _layer_of(tensor_name: str) -> str:
@@ -202,7 +212,13 @@ def freeze_layers(generator: Generator, layers: str) -> set[str]:
 
 
 def _refuse_misfits(base: Generator, toon: Generator, shares: dict[str, float], names: tuple[str, str]) -> None:
-    differing = [field for field in _SHARED + _ALIKE if getattr(base.config, field) != getattr(toon.config, field)]
+    if type(base.config) is not type(toon.config):
+        raise ToonError(
+            f"{names[0]} and {names[1]} cannot be blended, they are of different families "
+            f"({base.config.architecture} and {toon.config.architecture}): choose two networks of one family."
+        )
+    fields = [field for field in _SHARED + _ALIKE if hasattr(base.config, field)]
+    differing = [field for field in fields if getattr(base.config, field) != getattr(toon.config, field)]
     if shares["mapping"] > 0 and base.config.mapping_lr_multiplier != toon.config.mapping_lr_multiplier:
         differing.append("mapping_lr_multiplier")
     if differing:

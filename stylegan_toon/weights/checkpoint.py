@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
-from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MobileConfig, MobileGenerator
 from .assemble import assemble, members, misfit
 from .pickles import PickleError
 from .tensors import Storage, StoredTensor
@@ -37,6 +37,7 @@ MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
 # kind -> (config, network as `assemble` takes it). A project with networks of its own adds its line.
 KINDS: dict[str, tuple[type, type[nn.Module]]] = {
     "generator": (GeneratorConfig, Generator),
+    "mobile-generator": (MobileConfig, MobileGenerator),
     "discriminator": (DiscriminatorConfig, Discriminator),
 }
 

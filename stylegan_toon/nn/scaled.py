@@ -1,0 +1,53 @@
+"""Weights kept at unit size, each beside its own scale, so that one learning rate suits all of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Scaled(nn.Module):
+    """A tensor ``value * gain`` of which only ``value`` learns.
+
+    Adam moves every number by about its learning rate, whatever its size. Where layers differ in scale by hundreds,
+    as those of a network trained elsewhere do, that is too much for some and nothing for others. With ``value`` of
+    root mean square 1 every layer moves by the same share of itself: StyleGAN's equalised learning rate (Karras et
+    al. 2018, section 4.1), with the scale measured instead of derived from the initialisation.
+
+    Args:
+        value: what it starts with.
+        gain: scale of the tensor.
+    """
+
+    def __init__(self, value: Tensor, gain: float = 1.0) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value)
+        self.register_buffer("gain", torch.full([], float(gain)))
+
+    def forward(self) -> Tensor:
+        return self.value * self.gain
+
+    @torch.no_grad()
+    def adopt(self, tensor: Tensor, smallest: float = 1e-4) -> None:
+        """Become ``tensor``, with ``gain`` its root mean square (at least ``smallest``)."""
+        gain = tensor.float().square().mean().sqrt().clamp(min=smallest)
+        self.gain.copy_(gain)
+        self.value.copy_(tensor / gain)
+
+
+class ScaledLinear(nn.Module):
+    """``x @ weight.T + bias``: the map from w to a style.
+
+    Args:
+        in_features, out_features: sizes.
+        bias: what the biases start with; 1 = the layer begins without modulation.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: float = 1.0) -> None:
+        super().__init__()
+        self.weight = Scaled(torch.randn(out_features, in_features), in_features**-0.5)
+        self.bias = Scaled(torch.full((out_features,), bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight(), self.bias())

@@ -1,0 +1,145 @@
+"""A mobile generator from plain tensors: what the readers of MobileStyleGAN's own files have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..nn.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
+from ..nn.scaled import ScaledLinear
+from .assemble import misfit
+
+
+@torch.no_grad()
+def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileGenerator:
+    """Build the network from exactly these tensors; heads that the file lacks keep their initial values.
+
+    Args:
+        path: for messages.
+        tensors: ``map.I.w [512, 512]`` and ``map.I.b`` (as they are applied: no learning rate multiplier);
+            ``const [C, 4, 4]``; ``LAYER.mod.w [in, w_dim]`` and ``.mod.b``, ``.pw [out, in, 1, 1]``,
+            ``.dw [in, 1, 3, 3]`` (or ``.w [C, C, 3, 3]`` in b4.conv1), ``.bias [out]``, ``.noise [R, R]`` (times its
+            strength; may be missing); ``bR.up.mod.w``; ``HEAD.w``, ``HEAD.mod.w``, ``HEAD.mod.b``, ``HEAD.bias``.
+            LAYER is such as ``b8.conv0``, HEAD ``b1024.torgb``. Constant factors are part of the tensors.
+
+    Raises:
+        ToonError: tensors are missing, unknown or of the wrong shape.
+    """
+    rest = dict(tensors)
+
+    def take(name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in rest:
+            raise misfit(path, "missing", [name])
+        tensor = rest.pop(name)
+        if tuple(tensor.shape) != shape:
+            raise misfit(path, f"of shape {list(tensor.shape)} instead of {list(shape)}", [name])
+        return tensor.float()
+
+    def linear(layer: ScaledLinear, name: str) -> None:
+        layer.weight.adopt(take(f"{name}.mod.w", tuple(layer.weight.value.shape)))
+        layer.bias.adopt(take(f"{name}.mod.b", tuple(layer.bias.value.shape)), smallest=0.01)
+
+    config = _config(path, rest)
+    network = MobileGenerator(config)
+    for i in range(config.mapping_layers):
+        layer = getattr(network.mapping, f"fc{i}")
+        layer.weight.copy_(take(f"map.{i}.w", tuple(layer.weight.shape)) / layer.weight_gain)
+        layer.bias.copy_(take(f"map.{i}.b", tuple(layer.bias.shape)) / layer.bias_gain)
+    for block in network.synthesis.blocks():
+        for name, layer in block.named_children():
+            name = f"b{block.resolution}.{name}"
+            if isinstance(layer, Head):
+                if any(key.startswith(f"{name}.") for key in rest):
+                    linear(layer.affine, name)
+                    layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
+                    layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
+            elif isinstance(layer, (MobileLayer, DenseLayer)):
+                if isinstance(layer, DenseLayer):
+                    layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
+                else:
+                    if layer.up:
+                        linear(layer.affine_up, f"b{block.resolution}.up")
+                    layer.depthwise.adopt(take(f"{name}.dw", tuple(layer.depthwise.value.shape)))
+                    layer.pointwise.adopt(take(f"{name}.pw", tuple(layer.pointwise.value.shape)))
+                linear(layer.affine, name)
+                layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
+                if f"{name}.noise" in rest:
+                    _adopt_noise(layer, take(f"{name}.noise", tuple(layer.noise_const.shape)))
+            else:
+                layer.adopt(take(name.replace("b4.const", "const"), tuple(layer.value.shape)))
+    if rest:
+        raise misfit(path, "unknown", list(rest))
+    _measure_mean(network)
+    return network.eval()
+
+
+def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
+    """What the shapes of the tensors say."""
+    if "const" not in tensors or tensors["const"].ndim != 3:
+        raise misfit(path, "missing", ["const"])
+    widths, resolution = [int(tensors["const"].shape[0])], 8
+    while (pointwise := tensors.get(f"b{resolution}.conv0.pw")) is not None:
+        widths.append(int(pointwise.shape[0]))
+        resolution *= 2
+    depth = 0
+    while f"map.{depth}.w" in tensors:
+        depth += 1
+    if depth == 0 or tensors["map.0.w"].ndim != 2:
+        raise misfit(path, "missing", ["map.0.w"])
+    wavelet = f"b{resolution}.torgb.w" in tensors
+    try:
+        return MobileConfig(
+            resolution=resolution if wavelet else resolution // 2,
+            channels=tuple(widths),
+            wavelet=wavelet,
+            z_dim=int(tensors["map.0.w"].shape[1]),
+            w_dim=int(tensors[f"map.{depth - 1}.w"].shape[0]),
+            mapping_layers=depth,
+        )
+    except ValueError as error:
+        raise misfit(path, f"widths that cannot be: {error}", ["const"]) from error
+
+
+def _adopt_noise(layer: MobileLayer | DenseLayer, noise: Tensor) -> None:
+    """A noise map times its strength, as the map of unit variance and the strength that projection expects."""
+    strength = float(noise.square().mean().sqrt())
+    layer.noise_const.copy_(noise / max(strength, 1e-12))
+    layer.noise_strength.adopt(torch.tensor(strength))
+
+
+def _measure_mean(network: MobileGenerator, samples: int = 10000) -> None:
+    """Set ``w_avg``, which the file does not hold, to the mean of w over fixed samples."""
+    random = torch.Generator().manual_seed(123)
+    z = torch.randn(samples, network.config.z_dim, generator=random)
+    w = network.mapping(z)[:, 0]
+    if not bool(w.isfinite().all()):
+        w = torch.nan_to_num(w)
+    network.mapping.w_avg.copy_(w.double().mean(dim=0))
+
+
+def from_port(path: str | Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of the order of the network (``b0.conv1``, ``to_img``) -> those of `mobile_generator`."""
+    del path
+    out, last = {}, 4
+    for name, tensor in raw.items():
+        block, _, part = name.partition(".")
+        if block == "map" or name == "const":
+            out[name] = tensor.reshape(tensor.shape[-3:]) if name == "const" else tensor
+        elif block == "conv1":
+            out[f"b4.{name}"] = tensor
+        elif block != "to_img":
+            side = 8 << int(block[1:])
+            last = max(last, side)
+            part = part.replace("conv1", "conv0").replace("conv2", "conv1")
+            out[f"b{side}.{part}"] = tensor
+    for name, tensor in raw.items():
+        if name.startswith("to_img."):
+            out[f"b{2 * last}.torgb.{name.removeprefix('to_img.')}"] = tensor
+    for name in [name for name in out if name.endswith((".slope", ".gain"))]:
+        assert math.isclose(float(out[name]), 0.2 if name.endswith(".slope") else math.sqrt(2), rel_tol=1e-3), name
+        del out[name]
+    return {name: t.reshape(t.shape[-2:]) if name.endswith(".noise") else t for name, t in out.items()}
