@@ -4,9 +4,10 @@
     $P draw --photos PORTRAITS --out runs/portraits
     $P measure runs/portraits --identity FOLDER
 
-``draw`` aligns the portraits of ``portraits.txt`` at 512 px and draws them (`data/comic.py`): the columns ``aligned``
-and ``drawn``. Other columns are made elsewhere, as files NAME-COLUMN.png in the same folder: ``inverted`` is the face
-as the photo generator has it, ``toon`` the network's cartoon. `fill` writes what any function makes of a photo.
+``draw`` aligns the portraits of ``portraits.txt`` at 512 px and draws them (`drawing/comic.py`): the columns
+``aligned`` and ``drawn``. Other columns are made elsewhere, as files NAME-COLUMN.png in the same folder: ``inverted``
+is the face as the photo generator has it, ``toon`` the network's cartoon. `fill` writes what any function makes of a
+photo.
 
 ``measure`` looks at all columns that are there and writes sheet-1.png, ... and portraits.json beside them:
 
@@ -37,9 +38,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from stylegan_toon.data.align import crop
-from stylegan_toon.data.comic import draw_comic
 from stylegan_toon.data.faces import open_photo
 from stylegan_toon.data.images import image_grid, read_image, save_image
+from stylegan_toon.drawing import draw_comic
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.mesh import Mesh, face_mesh
 from stylegan_toon.files import atomic_path, output_folder
