@@ -150,7 +150,10 @@ def main() -> None:
     parser.add_argument("wheel", type=Path, help="mediapipe-0.10.21-....whl")
     parser.add_argument("--out", type=Path, default=Path("pretrained/face-mesh.safetensors"))
     args = parser.parse_args()
-    data = zipfile.ZipFile(args.wheel).read(INSIDE)
+    try:
+        data = zipfile.ZipFile(args.wheel).read(INSIDE)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise SystemExit(f"{args.wheel} is no wheel with {INSIDE} ({error}): download mediapipe 0.10.21.") from None
     digest = hashlib.sha256(data).hexdigest()
     if digest != SHA256:
         raise SystemExit(f"{INSIDE} of {args.wheel} is another version (sha256 {digest}): use mediapipe 0.10.21.")

@@ -21,7 +21,8 @@ from .network import SIDE, FaceMesh
 FACE_OVAL = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152),
     *(148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
-)  # closed, clockwise from the top of the forehead; 152 is the chin
+)  # closed, clockwise from the top of the forehead; 152 is the chin. A line on the head, ear to ear: where the head is
+# turned by more than some 30 degrees, its far side runs behind the face; `outline` is what is seen.
 JAW = (
     *(234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152),
     *(377, 400, 378, 379, 365, 397, 288, 361, 323, 454),
@@ -114,6 +115,13 @@ def face_mesh(face: Image.Image, *, device: str = "cpu") -> Mesh:
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         centre, length = (low + high) / 2, float(np.clip(MARGIN * (high - low).max(), 0.25 * side, 2 * side))
     return Mesh(points[:, :2].copy(), points[:, 2].copy(), float(logit.sigmoid()))
+
+
+def outline(mesh: Mesh) -> np.ndarray:
+    """What the face covers, float64 ``[N, 2]``: the convex hull of all points, clockwise in the picture, not closed."""
+    from scipy.spatial import ConvexHull
+
+    return mesh.points[ConvexHull(mesh.points).vertices]
 
 
 def _look_at(pixels: np.ndarray, corner: np.ndarray, length: float) -> np.ndarray:

@@ -20,7 +20,7 @@ from ..faces.mesh import Mesh, face_mesh
 # beards, and inside of what hair covers.
 LEFT_CHEEK = (50, 36, 206, 207, 187)
 RIGHT_CHEEK = (280, 266, 426, 427, 411)
-LEAST_SHARE = 0.25  # a cheek turned away is left out if its patch is this much smaller than the other
+LEAST_SHARE = 0.4  # of the other's patch: a cheek turned further away is left out, since hair or background looks in
 _TO_XYZ = np.array(
     [
         [0.4123907993, 0.3575843394, 0.1804807884],

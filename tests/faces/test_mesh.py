@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces import mesh as module
-from stylegan_toon.faces.mesh import face_mesh, mesh_network
+from stylegan_toon.faces.mesh import Mesh, face_mesh, mesh_network, outline
 
 HERE = Path(__file__).parent
 CURVES = [
@@ -135,3 +135,21 @@ def test_how_sure_it_is(face):
 def test_only_square_crops(size):
     with pytest.raises(ToonError, match="align the photo first"):
         face_mesh(Image.new("RGB", size))
+
+
+def test_the_outline_is_the_hull():
+    """Of a circle with points inside: the circle's, going round clockwise as seen (y points down)."""
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([100 + 50 * np.cos(angle), 100 + 50 * np.sin(angle)], 1)
+    inside = np.random.default_rng(0).uniform(80, 120, (438, 2))
+    found = outline(Mesh(np.concatenate([inside, circle]), np.zeros(478), 1.0))
+    assert len(found) == 40 and np.allclose(np.hypot(*(found - 100).T), 50)
+    turned = np.unwrap(np.arctan2(*(found - 100).T[::-1]))
+    assert np.allclose(np.diff(turned), 2 * np.pi / 40)
+
+
+def test_the_outline_of_a_face_goes_around_the_oval(face):
+    found = face_mesh(face)
+    edge, oval = outline(found), found.points[list(module.FACE_OVAL)]
+    assert np.allclose([edge.min(0), edge.max(0)], [found.points.min(0), found.points.max(0)])
+    assert np.hypot(*(edge[:, None] - oval).transpose(2, 0, 1)).min(1).max() < 0.04 * face.width
