@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from stylegan_toon.data.images import read_image, save_image
 from stylegan_toon.drawing import STYLES, draw
+from stylegan_toon.training.memory import keep_pages
 
 
 def redraw(face: Path, style: str, out: Path) -> None:
+    keep_pages()
     if not (target := out / face.name).exists():
         save_image(draw(read_image(face), style), target)
 
