@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    faces = sorted(args.faces.glob("*.png"))[: args.count]
+    faces = sorted(args.faces.glob("[0-9]*.png"))[: args.count]
     with ProcessPoolExecutor(args.workers) as pool:
         work = pool.map(partial(redraw, style=args.style, out=args.out), faces, chunksize=8)
         for _ in tqdm(work, total=len(faces), unit="img"):
             pass
-    names = [path.name for path in sorted(args.out.glob("*.png"))]
+    names = [path.name for path in sorted(args.out.glob("[0-9]*.png"))]
     whole = next((i for i, name in enumerate(names) if name != f"{i:05d}.png"), len(names))
     np.savez(args.out / "ws.npz", w=np.load(args.faces / "ws.npy")[:whole])
 

@@ -29,9 +29,10 @@ from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MobileConfig, MobileGenerator
 from .assemble import assemble, members, misfit
 from .pickles import PickleError
+from .quantised import SUFFIX, Quantised, quantise, worth_it
 from .tensors import Storage, StoredTensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: tensors in 8 bits; files without them say 1
 MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
 
 # kind -> (config, network as `assemble` takes it). A project with networks of its own adds its line.
@@ -73,6 +74,7 @@ def save_networks(
     *,
     provenance: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    eight_bits: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a family of networks to one file, all of it or nothing.
@@ -82,6 +84,7 @@ def save_networks(
         networks: name (``"G"``, ``"G_ema"``, ``"D"``) -> a network of one of `KINDS`.
         provenance: anything JSON can hold, see `provenance.descend`.
         dtype: store floating tensors as this (``torch.float16`` halves the file); None = as they are.
+        eight_bits: store matrices in 8 bits a number, with a factor for each row; the rest as ``dtype`` says.
         overwrite: replace ``path`` if it exists.
 
     Raises:
@@ -97,9 +100,14 @@ def save_networks(
         kinds[name] = _kind_of(network)
         configs[name] = dataclasses.asdict(network.config)
         for key, tensor in network.state_dict().items():
-            tensors[f"{name}.{key}"] = _for_storage(f"{name}.{key}", tensor, dtype)
+            eighth = eight_bits and worth_it(key, tensor)
+            key = f"{name}.{key}"
+            if eighth:
+                tensors[key], tensors[key + SUFFIX] = quantise(tensor.cpu())
+            else:
+                tensors[key] = _for_storage(key, tensor, dtype)
     metadata = {
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(FORMAT_VERSION if eight_bits else 1),
         "kind": json.dumps(kinds),
         "config": json.dumps(configs),
         "provenance": json.dumps(dict(provenance or {})),
@@ -247,6 +255,12 @@ def _build(path: Path, header: Header, name: str) -> nn.Module:
             storage = Storage(_DTYPES[dtype], math.prod(shape), 8 + length + places[key]["data_offsets"][0])
             stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
             tensors[key.removeprefix(prefix)] = StoredTensor(storage, 0, shape, stride)
+        for key in [key for key in tensors if key.endswith(SUFFIX)]:
+            scale, name = tensors.pop(key), key.removesuffix(SUFFIX)
+            levels = tensors.get(name)
+            if levels is None or levels.storage.dtype != torch.int8 or scale.shape != levels.shape[:1]:
+                raise misfit(path, "with nothing to scale", [prefix + key])
+            tensors[name] = Quantised(levels, scale)
         return assemble(config, network_class, tensors, path, lambda tensor: tensor.read(raw), prefix)
 
 
