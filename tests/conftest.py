@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,14 @@ def face_landmarks() -> np.ndarray:
     return np.array([[96, 120], [160, 120], [128, 168], [104, 188], [152, 188]], np.float64)
 
 
-@pytest.fixture(scope="session")
-def face_picture() -> Image.Image:
+def paint_face(
+    skin: tuple[int, int, int] = (224, 178, 150), hair: tuple[int, int, int] = (58, 40, 32), sunglasses: bool = False
+) -> Image.Image:
     """An FFHQ-aligned face of 256 px, shaded enough for a detector of photographed faces to take it for one."""
-    skin, hair = (224, 178, 150), (58, 40, 32)
     big = Image.new("RGB", (1024, 1024), (108, 128, 150))
     draw = ImageDraw.Draw(big)
     draw.ellipse((130, 850, 894, 1500), fill=(60, 70, 110))  # shoulders
-    draw.rounded_rectangle((400, 760, 624, 980), 60, fill=(196, 148, 122))  # neck
+    draw.rounded_rectangle((400, 760, 624, 980), 60, fill=tuple(round(0.86 * c) for c in skin))  # neck
     draw.ellipse((190, 60, 834, 760), fill=hair)
     draw.ellipse((232, 150, 792, 930), fill=skin)
     draw.chord((232, 130, 792, 560), 180, 360, fill=hair)
@@ -80,7 +81,7 @@ def face_picture() -> Image.Image:
     draw.polygon([(512, 470), (452, 680), (572, 680)], fill=70)
     draw.ellipse((440, 640, 584, 700), fill=90)
     draw.ellipse((400, 820, 624, 880), fill=80)
-    big.paste((120, 70, 56), (0, 0), shade.filter(ImageFilter.GaussianBlur(16)))
+    big.paste(tuple(round(0.5 * c) for c in skin), (0, 0), shade.filter(ImageFilter.GaussianBlur(16)))
     draw = ImageDraw.Draw(big)
     for x in (384, 640):
         draw.line([(x - 80, 408), (x, 384), (x + 80, 408)], fill=(64, 44, 36), width=24, joint="curve")
@@ -89,7 +90,22 @@ def face_picture() -> Image.Image:
         draw.ellipse((x - 12, 468, x + 12, 492), fill=(12, 10, 10))
         draw.arc((x - 70, 440, x + 70, 530), 190, 350, fill=(40, 26, 22), width=14)
         nostril = 512 + (x - 512) // 3
-        draw.ellipse((nostril - 18, 666, nostril + 18, 690), fill=(110, 64, 54))
+        draw.ellipse((nostril - 18, 666, nostril + 18, 690), fill=tuple(round(0.4 * c) for c in skin))
     draw.ellipse((416, 716, 608, 800), fill=(186, 92, 88))
     draw.line([(416, 752), (512, 764), (608, 752)], fill=(110, 44, 44), width=12)
+    if sunglasses:
+        for x in (384, 640):
+            draw.rounded_rectangle((x - 108, 420, x + 108, 570), 50, fill=(16, 16, 18))
+        draw.line([(384, 450), (640, 450)], fill=(16, 16, 18), width=18)
     return big.filter(ImageFilter.GaussianBlur(5)).resize((256, 256), Image.Resampling.LANCZOS)
+
+
+@pytest.fixture(scope="session")
+def face_picture() -> Image.Image:
+    return paint_face()
+
+
+@pytest.fixture(scope="session", name="paint_face")
+def face_painter() -> Callable[..., Image.Image]:
+    """`paint_face`, for tests that want another skin or sunglasses."""
+    return paint_face

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from . import strokes
-from .face import SCALE, WORK, Eye, Face, cheeks, ground, see, square
+from .face import Eye, Face, cheeks, ground, see, square
 from .light import Light
+from .parts import SCALE, WORK
 from .pen import Pen, curve
 from .tools import blur, from_oklab, mix, resized, smoothstep, spread
 
@@ -81,7 +82,7 @@ def _skin(light: Light) -> np.ndarray:
     plain = face.skin_colour
     depth, shade, deep, shine = light.tones
     tone = float(plain[0]) + 0.42 * depth + light.contrast * (-0.060 * shade - 0.075 * deep + 0.028 * shine)
-    colour = 0.6 * up(light.form[..., 1:]) + 0.4 * plain[1:]
+    colour = 0.75 * up(light.form[..., 1:]) + 0.25 * plain[1:]
     out = np.dstack([tone, colour * (1.06 + 0.10 * shade + 0.05 * deep)[..., None]])
     # The tones are moved as a whole so that cheeks keep the photo's lightness and hue.
     cheek = cheeks(face)

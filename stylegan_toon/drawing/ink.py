@@ -7,8 +7,9 @@ from PIL import Image
 
 from . import strokes
 from .comic import GROW, SHEET, SLIM, eyes, mouth
-from .face import SCALE, Face, see, square
+from .face import Face, see, square
 from .light import Light
+from .parts import SCALE
 from .pen import Pen
 from .tools import blur, from_oklab, smoothstep
 
@@ -55,7 +56,7 @@ def _skin(light: Light) -> np.ndarray:
     # Black on the skin are spectacles and locks on the forehead, not the corners of a mouth.
     brow = float(light.face.points[[105, 334]].mean(0)[1])
     allowed = np.maximum(light.face.glasses, 1 - smoothstep(light.face.grid[1], brow - 8, brow))
-    sure = sure * (1 - light.face.features)
+    sure = sure * (1 - light.face.features * (1 - light.face.glasses))
     black = smoothstep(dark, 0.17 * light.contrast, 0.24 * light.contrast) * light.up(sure * allowed)
     bright = smoothstep(-dark, 0.12, 0.18) * light.up(sure)
     tone = tone + bright * (PAPER - tone)

@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from . import strokes
-from .face import SCALE, Face, edges
+from .face import Face
+from .parts import SCALE, edges
 from .tools import Flow, blur, guided_filter, resized, smoothstep, spread
 
 
@@ -72,7 +73,7 @@ class Light:
         strand = self.flow.smooth(self.face.lab[..., 0], 4)
         strand = strand + 0.8 * (strand - blur(strand, 1.3 * SCALE))
         strand = self.flow.smooth(strand, 4)
-        mass = guided_filter(self.mild[..., 0], self.mild[..., 0], 6 * SCALE, 4e-3)
+        mass = guided_filter(self.mild[..., 0], self.mild[..., 0], 6 * SCALE, 4e-3, step=2)
         detail = strand - mass
         size = np.sqrt(blur(detail**2, 9 * SCALE))
         return mass, detail / (size + 0.008), size
@@ -87,6 +88,7 @@ class Light:
         light, regions = self.mild[..., 0], self.face.regions
         response = self.flow.smooth(blur(light, 1.45 * SCALE) - blur(light, 0.8 * SCALE), 3.5)
         flat = regions.skin * (1 - strokes.creases(self.face))
+        flat = flat * (1 - 0.85 * strokes.lenses(self.face))
         outside = 1 - smoothstep(blur(regions.person, 3 * SCALE), 0.1, 0.4)
         threshold = 0.007 + skin_threshold * flat + hair_threshold * regions.hair + 0.08 * outside
         threshold = threshold + 0.03 * strokes.known(self.face)

@@ -23,6 +23,13 @@ def taper(count: int, start: float, middle: float, end: float) -> np.ndarray:
     return ends + (middle - (start + end) / 2) * swell
 
 
+def grown(outline: np.ndarray, by: float) -> np.ndarray:
+    """A closed outline grown by some units away from its middle."""
+    middle = (outline.min(0) + outline.max(0)) / 2
+    reach = (outline.max(0) - outline.min(0)) / 2 + 1e-6
+    return middle + (outline - middle) * (1 + by / reach)
+
+
 class Pen:
     """A sheet for one ink.
 

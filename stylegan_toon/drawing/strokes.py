@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..faces import mesh as M
-from .face import SCALE, WORK, Eye, Face, _grown
-from .pen import Pen, curve, taper
+from .face import Eye, Face
+from .parts import SCALE, WORK
+from .pen import Pen, curve, grown, taper
 from .tools import blur, resized, smoothstep, spread
 
 
@@ -15,9 +16,9 @@ def known(face: Face) -> np.ndarray:
     pen = Pen(WORK, 2)
     for eye in face.eyes:
         if eye.open > 0.3:
-            pen.shape(_grown(eye.opening, 2.0))
-        pen.shape(_grown(eye.brow, 1.0))
-    pen.shape(_grown(face.lips[0], 3.0))
+            pen.shape(grown(eye.opening, 2.0))
+        pen.shape(grown(eye.brow, 1.0))
+    pen.shape(grown(face.lips[0], 3.0))
     pen.stroke(face.line(M.NOSE_BASE), 8)
     for wing in (M.NOSE_LEFT_WING, M.NOSE_RIGHT_WING):
         pen.stroke(face.line(wing), 5)
@@ -30,6 +31,14 @@ def creases(face: Face) -> np.ndarray:
     pen.stroke(face.line(M.JAW, 48), 12)
     pen.stroke(face.line((4, 2)), 10)
     return np.clip(blur(pen.ink(), 2 * SCALE), 0, 1) * face.sure
+
+
+def lenses(face: Face) -> np.ndarray:
+    """Where spectacles sit, if there are any, ``[WORK, WORK]``: thin rims count as lines there."""
+    down = (face.points[152] - face.points[168]) / 12
+    pen = Pen(WORK, 2)
+    pen.stroke(face.line((127, 33, 133, 168, 362, 263, 356)) + 0.35 * down, 1.6 * float(np.hypot(*down)) + 24)
+    return blur(pen.ink(), 3 * SCALE) * face.glasses
 
 
 def features(face: Face, sheet: int) -> np.ndarray:
@@ -50,7 +59,7 @@ def brows(face: Face, sheet: int) -> np.ndarray:
     light = face.lab[..., 0]
     pen = Pen(WORK, 2)
     for eye in face.eyes:
-        pen.shape(_grown(eye.brow, 2.0))
+        pen.shape(grown(eye.brow, 2.0))
     window = blur(pen.ink(), 1.0 * SCALE)
     weight = face.regions.skin * (1 - face.features) + 1e-4
     around = spread(light, weight, 8 * SCALE)
