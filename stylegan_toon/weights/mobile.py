@@ -9,14 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..nn.heads import fit_heads
 from ..nn.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
 from ..nn.scaled import ScaledLinear
-from .assemble import misfit
+from .assemble import misfit, outline
+
+_SAMPLES = 10_000  # latents whose mean stands in for a missing w_avg
 
 
 @torch.no_grad()
 def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileGenerator:
-    """Build the network from exactly these tensors; heads that the file lacks keep their initial values.
+    """Build the network from exactly these tensors, in eval mode; heads that the file lacks are fitted (`fit_heads`).
 
     Args:
         path: for messages.
@@ -24,7 +27,11 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
             ``const [C, 4, 4]``; ``LAYER.mod.w [in, w_dim]`` and ``.mod.b``, ``.pw [out, in, 1, 1]``,
             ``.dw [in, 1, 3, 3]`` (or ``.w [C, C, 3, 3]`` in b4.conv1), ``.bias [out]``, ``.noise [R, R]`` (times its
             strength; may be missing); ``bR.up.mod.w``; ``HEAD.w``, ``HEAD.mod.w``, ``HEAD.mod.b``, ``HEAD.bias``.
-            LAYER is such as ``b8.conv0``, HEAD ``b1024.torgb``. Constant factors are part of the tensors.
+            LAYER is such as ``b8.conv0``, HEAD ``b1024.torgb``. Constant factors are part of the tensors. ``w_avg
+            [w_dim]`` may be missing.
+
+    Returns:
+        the network, whose ``.notes`` are sentences on what was worked out.
 
     Raises:
         ToonError: tensors are missing, unknown or of the wrong shape.
@@ -44,7 +51,7 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
         layer.bias.adopt(take(f"{name}.mod.b", tuple(layer.bias.value.shape)), smallest=0.01)
 
     config = _config(path, rest)
-    network = MobileGenerator(config)
+    network, notes, missing = _fresh(path, config, rest), [], []
     for i in range(config.mapping_layers):
         layer = getattr(network.mapping, f"fc{i}")
         layer.weight.copy_(take(f"map.{i}.w", tuple(layer.weight.shape)) / layer.weight_gain)
@@ -53,10 +60,12 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
         for name, layer in block.named_children():
             name = f"b{block.resolution}.{name}"
             if isinstance(layer, Head):
-                if any(key.startswith(f"{name}.") for key in rest):
-                    linear(layer.affine, name)
-                    layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
-                    layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
+                if block.resolution < config.feature_resolution and not any(k.startswith(f"{name}.") for k in rest):
+                    missing.append(block.resolution)
+                    continue
+                linear(layer.affine, name)
+                layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
+                layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
             elif isinstance(layer, (MobileLayer, DenseLayer)):
                 if isinstance(layer, DenseLayer):
                     layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
@@ -71,10 +80,31 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
                     _adopt_noise(layer, take(f"{name}.noise", tuple(layer.noise_const.shape)))
             else:
                 layer.adopt(take(name.replace("b4.const", "const"), tuple(layer.value.shape)))
+    if "w_avg" in rest:
+        network.mapping.w_avg.copy_(take("w_avg", (config.w_dim,)))
+    else:
+        _measure_mean(network)
+        notes.append(f"No mean of w in the file: w_avg is the mean over {_SAMPLES:,} latents of a fixed seed.")
     if rest:
         raise misfit(path, "unknown", list(rest))
-    _measure_mean(network)
-    return network.eval()
+    if odd := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise misfit(path, "not finite", odd)
+    if missing:
+        fit_heads(network, missing)
+        sizes = ", ".join(f"{side} px" for side in missing)
+        notes.append(f"No heads for {sizes} in the file: fitted by least squares to what the network paints.")
+    network.notes = notes
+    return network
+
+
+def _fresh(path: str | Path, config: MobileConfig, tensors: Mapping[str, Tensor]) -> MobileGenerator:
+    """The network before it has its tensors, if it is of about the size that these make."""
+    wanted = sum(tensor.numel() for tensor in outline(config, MobileGenerator, path).state_dict().values())
+    if wanted > 4 * sum(tensor.numel() for tensor in tensors.values()) + (16 << 20):
+        raise misfit(path, "far fewer numbers than their widths ask for", list(tensors)[:1])
+    with torch.random.fork_rng(devices=[]):  # reading a file leaves the caller's random numbers alone
+        torch.manual_seed(0)
+        return MobileGenerator(config).eval()
 
 
 def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
@@ -111,14 +141,11 @@ def _adopt_noise(layer: MobileLayer | DenseLayer, noise: Tensor) -> None:
     layer.noise_strength.adopt(torch.tensor(strength))
 
 
-def _measure_mean(network: MobileGenerator, samples: int = 10000) -> None:
+def _measure_mean(network: MobileGenerator) -> None:
     """Set ``w_avg``, which the file does not hold, to the mean of w over fixed samples."""
     random = torch.Generator().manual_seed(123)
-    z = torch.randn(samples, network.config.z_dim, generator=random)
-    w = network.mapping(z)[:, 0]
-    if not bool(w.isfinite().all()):
-        w = torch.nan_to_num(w)
-    network.mapping.w_avg.copy_(w.double().mean(dim=0))
+    z = torch.randn(_SAMPLES, network.config.z_dim, generator=random)
+    network.mapping.w_avg.copy_(network.mapping(z)[:, 0].double().mean(dim=0))
 
 
 def from_port(path: str | Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
