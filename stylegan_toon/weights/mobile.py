@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import ToonError
 from ..nn.heads import fit_heads
 from ..nn.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
 from ..nn.scaled import ScaledLinear
@@ -97,6 +98,13 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
     return network
 
 
+def refuse_mobile(path: str | Path, networks: Mapping[str, nn.Module]) -> None:
+    """Raise ToonError if one of the networks is mobile, for the writers of formats that hold StyleGAN2 only."""
+    for name, network in networks.items():
+        if isinstance(network, MobileGenerator):
+            raise ToonError(f"{path} cannot hold {name}, which is of the mobile family: save it as .safetensors.")
+
+
 def _fresh(path: str | Path, config: MobileConfig, tensors: Mapping[str, Tensor]) -> MobileGenerator:
     """The network before it has its tensors, if it is of about the size that these make."""
     wanted = sum(tensor.numel() for tensor in outline(config, MobileGenerator, path).state_dict().values())
@@ -137,7 +145,8 @@ def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
 def _adopt_noise(layer: MobileLayer | DenseLayer, noise: Tensor) -> None:
     """A noise map times its strength, as the map of unit variance and the strength that projection expects."""
     strength = float(noise.square().mean().sqrt())
-    layer.noise_const.copy_(noise / max(strength, 1e-12))
+    if strength > 0:  # else there is no map to see, and any will do
+        layer.noise_const.copy_(noise / strength)
     layer.noise_strength.adopt(torch.tensor(strength))
 
 

