@@ -23,7 +23,7 @@ def fit_heads(
     resolutions: Collection[int] | None = None,
     *,
     pictures: int = 60,
-    psi: float = 1.0,
+    psi: float = 0.8,
     seed: int = 0,
 ) -> None:
     """Fit the heads of smaller pictures, in place, to what the network itself paints.
