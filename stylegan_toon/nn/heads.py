@@ -77,8 +77,8 @@ def fit_heads(
 
 
 def _pixels(x: Tensor, chosen: Tensor) -> Tensor:
-    """``[1, C, H, W]`` -> ``[len(chosen), C]`` in float64."""
-    return x[0].flatten(1)[:, chosen].T.double()
+    """``[1, C, H, W]`` -> ``[len(chosen), C]`` in float64, on the CPU."""
+    return x[0].flatten(1)[:, chosen].T.cpu().double()
 
 
 class _Sums:
@@ -86,8 +86,8 @@ class _Sums:
 
     def __init__(self, head: Head) -> None:
         out, into = head.weight.value.shape[:2]
-        like = dict(dtype=torch.float64, device=head.weight.value.device)
-        self.xx, self.xy = torch.zeros(into + 1, into + 1, **like), torch.zeros(into + 1, out, **like)
+        self.xx = torch.zeros(into + 1, into + 1, dtype=torch.float64)
+        self.xy = torch.zeros(into + 1, out, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor) -> None:
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
@@ -96,7 +96,7 @@ class _Sums:
 
     def solution(self) -> tuple[Tensor, Tensor]:
         """Weight ``[out, in]`` and bias ``[out]``."""
-        ridge = _RIDGE * self.xx.diagonal().mean() * torch.eye(len(self.xx), dtype=self.xx.dtype, device=self.xx.device)
+        ridge = _RIDGE * self.xx.diagonal().mean() * torch.eye(len(self.xx), dtype=torch.float64)
         found = torch.linalg.solve(self.xx + ridge, self.xy)
         return found[:-1].T, found[-1]
 

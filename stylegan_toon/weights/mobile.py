@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,6 +93,8 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
         fit_heads(network, missing)
         sizes = ", ".join(f"{side} px" for side in missing)
         notes.append(f"No heads for {sizes} in the file: fitted by least squares to what the network paints.")
+    if odd := [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]:
+        raise misfit(path, "too large", odd)
     network.notes = notes
     return network
 
@@ -155,27 +156,3 @@ def _measure_mean(network: MobileGenerator) -> None:
     random = torch.Generator().manual_seed(123)
     z = torch.randn(_SAMPLES, network.config.z_dim, generator=random)
     network.mapping.w_avg.copy_(network.mapping(z)[:, 0].double().mean(dim=0))
-
-
-def from_port(path: str | Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the order of the network (``b0.conv1``, ``to_img``) -> those of `mobile_generator`."""
-    del path
-    out, last = {}, 4
-    for name, tensor in raw.items():
-        block, _, part = name.partition(".")
-        if block == "map" or name == "const":
-            out[name] = tensor.reshape(tensor.shape[-3:]) if name == "const" else tensor
-        elif block == "conv1":
-            out[f"b4.{name}"] = tensor
-        elif block != "to_img":
-            side = 8 << int(block[1:])
-            last = max(last, side)
-            part = part.replace("conv1", "conv0").replace("conv2", "conv1")
-            out[f"b{side}.{part}"] = tensor
-    for name, tensor in raw.items():
-        if name.startswith("to_img."):
-            out[f"b{2 * last}.torgb.{name.removeprefix('to_img.')}"] = tensor
-    for name in [name for name in out if name.endswith((".slope", ".gain"))]:
-        assert math.isclose(float(out[name]), 0.2 if name.endswith(".slope") else math.sqrt(2), rel_tol=1e-3), name
-        del out[name]
-    return {name: t.reshape(t.shape[-2:]) if name.endswith(".noise") else t for name, t in out.items()}
