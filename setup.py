@@ -40,6 +40,9 @@ CXX_FLAGS = [
     *COMMON, "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-fno-trapping-math",
     "-Wall", "-Wextra",
 ]  # fmt: skip
+CPU_KERNELS = (
+    "bias_act", "upfirdn2d", "epilogue", "conv3x3", "conv3x3_weight", "haar", "separable", "separable_grad", "corners",
+)  # fmt: skip
 # Each CPU kernel is compiled once per instruction set and chosen when the library is loaded (csrc/cpu.cpp).
 # TOON_X86 there stands for exactly this list.
 INSTRUCTION_SETS = {"baseline": []} | (
@@ -151,7 +154,7 @@ def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
         steps.append(Step(out, [source], [*command, "-MMD", "-MF", f"{out}.d", "-c", source, "-o", out]))
 
     compilation("cpu.cpp", "cpu", [*tools.cxx, *CXX_FLAGS, *x86, label])
-    for kernel in ("bias_act", "upfirdn2d", "epilogue", "conv3x3", "conv3x3_weight"):
+    for kernel in CPU_KERNELS:
         for name, flags in INSTRUCTION_SETS.items():
             isa = [f"-DTOON_ISA={name}", *flags]
             compilation(f"{kernel}.cpp", f"{kernel}.{name}", [*tools.cxx, *CXX_FLAGS, *tools.openmp, *isa])

@@ -19,7 +19,7 @@
 #endif
 
 // Raised whenever a struct or the meaning of a field changes; library.py refuses any other number.
-#define TOON_ABI_VERSION 3
+#define TOON_ABI_VERSION 4
 
 enum ToonDtype { TOON_FLOAT32, TOON_FLOAT64, TOON_FLOAT16, TOON_BFLOAT16 };
 
@@ -121,6 +121,85 @@ typedef struct ToonConv3x3Pack {
   int64_t in_step, out_step, tap_step;  // of any sign
 } ToonConv3x3Pack;
 
+// The orthonormal Haar transform of 2x2 pixels, or its inverse (haar.h has the matrix); float32.
+typedef struct ToonHaar {
+  float *out;           // up: [n, c, 2 h, 2 w]; else [n, 4 c, h, w]
+  const float *x;       // the other one, in the same layout
+  int64_t n, c, h, w;
+  int64_t up;
+  int64_t channels_last;
+} ToonHaar;
+
+// A depthwise-separable layer in one pass over memory; CPU, float32, channels_last:
+//   out = act(pointwise(depthwise(in * style)) + noise + b),  act(t) = t > 0 ? t : slope * t
+// in is x or, with up_style, the inverse Haar transform of x * up_style. c_in and c_out are multiples of 16.
+typedef struct ToonSeparable {
+  float *out;           // [n, h, w, c_out]
+  const float *x;       // [n, h, w, c_in], or with up_style [n, h / 2, w / 2, 4 c_in]
+  const float *up_style;  // [n, 4 c_in], or NULL
+  const float *style;   // [n, c_in]
+  const float *depthwise;  // [c_in, 3, 3], correlated with padding 1
+  const float *u;       // [c_out, c_in] as toon_separable_pack_cpu writes it: depth c_in, columns c_out
+  const float *b;       // [c_out]
+  const float *noise;   // [h, w] for each picture, or NULL
+  int64_t n, c_in, c_out;
+  int64_t h, w;         // of out
+  int64_t noise_step;   // numbers from picture to picture; 0: the same for all
+  double slope;         // not negative
+} ToonSeparable;
+
+// Its gradient, with du = dy * act'(y); of what is NULL nothing is computed. A sum is made by `parts` threads apart and
+// added up in a fixed order.
+typedef struct ToonSeparableGrad {
+  float *dx;            // like x; or NULL
+  float *d_up_style;    // like up_style; NULL unless dx
+  float *d_style;       // like style; NULL unless dx or d_depthwise
+  float *d_depthwise;   // like depthwise; or NULL
+  float *d_pointwise;   // [c_out, c_in], or NULL
+  float *d_b;           // like b, or NULL
+  float *d_noise;       // [n, h, w], or NULL
+  float *sums;          // [parts, toon_separable_sums(n, c_in, c_out)]
+  float *pointwise_parts;  // [parts - 1, c_out, c_in]; with d_pointwise
+  const float *dy, *y;  // [n, h, w, c_out]
+  const float *x, *up_style, *style, *depthwise;  // as in ToonSeparable
+  const float *u;       // pointwise [c_out, c_in], packed: depth c_out, columns c_in; with dx or d_depthwise
+  int64_t n, c_in, c_out;
+  int64_t h, w;
+  int64_t parts;        // at least 1; no more threads are used
+  double slope;
+} ToonSeparableGrad;
+
+// Of each pixel, 2x2 pixels of a few colours: a 1x1 convolution whose outputs are laid out as corners (0,0), (0,1),
+// (1,0), (1,1), each with all its colours; CPU, float32, channels_last.
+typedef struct ToonCorners {
+  float *out;           // [n, 2 h, 2 w, colours]
+  const float *x;       // [n, h, w, c]
+  const float *weight;  // [n, 4, colours, c]
+  const float *b;       // [4, colours]
+  int64_t n, c, h, w;   // c: a multiple of 16
+  int64_t colours;      // 1 to 4
+} ToonCorners;
+
+typedef struct ToonCornersGrad {
+  float *dx;            // like x; or NULL
+  float *d_weight;      // like weight; or NULL
+  float *d_b;           // like b; or NULL
+  float *sums;          // [parts, 4 * colours * (n * c + 1)]
+  const float *dy;      // like out
+  const float *x, *weight;
+  int64_t n, c, h, w;
+  int64_t colours;
+  int64_t parts;        // as in ToonSeparableGrad
+} ToonCornersGrad;
+
+// A matrix in panels of columns, as the matrix products read it.
+typedef struct ToonSeparablePack {
+  float *u;             // toon_separable_packed_cpu(depth, columns) numbers; laid out for the instruction set in use
+  const float *w;       // row k, column j is w[k * k_step + j * column_step]
+  int64_t depth, columns;  // multiples of 16
+  int64_t k_step, column_step;
+} ToonSeparablePack;
+
 // What a synthesis layer does after its convolution:
 //   y = clamp(gain * act(v * scale + noise + b)),  v = fir(x): pad, then correlate (convolve unless flip)
 // act(u) is u above zero and alpha * u below: linear (alpha 1), relu (0) and lrelu.
@@ -167,6 +246,8 @@ typedef struct ToonEpilogueGrad {
   double alpha, gain, clamp;
 } ToonEpilogueGrad;
 
+static inline int64_t toon_separable_sums(int64_t n, int64_t c_in, int64_t c_out) { return 14 * n * c_in + c_out; }
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -182,6 +263,14 @@ TOON_API const char *toon_conv3x3_cpu(const ToonConv3x3 *p, int threads);
 TOON_API const char *toon_conv3x3_weight_cpu(const ToonConv3x3Weight *p, int threads);
 TOON_API const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads);
 TOON_API int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out);
+
+TOON_API const char *toon_haar_cpu(const ToonHaar *p, int threads);
+TOON_API const char *toon_separable_cpu(const ToonSeparable *p, int threads);
+TOON_API const char *toon_separable_grad_cpu(const ToonSeparableGrad *p, int threads);
+TOON_API const char *toon_corners_cpu(const ToonCorners *p, int threads);
+TOON_API const char *toon_corners_grad_cpu(const ToonCornersGrad *p, int threads);
+TOON_API const char *toon_separable_pack_cpu(const ToonSeparablePack *p, int threads);
+TOON_API int64_t toon_separable_packed_cpu(int64_t depth, int64_t columns);
 
 TOON_API const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads);
 TOON_API const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threads);

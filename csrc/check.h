@@ -51,6 +51,52 @@ inline const char *toon_invalid(const ToonConv3x3Pack &p) {
   return nullptr;
 }
 
+inline const char *toon_invalid(const ToonHaar &p) {
+  if (!p.out || !p.x) return "a tensor is missing";
+  return p.n < 1 || p.c < 1 || p.h < 1 || p.w < 1 ? "a size is out of range" : nullptr;
+}
+
+template <class Params>  // ToonSeparable or ToonSeparableGrad
+inline const char *toon_invalid_separable(const Params &p) {
+  if (p.n < 1 || p.c_in < 16 || p.c_in % 16 || p.c_out < 16 || p.c_out % 16) return "channels are multiples of 16";
+  if (p.h < 1 || p.w < 1 || (p.up_style && (p.h % 2 || p.w % 2))) return "a size is out of range";
+  return p.slope >= 0 ? nullptr : "the slope is negative";
+}
+
+inline const char *toon_invalid(const ToonSeparable &p) {
+  if (!p.out || !p.x || !p.style || !p.depthwise || !p.u || !p.b) return "a tensor is missing";
+  return toon_invalid_separable(p);
+}
+
+inline const char *toon_invalid(const ToonSeparableGrad &p) {
+  if (!p.dy || !p.y || !p.x || !p.style || !p.depthwise || !p.sums) return "a tensor is missing";
+  if ((p.dx || p.d_depthwise) && !p.u) return "a tensor is missing";
+  if (p.d_pointwise && p.parts > 1 && !p.pointwise_parts) return "a tensor is missing";
+  if ((p.d_up_style && !p.dx) || (p.d_style && !p.dx && !p.d_depthwise)) return "a gradient needs another one";
+  return p.parts < 1 ? "a size is out of range" : toon_invalid_separable(p);
+}
+
+template <class Params>  // ToonCorners or ToonCornersGrad
+inline const char *toon_invalid_corners(const Params &p) {
+  if (p.n < 1 || p.c < 16 || p.c % 16) return "channels are multiples of 16";
+  return p.h < 1 || p.w < 1 || p.colours < 1 || p.colours > 4 ? "a size is out of range" : nullptr;
+}
+
+inline const char *toon_invalid(const ToonCorners &p) {
+  return p.out && p.x && p.weight && p.b ? toon_invalid_corners(p) : "a tensor is missing";
+}
+
+inline const char *toon_invalid(const ToonCornersGrad &p) {
+  if (!p.sums || !p.dy || !p.x || !p.weight) return "a tensor is missing";
+  return p.parts < 1 ? "a size is out of range" : toon_invalid_corners(p);
+}
+
+inline const char *toon_invalid(const ToonSeparablePack &p) {
+  if (!p.u || !p.w) return "a tensor is missing";
+  const bool fits = p.depth >= 16 && p.depth % 16 == 0 && p.columns >= 16 && p.columns % 16 == 0;
+  return fits ? nullptr : "channels are multiples of 16";
+}
+
 inline const char *toon_invalid(const ToonEpilogue &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (!p.out || !p.x) return "a tensor is missing";

@@ -20,12 +20,21 @@ struct Kernels {
   bool (*conv3x3_weight)(const ToonConv3x3Weight &, int);
   void (*conv3x3_pack)(const ToonConv3x3Pack &, int);
   int64_t (*conv3x3_packed)(int64_t, int64_t, int64_t);
+  void (*haar2d)(const ToonHaar &, int);
+  bool (*separable)(const ToonSeparable &, int);
+  void (*separable_pack)(const ToonSeparablePack &, int);
+  int64_t (*separable_packed)(int64_t, int64_t);
+  bool (*separable_grad)(const ToonSeparableGrad &, int);
+  bool (*corners)(const ToonCorners &, int);
+  bool (*corners_grad)(const ToonCornersGrad &, int);
 };
 
 #define TOON_KERNELS(isa)                                                                                    \
   {                                                                                                          \
     #isa, toon::isa::bias_act, toon::isa::upfirdn2d, toon::isa::epilogue, toon::isa::epilogue_grad,          \
-        toon::isa::conv3x3, toon::isa::conv3x3_weight, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed    \
+        toon::isa::conv3x3, toon::isa::conv3x3_weight, toon::isa::conv3x3_pack, toon::isa::conv3x3_packed,   \
+        toon::isa::haar2d, toon::isa::separable, toon::isa::separable_pack, toon::isa::separable_packed,     \
+        toon::isa::separable_grad, toon::isa::corners, toon::isa::corners_grad                               \
   }
 const Kernels baseline = TOON_KERNELS(baseline);
 #ifdef TOON_X86
@@ -93,6 +102,40 @@ const char *toon_conv3x3_pack_cpu(const ToonConv3x3Pack *p, int threads) {
 int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out) {
   return kernels->conv3x3_packed(kind, c_in, c_out);
 }
+
+const char *toon_haar_cpu(const ToonHaar *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->haar2d(*p, threads);
+  return nullptr;
+}
+
+const char *toon_separable_cpu(const ToonSeparable *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->separable(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_separable_grad_cpu(const ToonSeparableGrad *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->separable_grad(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_corners_cpu(const ToonCorners *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->corners(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_corners_grad_cpu(const ToonCornersGrad *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  return kernels->corners_grad(*p, threads) ? nullptr : "out of memory";
+}
+
+const char *toon_separable_pack_cpu(const ToonSeparablePack *p, int threads) {
+  if (const char *error = toon_invalid(*p)) return error;
+  kernels->separable_pack(*p, threads);
+  return nullptr;
+}
+
+int64_t toon_separable_packed_cpu(int64_t depth, int64_t columns) { return kernels->separable_packed(depth, columns); }
 
 const char *toon_epilogue_cpu(const ToonEpilogue *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;

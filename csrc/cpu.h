@@ -12,6 +12,13 @@
   bool conv3x3_weight(const ToonConv3x3Weight &p, int threads); \
   void conv3x3_pack(const ToonConv3x3Pack &p, int threads); \
   int64_t conv3x3_packed(int64_t kind, int64_t c_in, int64_t c_out); \
+  void haar2d(const ToonHaar &p, int threads); \
+  bool separable(const ToonSeparable &p, int threads);  /* likewise */ \
+  bool separable_grad(const ToonSeparableGrad &p, int threads); \
+  bool corners(const ToonCorners &p, int threads); \
+  bool corners_grad(const ToonCornersGrad &p, int threads); \
+  void separable_pack(const ToonSeparablePack &p, int threads); \
+  int64_t separable_packed(int64_t depth, int64_t columns); \
   bool epilogue(const ToonEpilogue &p, int threads);    /* the same */ \
   void epilogue_grad(const ToonEpilogueGrad &p, int threads); \
   }

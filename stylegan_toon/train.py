@@ -90,17 +90,17 @@ def networks(
     if "G_ema" not in family:
         raise ToonError(f"{source} holds no generator: give a network that has one.")
     known = family["G_ema"].config
-    if (known.resolution, known.c_dim) != (pictures.resolution, pictures.label_dim):
+    if pictures.resolution not in known.head_resolutions or known.c_dim != pictures.label_dim:
         raise ToonError(
-            f"{source} makes {known.resolution} px pictures with labels of size {known.c_dim}, "
+            f"{source} makes {', '.join(map(str, known.head_resolutions))} px pictures with labels of size {known.c_dim}, "
             f"the set has {pictures.resolution} px and {pictures.label_dim}: change --resolution or --cond."
         )
     trained = dict(family)
     if "G" not in trained:
         trained["G"] = trained.pop("G_ema")
     if "D" not in trained:
-        channels = {name: sizes[name] or getattr(known, name) for name in ("channel_base", "channel_max")}
-        trained["D"] = build(known.resolution, cfg, c_dim=known.c_dim, **channels)[1]
+        channels = {name: sizes[name] or getattr(known, name, None) for name in ("channel_base", "channel_max")}
+        trained["D"] = build(pictures.resolution, cfg, c_dim=known.c_dim, **channels)[1]
     return trained
 
 
@@ -182,6 +182,8 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--pairs-kimg", type=click.FloatRange(0), default=0.0, help="Learn the pairs this long first.")
 @click.option("--pairs-lr", type=click.FloatRange(0), default=0.002, help="Learning rate of that phase.")
 @click.option("--pairs-weight", type=click.FloatRange(0), default=0.0, help="Keep to the pairs while training.")
+@click.option("--pairs-detail", type=click.FloatRange(0), default=0.0, help="Weight of the finest detail in them.")
+@click.option("--pairs-noise", type=click.Choice(["none", "const"]), default="none", help="Noise inputs for pairs.")
 @click.option("--pairs-features", type=cli.PATH, help="npz of VGG16 weights for a perceptual loss on pairs.")
 @click.option("--snapshot-kimg", type=click.FloatRange(0, min_open=True), default=10.0, help="Between snapshots.")
 @click.option("--keep", type=click.IntRange(1), default=3, help="Snapshots to keep.")

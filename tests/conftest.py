@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageFilter
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.nn import Discriminator, Generator
@@ -50,3 +52,44 @@ def toon_checkpoint(tmp_path: Path, tiny_toon: Generator) -> Path:
     not torch.cuda.is_available(), reason="no CUDA device is visible"))])  # fmt: skip
 def device(request) -> torch.device:
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def face_landmarks() -> np.ndarray:
+    """Eyes, nose and mouth corners of `face_picture`, where the FFHQ alignment puts them."""
+    return np.array([[96, 120], [160, 120], [128, 168], [104, 188], [152, 188]], np.float64)
+
+
+@pytest.fixture(scope="session")
+def face_picture() -> Image.Image:
+    """An FFHQ-aligned face of 256 px, shaded enough for a detector of photographed faces to take it for one."""
+    skin, hair = (224, 178, 150), (58, 40, 32)
+    big = Image.new("RGB", (1024, 1024), (108, 128, 150))
+    draw = ImageDraw.Draw(big)
+    draw.ellipse((130, 850, 894, 1500), fill=(60, 70, 110))  # shoulders
+    draw.rounded_rectangle((400, 760, 624, 980), 60, fill=(196, 148, 122))  # neck
+    draw.ellipse((190, 60, 834, 760), fill=hair)
+    draw.ellipse((232, 150, 792, 930), fill=skin)
+    draw.chord((232, 130, 792, 560), 180, 360, fill=hair)
+    draw.ellipse((262, 250, 762, 560), fill=skin)
+    big = big.filter(ImageFilter.GaussianBlur(10))
+    shade = Image.new("L", big.size, 0)
+    draw = ImageDraw.Draw(shade)
+    for x in (384, 640):
+        draw.ellipse((x - 88, 420, x + 88, 530), fill=110)
+    draw.polygon([(512, 470), (452, 680), (572, 680)], fill=70)
+    draw.ellipse((440, 640, 584, 700), fill=90)
+    draw.ellipse((400, 820, 624, 880), fill=80)
+    big.paste((120, 70, 56), (0, 0), shade.filter(ImageFilter.GaussianBlur(16)))
+    draw = ImageDraw.Draw(big)
+    for x in (384, 640):
+        draw.line([(x - 80, 408), (x, 384), (x + 80, 408)], fill=(64, 44, 36), width=24, joint="curve")
+        draw.ellipse((x - 62, 450, x + 62, 510), fill=(240, 236, 232))
+        draw.ellipse((x - 30, 450, x + 30, 510), fill=(70, 48, 36))
+        draw.ellipse((x - 12, 468, x + 12, 492), fill=(12, 10, 10))
+        draw.arc((x - 70, 440, x + 70, 530), 190, 350, fill=(40, 26, 22), width=14)
+        nostril = 512 + (x - 512) // 3
+        draw.ellipse((nostril - 18, 666, nostril + 18, 690), fill=(110, 64, 54))
+    draw.ellipse((416, 716, 608, 800), fill=(186, 92, 88))
+    draw.line([(416, 752), (512, 764), (608, 752)], fill=(110, 44, 44), width=12)
+    return big.filter(ImageFilter.GaussianBlur(5)).resize((256, 256), Image.Resampling.LANCZOS)

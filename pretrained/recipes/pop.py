@@ -16,31 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from stylegan_toon import load_network
-from stylegan_toon.data.comic import draw_comic, person_mask
-from stylegan_toon.data.drawing import blur, from_oklab, smoothstep, soft_levels, to_oklab
 from stylegan_toon.data.images import image_grid, to_pil
-
-BACKGROUND, INK = (0.90, 0.00, 0.14), (0.16, 0.01, -0.04)  # Oklab
-
-
-def draw_pop(face: Image.Image) -> Image.Image:
-    """An aligned face as pop art, at its own size."""
-    side = face.width
-    large = face.resize((256, 256), Image.Resampling.BICUBIC)
-    lab = to_oklab(np.asarray(draw_comic(large, warp=1.6)))
-    person = blur(smoothstep(blur(person_mask(np.asarray(large)), 8.0), 0.5, 0.6), 0.8)
-    light = soft_levels(1.1 * lab[..., 0] - 0.03, 8, 3.0)
-    pop = np.dstack([light, lab[..., 1:] * (1 + 0.3 * smoothstep(light, 0.3, 0.6))[..., None]])
-    pop = np.array(BACKGROUND) + person[..., None] * (pop - np.array(BACKGROUND))
-    outline = smoothstep(4 * person * (1 - person), 0.1, 0.6)
-    outline = np.clip(blur(outline, 1.2) * 2.0, 0, 1)
-    pop = pop + outline[..., None] * (np.array(INK) - pop)
-    drawn = Image.fromarray(from_oklab(pop.astype(np.float32)))
-    return drawn.resize((side, side), Image.Resampling.LANCZOS)
+from stylegan_toon.drawing import draw_pop
 
 
 def main() -> None:

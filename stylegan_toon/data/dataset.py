@@ -176,7 +176,7 @@ class PairDataset:
 
     Args:
         images: a dataset without mirror images.
-        latents: float array ``[rows, w_dim]``.
+        latents: float array ``[rows, w_dim]`` or ``[rows, num_ws, w_dim]``.
         first: row that belongs to picture 0, when the pictures are a later part of a larger set.
 
     Raises:
@@ -186,7 +186,7 @@ class PairDataset:
     def __init__(self, images: ImageDataset, latents: np.ndarray, first: int = 0) -> None:
         if images.xflip:
             raise ToonError("Latents do not match mirrored pictures: train on pairs without --mirror.")
-        if latents.ndim != 2 or len(latents) < first + len(images):
+        if latents.ndim not in (2, 3) or len(latents) < first + len(images):
             raise ToonError(
                 f"The table of latents has shape {list(latents.shape)}, too few rows for {len(images)} pictures "
                 f"from row {first} on: give the table that belongs to these pictures."
@@ -198,7 +198,7 @@ class PairDataset:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Picture uint8 ``[3, H, W]`` and latent float32 ``[w_dim]``."""
+        """Picture uint8 ``[3, H, W]`` and latent float32 ``[w_dim]`` or ``[num_ws, w_dim]``."""
         import torch
 
         return self.images[index][0], torch.from_numpy(self.latents[index].copy())

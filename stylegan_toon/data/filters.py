@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from scipy import fft, ndimage
 
+from ..drawing.face import person_mask
+from ..drawing.tools import to_oklab
 from ..errors import ToonError
-from .comic import person_mask
-from .drawing import to_oklab
 
 # A generic head in mm, x to the picture's right, y down, z away from the camera: the centres of the eyes, the tip of
 # the nose, the corners of the mouth. Pupils 63 mm apart (Dodgson 2004); the rest to fit upright faces' landmarks.

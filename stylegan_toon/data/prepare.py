@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..drawing import draw_comic
 from ..errors import ToonError
 from .align import Face, align, detect_faces
-from .comic import draw_comic
 from .filters import GLASSES, blur, glasses, head_pose, perceptual_hash, remove_background
 from .images import read_image, shrink
 from .sources import Source

@@ -65,6 +65,11 @@ class GeneratorConfig:
         return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
 
     @property
+    def head_resolutions(self) -> list[int]:
+        """Sides of the pictures that can be asked for, smallest first: all in "skip", else the full one."""
+        return self.block_resolutions if self.architecture == "skip" else [self.resolution]
+
+    @property
     def num_ws(self) -> int:
         """2 log2(resolution) - 2: one w per convolution and one for the last torgb."""
         return 2 * int(math.log2(self.resolution)) - 2
@@ -232,7 +237,9 @@ class SynthesisNetwork(nn.Module):
     def blocks(self) -> list[SynthesisBlock]:
         return [getattr(self, f"b{res}") for res in self.block_resolutions]
 
-    def forward(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None) -> Tensor:
+    def forward(
+        self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None, resolution: int | None = None
+    ) -> Tensor:
         """Synthesise pictures.
 
         Args:
@@ -240,17 +247,24 @@ class SynthesisNetwork(nn.Module):
             noise_mode: "const" (the stored noise), "random" or "none".
             dtype: None = as configured; torch.float32 = everywhere; torch.float16 or bfloat16 = in the four
                 highest resolutions.
+            resolution: side of the picture, one of ``config.head_resolutions``; None = the largest. What larger
+                ones need beyond it is not computed.
 
         Returns:
-            ``[N, img_channels, R, R]`` float32, about [-1, 1].
+            ``[N, img_channels, resolution, resolution]`` float32, about [-1, 1].
         """
-        return self.pyramid(ws, noise_mode, dtype)[-1].contiguous()
+        return self.pyramid(ws, noise_mode, dtype, resolution)[-1].contiguous()
 
-    def pyramid(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None) -> list[Tensor]:
-        """The picture after each block that paints one, smallest first; the last is ``forward``'s.
+    def pyramid(
+        self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None, resolution: int | None = None
+    ) -> list[Tensor]:
+        """Pictures of all ``config.head_resolutions`` up to ``resolution``, smallest first; the last is ``forward``'s.
 
-        Arguments as for ``forward``. Architecture "skip" gives ``len(block_resolutions)`` pictures, others one.
+        Arguments as for ``forward``.
         """
+        resolution = resolution or self.config.resolution
+        if resolution not in self.config.head_resolutions:
+            raise ValueError(f"resolution must be one of {self.config.head_resolutions}, not {resolution}")
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, not {noise_mode!r}")
         if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
@@ -260,6 +274,8 @@ class SynthesisNetwork(nn.Module):
         x = img = None
         used, images = 0, []
         for block in self.blocks():
+            if block.resolution > resolution:
+                break
             used += block.num_conv
             x, img = block(x, img, it, rows[used], noise_mode, dtype)
             if img is not None:
@@ -315,6 +331,8 @@ class Generator(nn.Module):
         cutoff: int | None = None,
         noise_mode: str = "const",
         dtype: torch.dtype | None = None,
+        resolution: int | None = None,
     ) -> Tensor:
-        """``synthesis(mapping(z, c, psi, cutoff), noise_mode, dtype)``; see those for shapes."""
-        return self.synthesis(self.mapping(z, c, psi, cutoff), noise_mode=noise_mode, dtype=dtype)
+        """``synthesis(mapping(z, c, psi, cutoff), noise_mode, dtype, resolution)``; see those for shapes."""
+        ws = self.mapping(z, c, psi, cutoff)
+        return self.synthesis(ws, noise_mode=noise_mode, dtype=dtype, resolution=resolution)

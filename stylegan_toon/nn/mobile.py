@@ -241,16 +241,19 @@ class MobileSynthesis(nn.Module):
         resolution = resolution or self.config.resolution
         return self._pictures(ws, noise_mode, dtype, [resolution])[0].contiguous()
 
-    def pyramid(self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Pictures of all ``config.head_resolutions``, smallest first; arguments as for ``forward``."""
-        return self._pictures(ws, noise_mode, dtype, self.config.head_resolutions)
+    def pyramid(
+        self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None, resolution: int | None = None
+    ) -> list[Tensor]:
+        """Pictures of all ``config.head_resolutions`` up to ``resolution``, smallest first; the rest as ``forward``."""
+        resolution = resolution or self.config.resolution
+        return self._pictures(ws, noise_mode, dtype, [r for r in self.config.head_resolutions if r <= resolution])
 
     def _pictures(self, ws: Tensor, noise_mode: str, dtype: torch.dtype | None, sizes: list[int]) -> list[Tensor]:
         config = self.config
         if noise_mode not in NOISE_MODES:
             raise ValueError(f"noise_mode must be one of {NOISE_MODES}, not {noise_mode!r}")
-        if odd := [size for size in sizes if size not in config.head_resolutions]:
-            raise ValueError(f"resolution must be one of {config.head_resolutions}, not {odd[0]}")
+        if not sizes or sizes[-1] not in config.head_resolutions:
+            raise ValueError(f"resolution must be one of {config.head_resolutions}")
         rows = config.ws_for(sizes[-1])
         if ws.ndim != 3 or ws.shape[1] not in (rows, self.num_ws) or ws.shape[2] != self.w_dim:
             raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")

@@ -23,7 +23,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-ABI_VERSION = 3  # TOON_ABI_VERSION of csrc/api.h
+ABI_VERSION = 4  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
 

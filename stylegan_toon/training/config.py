@@ -39,6 +39,8 @@ class TrainConfig:
         pairs_kimg: thousands of known (w, picture) pairs to learn before the discriminator joins in.
         pairs_lr: Adam's rate of that phase, falling to zero along a cosine.
         pairs_weight: weight of the pairs while training adversarially, on every second step. 0 = off.
+        pairs_detail: weight of the finest Haar bands in the loss on pairs: what draws crisp lines.
+        pairs_noise: noise inputs while learning pairs: "none", or "const" where the pictures were made with it.
         snapshot_kimg: thousands of pictures between snapshots.
         keep: snapshots kept on disk.
         seed: of everything random.
@@ -68,6 +70,8 @@ class TrainConfig:
     pairs_kimg: float = 0
     pairs_lr: float = 0.002
     pairs_weight: float = 0.0
+    pairs_detail: float = 0.0
+    pairs_noise: str = "none"
     snapshot_kimg: float = 10
     keep: int = 3
     seed: int = 0

@@ -76,6 +76,7 @@ class Engine:
         self.provenance = provenance or {}
         self.device = G.mapping.w_avg.device
         self.dtype = getattr(torch, config.dtype) if config.dtype else None
+        self.resolution = pictures.resolution  # G may be able to make larger ones
         self.unit = min(D.config.mbstd_group_size or config.batch, config.batch)
         check_batch(config, self.unit, team)
         G.train().requires_grad_(True)
@@ -101,7 +102,7 @@ class Engine:
             self._restore(resume)
         team.share_out([*G.state_dict().values(), *D.state_dict().values(), *self.G_ema.state_dict().values()])
         self.log = Log(sinks, quiet=quiet or team.rank > 0)
-        self.grid = SampleGrid(G, seed=config.seed)
+        self.grid = SampleGrid(G, seed=config.seed, resolution=self.resolution)
         self._saved = self.progress.seen if resume else None
 
     # ------------------------------------------------------------ an update
@@ -144,12 +145,12 @@ class Engine:
         ws = mixed_ws(self.G, z, c, self.config.style_mixing)
         if torch.is_grad_enabled() and not ws.requires_grad:
             ws.requires_grad_(True)  # a frozen mapping: path length differentiates by ws all the same
-        return self.G.synthesis(ws, "random", self.dtype), ws, c
+        return self.G.synthesis(ws, "random", self.dtype, self.resolution), ws, c
 
     def _pair_loss(self, rows: range, noise_mode: str) -> Tensor:
         target, w = (self._mine(part, rows) for part in self.pair)
-        ws = w.unsqueeze(1).expand(-1, self.G.num_ws, -1)
-        return pair_loss(self.G, ws, target, self.perceptual, noise_mode, self.dtype)
+        ws = w.unsqueeze(1).expand(-1, self.G.num_ws, -1) if w.ndim == 2 else w
+        return pair_loss(self.G, ws, target, self.perceptual, noise_mode, self.dtype, self.config.pairs_detail)
 
     def _fetch(self, *, with_pair: bool, with_real: bool = True) -> None:
         """The next batch: this process's pictures and pairs, and everybody's labels."""

@@ -189,7 +189,8 @@ def with_warning(act: Any) -> bool:
 class SampleGrid:
     """The same latents painted again and again, so that progress can be seen; with labels, one column a class."""
 
-    def __init__(self, G: Generator, count: int = 32, seed: int = 0) -> None:
+    def __init__(self, G: Generator, count: int = 32, seed: int = 0, resolution: int | None = None) -> None:
+        self.resolution = resolution
         generator = torch.Generator().manual_seed(seed)
         device = G.mapping.w_avg.device
         self.z = torch.randn(count, G.config.z_dim, generator=generator).to(device)
@@ -201,5 +202,5 @@ class SampleGrid:
     def save(self, G: Generator, path: Path, psi: float = 0.7) -> None:
         """Paint the grid at truncation ``psi`` and write it, replacing an older one."""
         labels = [None] * len(self.z) if self.c is None else self.c.split(8)
-        images = [to_pil(img) for z, c in zip(self.z.split(8), labels) for img in G(z, c, psi=psi)]
+        images = [to_pil(img) for z, c in zip(self.z.split(8), labels) for img in G(z, c, psi=psi, resolution=self.resolution)]
         save_image(image_grid(images, columns=self.columns), path)

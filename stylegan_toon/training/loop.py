@@ -152,7 +152,7 @@ class Trainer(Engine):
 
     def pair_terms(self, rows: range) -> Terms:
         """Pairs: paint known latents as the pictures they belong to."""
-        return {"loss": self._pair_loss(rows, "none").expand(len(rows))}
+        return {"loss": self._pair_loss(rows, self.config.pairs_noise).expand(len(rows))}
 
     def _update_path_length(self, total: int) -> Terms:
         """The lengths of the whole batch must be known before the penalty on any of them can be."""

@@ -14,12 +14,14 @@ from torch import Tensor
 from ..errors import ToonError
 from ..nn import Generator
 from ..nn.generator import MappingNetwork
+from ..ops.haar import haar_down
 
 _LRELU_SLOPE, _LRELU_GAIN = 0.2, math.sqrt(2)
 
 
 def read_latents(path: str | Path) -> dict[str, np.ndarray]:
-    """Read ``w`` (float32 ``[N, w_dim]``, row i for picture i) and, if there, ``samples`` (``[M, w_dim]``) of an npz.
+    """Read ``w`` (float32 ``[N, w_dim]`` or ``[N, num_ws, w_dim]``, row i for picture i) and, if there, ``samples``
+    (``[M, w_dim]``) of an npz.
 
     Raises:
         ToonError: no such file, no ``w`` in it, or numbers that are not finite.
@@ -29,8 +31,9 @@ def read_latents(path: str | Path) -> dict[str, np.ndarray]:
             table = {name: file[name].astype(np.float32) for name in ("w", "samples") if name in file}
     except (OSError, ValueError, EOFError) as error:
         raise ToonError(f"{path} cannot be read as an npz of latents: check the path.") from error
-    if "w" not in table or any(rows.ndim != 2 or not np.isfinite(rows).all() for rows in table.values()):
-        raise ToonError(f"{path} must hold w, finite numbers [pictures, w_dim]: make it again.")
+    odd = any(rows.ndim not in (2, 2 + (name == "w")) or not np.isfinite(rows).all() for name, rows in table.items())
+    if "w" not in table or odd:
+        raise ToonError(f"{path} must hold w, finite numbers [pictures, w_dim] or [pictures, layers, w_dim].")
     return table
 
 
@@ -81,23 +84,40 @@ def pair_loss(
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     noise_mode: str = "none",
     dtype: torch.dtype | None = None,
+    detail: float = 0.0,
 ) -> Tensor:
     """How far the pictures of known latents are from the true ones.
 
-    L1 at every resolution that is painted (so every block is taught directly), plus ``perceptual`` on a random 64 px
-    window of the picture at a random one of the sizes 64, 128, ... up to its own: content from the small, detail from
-    the large.
+    L1 at every resolution that is painted (so every block is taught directly), ``detail`` times `detail_loss`, plus
+    ``perceptual`` on a random window of the picture at a random one of the sizes 64, 128, ... up to its own: content
+    from the small, detail from the large.
 
     Args:
         ws: ``[N, num_ws, w_dim]``.
-        target: ``[N, C, R, R]`` in [-1, 1].
+        target: ``[N, C, R, R]`` in [-1, 1], R a size that G makes.
         perceptual: distance of two batches of pictures, or None.
         noise_mode, dtype: as for ``G.synthesis``.
+        detail: weight of `detail_loss`.
 
     Returns:
         A scalar.
     """
-    return pyramid_loss(G.synthesis.pyramid(ws, noise_mode, dtype), target, perceptual)
+    images = G.synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
+    loss = pyramid_loss(images, target, perceptual)
+    return loss + detail * detail_loss(images[-1], target) if detail else loss
+
+
+def detail_loss(image: Tensor, target: Tensor) -> Tensor:
+    """How far the finest Haar bands of ``[N, C, R, R]`` are apart: the bands themselves, and how strong they are.
+
+    What L1 cannot place it leaves out, so lines fade; the mean strength of a band in a neighbourhood of 8 pixels can
+    be right where single pixels cannot.
+    """
+    ours, theirs = (haar_down(picture)[:, picture.shape[1] :] for picture in (image, target))
+    loss = F.l1_loss(ours, theirs)
+    if ours.shape[-1] >= 4:
+        loss = loss + F.l1_loss(F.avg_pool2d(ours.abs(), 4), F.avg_pool2d(theirs.abs(), 4))
+    return loss
 
 
 def pyramid_loss(

@@ -144,6 +144,8 @@ def test_ema_is_the_published_average():
     G, D = tiny_generator(0), tiny_discriminator(0)
 
     class Nothing(torch.utils.data.Dataset):
+        resolution = 32
+
         def __len__(self):
             return 4
 
