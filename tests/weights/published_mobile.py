@@ -1,20 +1,25 @@
 """MobileStyleGAN as its paper and repository describe it, in small, and the files its author's tools make of it.
 
-Written for these tests from the paper (arXiv 2104.04767) and the names in the published files; it shares no code with
-the package. ``Published`` computes in whatever type it is in; ``write_ir`` writes it as OpenVINO's model optimizer
-does, with constants and layers in no order.
+Written for these tests from the paper (arXiv 2104.04767) and the names in the published files; its networks share no
+code with the package. ``Published`` computes in whatever type it is in; ``write_ir`` writes it as OpenVINO's model
+optimizer does, with constants and layers in no order.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stylegan_toon.errors import ToonError
+from stylegan_toon.weights import read_networks
 
 HALF = 2**-0.5
 
@@ -358,3 +363,22 @@ def _synthesis(net: Student, seed: int) -> Writer:
     x = ir.conv(ir.binary("Multiply", style(head.conv.modulation, head.conv.scale), x), head.conv.weight)
     ir.op("Result", [synthesised(ir.binary("Add", x, ir.const(head.bias)))])
     return ir
+
+
+def wheel_of(folder: Path, path: Path, **changes: bytes | None) -> Path:
+    """A zip of the four files; ``changes``: stem and ending (``SynthesisNetwork_bin``) -> other content or none."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.iterdir()):
+            content = changes.get(file.name.replace(".", "_"), file.read_bytes())
+            if content is not None:
+                archive.writestr(f"random_face/data/{file.name}", content)
+    return path
+
+
+def refused(path: Path, **options) -> str:
+    """The sentence with which a file is refused."""
+    with pytest.raises(ToonError) as caught:
+        read_networks(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 500
+    return message
