@@ -12,9 +12,11 @@ from torch import nn
 
 from . import cli
 from ._callable import callable_module
+from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .generate import generate
-from .nn import Generator
+from .nn import Generator, MobileGenerator
+from .nn.heads import cut
 from .weights import descend, load_family, read_networks, write_networks
 from .weights.formats import ending
 from .weights.nvlabs_writer import LAYOUTS
@@ -29,6 +31,7 @@ def convert(
     only: list[str] | None = None,
     layout: str = "ada",
     half: bool = False,
+    resolution: int | None = None,
     overwrite: bool = False,
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """Read a family of networks from any source and write it in the format that the ending of ``out`` names.
@@ -39,10 +42,11 @@ def convert(
         only: members to take: ``"G_ema"``, ``"G"``, ``"D"``. None = all.
         layout: for ``.pkl``, the repository that shall load it: "ada" or "stylegan3".
         half: store ``.safetensors`` in float16, half the size.
+        resolution: cut mobile generators to what they paint at this size; see `nn.heads.cut`.
         overwrite: replace ``out`` if it exists.
 
     Returns:
-        the networks that were read, and sentences about what was left out, added or taken as published.
+        the networks that were written, and sentences about what was left out, added or taken as published.
 
     Raises:
         ToonError: what cannot be read or written, in one sentence.
@@ -52,10 +56,28 @@ def convert(
     refuse_overwrite([out], overwrite)
     networks = load_family(network, which=only)
     notes = _notes(networks)
+    options = {"half": half} | ({} if resolution is None else {"resolution": resolution})
+    history = descend("convert", options, list(networks.values()))
+    if resolution is not None:
+        networks = _cut(networks, resolution)
     output_folder(out.parent)
-    history = descend("convert", {"half": half}, list(networks.values()))
     notes += write_networks(out, networks, layout=layout, provenance=history, dtype=dtype, overwrite=overwrite)
     return networks, notes
+
+
+def _cut(networks: dict[str, nn.Module], resolution: int) -> dict[str, nn.Module]:
+    """All of them cut to ``resolution``.
+
+    Raises:
+        ToonError: one of them cannot be cut.
+    """
+    for name, network in networks.items():
+        if not isinstance(network, MobileGenerator):
+            raise ToonError(
+                f"{name} cannot be cut to {resolution} px, only mobile generators can: leave out --resolution, or "
+                "choose with --only."
+            )
+    return {name: cut(network, resolution) for name, network in networks.items()}
 
 
 def _notes(networks: dict[str, nn.Module]) -> list[str]:
@@ -107,17 +129,20 @@ def table(networks: dict[str, nn.Module]) -> str:
 
 @cli.verb(
     "python -m stylegan_toon.convert ffhq.pkl --out ffhq.safetensors\n"
-    "python -m stylegan_toon.convert comic --out comic.pt"
+    "python -m stylegan_toon.convert comic --out comic.pt\n"
+    "python -m stylegan_toon.convert random_face-2021.7.21.1-py3-none-any.whl --resolution 256 --out face.safetensors"
 )
 @click.argument("network")
 @click.option("--out", type=cli.PATH, required=True, help="File to write: .safetensors, .pkl or .pt.")
 @click.option("--only", help="Members to take, like G_ema,D; all by default.")
 @click.option("--layout", type=click.Choice(list(LAYOUTS)), default="ada", help="Repository that shall load the .pkl.")
 @click.option("--half", is_flag=True, help="Store .safetensors in float16.")
+@click.option("--resolution", type=int, help="Cut a mobile generator to this size of picture.")
 @click.option("--mirror", help="https folder to download networks from instead of their own address.")
 @cli.overwrite()
 def main(
-    network: str, out: Path, only: str | None, layout: str, half: bool, mirror: str | None, overwrite: bool
+    network: str, out: Path, only: str | None, layout: str, half: bool, resolution: int | None, mirror: str | None,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Convert NETWORK (name, file or https address) between formats.
 
@@ -126,7 +151,9 @@ def main(
     if mirror:
         os.environ["STYLEGAN_TOON_MIRROR"] = mirror
     members = [part.strip() for part in only.split(",")] if only else None
-    networks, notes = convert(network, out, only=members, layout=layout, half=half, overwrite=overwrite)
+    networks, notes = convert(
+        network, out, only=members, layout=layout, half=half, resolution=resolution, overwrite=overwrite
+    )
     click.echo(table(networks))
     for note in notes:
         click.echo(f"note: {note}")

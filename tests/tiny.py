@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from stylegan_toon.nn import (
+    Discriminator,
+    DiscriminatorConfig,
+    Generator,
+    GeneratorConfig,
+    MobileConfig,
+    MobileGenerator,
+)
 
 TINY = dict(resolution=32, channel_base=512, channel_max=32)
 
@@ -14,6 +21,12 @@ def tiny_generator(seed: int = 0, **changes) -> Generator:
     """A generator whose every tensor, noise strengths and biases included, is random and depends on ``seed``."""
     config = GeneratorConfig(**{**TINY, "z_dim": 32, "w_dim": 32, "mapping_layers": 2, **changes})
     return _randomised(Generator, config, seed)
+
+
+def tiny_mobile(seed: int = 0, **changes) -> MobileGenerator:
+    """A mobile generator of 64 px, heads at 32 and 64, whose every tensor depends on ``seed``, scales included."""
+    common = dict(resolution=64, channels=(16, 16, 8, 8), z_dim=24, w_dim=20, mapping_layers=2)
+    return _randomised(MobileGenerator, MobileConfig(**{**common, **changes}), seed)
 
 
 def tiny_discriminator(seed: int = 0, **changes) -> Discriminator:

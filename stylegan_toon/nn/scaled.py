@@ -31,8 +31,8 @@ class Scaled(nn.Module):
     @torch.no_grad()
     def adopt(self, tensor: Tensor, smallest: float = 1e-4) -> None:
         """Become ``tensor``, with ``gain`` its root mean square (at least ``smallest``)."""
-        gain = tensor.float().square().mean().sqrt().clamp(min=smallest)
-        self.gain.copy_(gain)
+        gain = float(tensor.detach().cpu().double().square().mean().sqrt().clamp(min=smallest))
+        self.gain.fill_(gain)
         self.value.copy_(tensor / gain)
 
 

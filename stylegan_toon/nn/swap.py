@@ -23,7 +23,7 @@ PRESETS = {"toonify": "-b32", "fine-toon": "b64-"}
 
 # What two networks must agree on, whatever is swapped. The mapping's own sizes count only if it is swapped.
 _SHARED = ("resolution", "img_channels", "z_dim", "w_dim", "c_dim")
-_ALIKE = ("architecture", "resample_filter", "use_noise", "activation")  # those a family has
+_ALIKE = ("architecture", "wavelet", "resample_filter", "use_noise", "activation")  # those a family has
 
 
 def layer_names(generator: Generator) -> list[str]:

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 
 from ..errors import ToonError
-from . import nvlabs, nvlabs_writer, rosinality
+from . import mobile_checkpoint, nvlabs, nvlabs_writer, rosinality
+from .assemble import members
 from .checkpoint import MAX_HEADER, load_networks, save_networks, sha256_of
+from .mobile_ir import read_mobile_ir
+from .openvino import FILES, is_wheel
 from .provenance import provenance_of
 from .tensors import opened
 
@@ -27,19 +30,23 @@ def read_networks(
     Each network carries ``.provenance``: ``name`` and ``sha256`` of the file, and what the file's own kind has to say.
 
     Args:
-        path: ``.safetensors`` of this package, ``.pkl`` of NVIDIA's PyTorch repositories, ``.pt`` of rosinality's.
+        path: ``.safetensors`` of this package, ``.pkl`` of NVIDIA's PyTorch repositories, ``.pt`` of rosinality's,
+            ``.ckpt`` of MobileStyleGAN.pytorch, or MobileStyleGAN as OpenVINO's files (the wheel of random-face, a
+            folder, or an ``.xml`` of it).
         which: build only these members (``"G"``, ``"D"``, ``"G_ema"``); None = all.
-        sha256: refuse a file with another digest.
+        sha256: refuse a file with another digest; of OpenVINO's files outside of a wheel, that of all four together.
 
     Raises:
         ToonError: what is wrong with the file, in one sentence.
     """
     path = Path(path)
+    if _is_ir(path):
+        return _read_ir(path, which, sha256)
     if not _is_pickle(path):
         return load_networks(path, which=which, sha256=sha256)
     digest = sha256_of(path, sha256)
-    with opened(path, nvlabs.ALLOWED | rosinality.ALLOWED) as file:
-        kind = rosinality if rosinality.recognises(file.root) else nvlabs
+    with opened(path, nvlabs.ALLOWED | rosinality.ALLOWED | mobile_checkpoint.ALLOWED) as file:
+        kind = next((kind for kind in (mobile_checkpoint, rosinality) if kind.recognises(file.root)), nvlabs)
         networks = kind.networks_of(file, path, which)
     for network in networks.values():
         network.provenance |= {"name": path.name, "sha256": digest}
@@ -93,14 +100,35 @@ def ending(path: str | Path, dtype: torch.dtype | None = None) -> str:
     return suffix
 
 
+def _is_ir(path: Path) -> bool:
+    if path.is_dir():
+        return (path / FILES[2]).is_file()
+    head = _start(path).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return head.startswith((b"<?xml", b"<net")) or (head[:2] == b"PK" and is_wheel(path))
+
+
+def _read_ir(path: Path, which: Collection[str] | None, sha256: str | None) -> dict[str, nn.Module]:
+    digest = sha256_of(path, sha256) if _start(path)[:2] == b"PK" else None
+    if not members(path, ["G_ema"], which):
+        return {}
+    network = read_mobile_ir(path, None if digest else sha256)
+    network.provenance |= {"name": path.name, **({"sha256": digest} if digest else {})}
+    return {"G_ema": network}
+
+
 def _is_pickle(path: Path) -> bool:
-    if not path.is_file():  # a pipe would be waited on for ever
-        return False
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError:
-        return False  # whatever it is, the reader of this package's files says what is wrong
+    head = _start(path)[:9]
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
         return False  # a safetensors header may be of any length, also one that looks like a pickle's start
     return head[:2] == b"PK" or head[:1] == b"\x80"
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of an ordinary file, or none."""
+    if not path.is_file():  # a pipe would be waited on for ever
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""  # whatever it is, the reader of this package's files says what is wrong

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import ToonError
+from ..nn.heads import fit_heads
 from ..nn.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
 from ..nn.scaled import ScaledLinear
-from .assemble import misfit
+from .assemble import misfit, outline
+
+_SAMPLES = 10_000  # latents whose mean stands in for a missing w_avg
 
 
 @torch.no_grad()
 def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileGenerator:
-    """Build the network from exactly these tensors; heads that the file lacks keep their initial values.
+    """Build the network from exactly these tensors, in eval mode; heads that the file lacks are fitted (`fit_heads`).
 
     Args:
         path: for messages.
@@ -24,7 +27,11 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
             ``const [C, 4, 4]``; ``LAYER.mod.w [in, w_dim]`` and ``.mod.b``, ``.pw [out, in, 1, 1]``,
             ``.dw [in, 1, 3, 3]`` (or ``.w [C, C, 3, 3]`` in b4.conv1), ``.bias [out]``, ``.noise [R, R]`` (times its
             strength; may be missing); ``bR.up.mod.w``; ``HEAD.w``, ``HEAD.mod.w``, ``HEAD.mod.b``, ``HEAD.bias``.
-            LAYER is such as ``b8.conv0``, HEAD ``b1024.torgb``. Constant factors are part of the tensors.
+            LAYER is such as ``b8.conv0``, HEAD ``b1024.torgb``. Constant factors are part of the tensors. ``w_avg
+            [w_dim]`` may be missing.
+
+    Returns:
+        the network, whose ``.notes`` are sentences on what was worked out.
 
     Raises:
         ToonError: tensors are missing, unknown or of the wrong shape.
@@ -44,7 +51,7 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
         layer.bias.adopt(take(f"{name}.mod.b", tuple(layer.bias.value.shape)), smallest=0.01)
 
     config = _config(path, rest)
-    network = MobileGenerator(config)
+    network, notes, missing = _fresh(path, config, rest), [], []
     for i in range(config.mapping_layers):
         layer = getattr(network.mapping, f"fc{i}")
         layer.weight.copy_(take(f"map.{i}.w", tuple(layer.weight.shape)) / layer.weight_gain)
@@ -53,10 +60,12 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
         for name, layer in block.named_children():
             name = f"b{block.resolution}.{name}"
             if isinstance(layer, Head):
-                if any(key.startswith(f"{name}.") for key in rest):
-                    linear(layer.affine, name)
-                    layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
-                    layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
+                if block.resolution < config.feature_resolution and not any(k.startswith(f"{name}.") for k in rest):
+                    missing.append(block.resolution)
+                    continue
+                linear(layer.affine, name)
+                layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
+                layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
             elif isinstance(layer, (MobileLayer, DenseLayer)):
                 if isinstance(layer, DenseLayer):
                     layer.weight.adopt(take(f"{name}.w", tuple(layer.weight.value.shape)))
@@ -71,10 +80,40 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
                     _adopt_noise(layer, take(f"{name}.noise", tuple(layer.noise_const.shape)))
             else:
                 layer.adopt(take(name.replace("b4.const", "const"), tuple(layer.value.shape)))
+    if "w_avg" in rest:
+        network.mapping.w_avg.copy_(take("w_avg", (config.w_dim,)))
+    else:
+        _measure_mean(network)
+        notes.append(f"No mean of w in the file: w_avg is the mean over {_SAMPLES:,} latents of a fixed seed.")
     if rest:
         raise misfit(path, "unknown", list(rest))
-    _measure_mean(network)
-    return network.eval()
+    if odd := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise misfit(path, "not finite", odd)
+    if missing:
+        fit_heads(network, missing)
+        sizes = ", ".join(f"{side} px" for side in missing)
+        notes.append(f"No heads for {sizes} in the file: fitted by least squares to what the network paints.")
+    if odd := [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]:
+        raise misfit(path, "too large", odd)
+    network.notes = notes
+    return network
+
+
+def refuse_mobile(path: str | Path, networks: Mapping[str, nn.Module]) -> None:
+    """Raise ToonError if one of the networks is mobile, for the writers of formats that hold StyleGAN2 only."""
+    for name, network in networks.items():
+        if isinstance(network, MobileGenerator):
+            raise ToonError(f"{path} cannot hold {name}, which is of the mobile family: save it as .safetensors.")
+
+
+def _fresh(path: str | Path, config: MobileConfig, tensors: Mapping[str, Tensor]) -> MobileGenerator:
+    """The network before it has its tensors, if it is of about the size that these make."""
+    wanted = sum(tensor.numel() for tensor in outline(config, MobileGenerator, path).state_dict().values())
+    if wanted > 4 * sum(tensor.numel() for tensor in tensors.values()) + (16 << 20):
+        raise misfit(path, "far fewer numbers than their widths ask for", list(tensors)[:1])
+    with torch.random.fork_rng(devices=[]):  # reading a file leaves the caller's random numbers alone
+        torch.manual_seed(0)
+        return MobileGenerator(config).eval()
 
 
 def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
@@ -107,39 +146,13 @@ def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
 def _adopt_noise(layer: MobileLayer | DenseLayer, noise: Tensor) -> None:
     """A noise map times its strength, as the map of unit variance and the strength that projection expects."""
     strength = float(noise.square().mean().sqrt())
-    layer.noise_const.copy_(noise / max(strength, 1e-12))
+    if strength > 0:  # else there is no map to see, and any will do
+        layer.noise_const.copy_(noise / strength)
     layer.noise_strength.adopt(torch.tensor(strength))
 
 
-def _measure_mean(network: MobileGenerator, samples: int = 10000) -> None:
+def _measure_mean(network: MobileGenerator) -> None:
     """Set ``w_avg``, which the file does not hold, to the mean of w over fixed samples."""
     random = torch.Generator().manual_seed(123)
-    z = torch.randn(samples, network.config.z_dim, generator=random)
-    w = network.mapping(z)[:, 0]
-    if not bool(w.isfinite().all()):
-        w = torch.nan_to_num(w)
-    network.mapping.w_avg.copy_(w.double().mean(dim=0))
-
-
-def from_port(path: str | Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of the order of the network (``b0.conv1``, ``to_img``) -> those of `mobile_generator`."""
-    del path
-    out, last = {}, 4
-    for name, tensor in raw.items():
-        block, _, part = name.partition(".")
-        if block == "map" or name == "const":
-            out[name] = tensor.reshape(tensor.shape[-3:]) if name == "const" else tensor
-        elif block == "conv1":
-            out[f"b4.{name}"] = tensor
-        elif block != "to_img":
-            side = 8 << int(block[1:])
-            last = max(last, side)
-            part = part.replace("conv1", "conv0").replace("conv2", "conv1")
-            out[f"b{side}.{part}"] = tensor
-    for name, tensor in raw.items():
-        if name.startswith("to_img."):
-            out[f"b{2 * last}.torgb.{name.removeprefix('to_img.')}"] = tensor
-    for name in [name for name in out if name.endswith((".slope", ".gain"))]:
-        assert math.isclose(float(out[name]), 0.2 if name.endswith(".slope") else math.sqrt(2), rel_tol=1e-3), name
-        del out[name]
-    return {name: t.reshape(t.shape[-2:]) if name.endswith(".noise") else t for name, t in out.items()}
+    z = torch.randn(_SAMPLES, network.config.z_dim, generator=random)
+    network.mapping.w_avg.copy_(network.mapping(z)[:, 0].double().mean(dim=0))

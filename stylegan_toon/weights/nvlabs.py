@@ -147,7 +147,7 @@ def _module(file: PickleFile, value: Any) -> _Module | None:
 
 
 def _from_state_dict(file: PickleFile, entries: Mapping[str, Any]) -> _Module:
-    tensors = {name: tensor for name, entry in entries.items() if (tensor := file.tensor(entry)) is not None}
+    tensors = {str(name): tensor for name, entry in entries.items() if (tensor := file.tensor(entry)) is not None}
     return _Module("", tensors)
 
 

@@ -19,6 +19,7 @@ from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..nn.layers import Conv2d, FullyConnected
+from .mobile import refuse_mobile
 
 LAYOUTS = {"ada": "training.networks", "stylegan3": "training.networks_stylegan2"}
 
@@ -45,6 +46,7 @@ def write_networks(
     """
     path = Path(path)
     refuse_overwrite([path], overwrite)
+    refuse_mobile(path, networks)
     family, notes = _whole_family(path, networks)
     module = LAYOUTS[layout]
     with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -226,9 +226,10 @@ class _Machine:
         self._pay(80 * len(items))
         target = target.items if isinstance(target, Record) else target
         for key, value in zip(items[::2], items[1::2]):
-            # Names are needed, and the numbers of parameters in optimisers; numbers can be made to collide.
+            # Names are needed, of classes too (lightning keeps its callbacks by class), and the numbers of parameters
+            # in optimisers; numbers can be made to collide.
             self.numbers += type(key) is int
-            if type(key) not in (str, int) or self.numbers > _MOST_NUMBERS:
+            if type(key) not in (str, int, Global) or self.numbers > _MOST_NUMBERS:
                 raise PickleError("it holds a table whose keys are not names")
             target[key] = value
 

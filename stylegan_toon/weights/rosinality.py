@@ -22,6 +22,7 @@ from ..files import atomic_path, refuse_overwrite
 from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
 from .assemble import assemble, check_tensors, infer_channels, members, misfit, outline
+from .mobile import refuse_mobile
 from .tensors import PickleFile, StoredTensor, table
 
 ALLOWED = {("argparse", "Namespace")}  # beside tensors: the command line that training files keep
@@ -103,6 +104,7 @@ def write_networks(path: str | Path, networks: Mapping[str, nn.Module], *, overw
     """
     path = Path(path)
     refuse_overwrite([path], overwrite)
+    refuse_mobile(path, networks)
     notes: list[str] = []
     content: dict[str, Any] = {}
     for name, network in networks.items():

@@ -7,7 +7,7 @@ import re
 import pytest
 import shell
 import torch
-from tiny import tiny_discriminator, tiny_generator
+from tiny import tiny_discriminator, tiny_generator, tiny_mobile
 
 from stylegan_toon.convert import convert, main, round_trip, table
 from stylegan_toon.errors import ToonError
@@ -82,3 +82,31 @@ def test_labels_are_given_where_a_network_asks_for_them(tmp_path):
 def test_the_table_has_a_line_for_every_field(family):
     lines = table(load_family(family)).splitlines()
     assert lines[0].split() == ["G_ema", "D"] and lines[-1].startswith("parameters")
+
+
+def test_a_mobile_generator_is_cut_to_a_size(tmp_path):
+    whole = tiny_mobile(0, resolution=256, channels=(16, 16, 16, 8, 8, 8))
+    path = tmp_path / "whole.safetensors"
+    save_networks(path, {"G_ema": whole, "D": tiny_discriminator(0)})
+    result = shell.run(main, path, "--only", "G_ema", "--resolution", 128, "--out", tmp_path / "128.safetensors")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"resolution +128\n", result.output) and re.search(r"wavelet +False\n", result.output)
+    assert "after reading it back: 0\n" in result.output
+    small = load_network(tmp_path / "128.safetensors")
+    assert small.provenance["options"] == {"half": False, "resolution": 128}
+    assert [parent["name"] for parent in small.provenance["parents"]] == ["whole.safetensors"]
+    z = torch.randn(2, 24)
+    wanted = whole.synthesis(whole.mapping(z), resolution=128)
+    assert torch.allclose(small(z), wanted, atol=1e-5)
+    with pytest.raises(ToonError, match="of the mobile family: save it as"):
+        convert(path, tmp_path / "x.pt", only=["G_ema"])
+    with pytest.raises(ToonError, match=r"D cannot be cut to 128 px, .* choose with --only"):
+        convert(path, tmp_path / "x.safetensors", resolution=128)
+    with pytest.raises(ToonError, match="only of 64, 128, 256"):
+        convert(path, tmp_path / "x.safetensors", only=["G_ema"], resolution=512)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_another_family_is_not_cut(family, tmp_path):
+    with pytest.raises(ToonError, match="G_ema cannot be cut to 16 px, only mobile generators can"):
+        convert(family, tmp_path / "x.safetensors", resolution=16)

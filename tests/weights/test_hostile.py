@@ -641,6 +641,12 @@ def a_memo_never_made():
     return zipped(code(b"h\x07"))
 
 
+@hostile("cannot be built")
+def tensors_under_numbers_and_classes():
+    named = {"synthesis.b4.const": torch.zeros(4, 4, 4), 5: torch.zeros(3), torch.FloatStorage: torch.zeros(3)}
+    return saved(named)
+
+
 @hostile("holds no StyleGAN2 generator or discriminator")
 def somebody_elses_weights():
     return saved({"state_dict": {"conv.weight": torch.zeros(3)}, "epoch": 4})
