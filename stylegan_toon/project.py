@@ -22,7 +22,7 @@ from .data.faces import open_photo
 from .data.images import image_grid, save_image, to_pil, to_tensor
 from .errors import ToonError
 from .files import atomic_path, output_folder, refuse_overwrite
-from .nn import Generator
+from .nn import Generator, MobileGenerator
 from .training.identity import face_embedder
 from .training.inversion import Callback, Progress, invert, noise_maps, tune
 from .training.memory import keep_pages
@@ -30,6 +30,7 @@ from .training.perceptual import Perceptual, fit, perceptual
 from .weights import descend, load_network, save_networks
 
 STEPS = {"w": 1000, "w+": 400}
+SEARCHED_AT = 256
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Projection:
     Attributes:
         ws: ``[1, num_ws, w_dim]``.
         noise: optimised noise ``[R, R]`` by its name in the synthesis network, as ``b8.conv0.noise_const``.
-        image: ``[1, C, R, R]`` in about [-1, 1]: ``generator.synthesis(ws)``, with that noise.
+        image: ``[1, C, R, R]`` in about [-1, 1]: what the generator shows for ws, with that noise, at the size that
+            was searched at.
         target: what was projected, ``[1, C, R, R]``.
         generator: the network with the noise in place and, where asked for, tuned to the picture.
         space: "w" or "w+".
@@ -93,6 +95,8 @@ def project(
     tune_steps: int = 0,
     seed: int = 303,
     lr: float | None = None,
+    resolution: int | None = None,
+    noise: bool = True,
     features: str | Path | Perceptual = "auto",
     accelerate: str = "auto",
     callback: Callback | None = None,
@@ -108,6 +112,8 @@ def project(
         tune_steps: at most this many steps of pivotal tuning of the weights afterwards.
         seed: of the noise.
         lr: Adam's peak rate; 0.1 if None.
+        resolution: side of the pictures that are compared, one that ``G`` makes; None = see `search_size`.
+        noise: search for the noise inputs, too.
         features: perceptual distance, see `training.perceptual.perceptual`.
         accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`; of the search for ws.
         callback: gets a `training.inversion.Progress` after every step.
@@ -124,21 +130,22 @@ def project(
     if not isinstance(G, Generator):
         G = load_network(G)
     device = G.mapping.w_avg.device
-    target = as_target(image, G).to(device)
+    size = resolution or search_size(G)
+    target = as_target(image, G, size).to(device)
     measure = perceptual(features, device=device, say=say)
 
     start = time.monotonic()
     G = copy.deepcopy(G).eval().requires_grad_(False)
     found = invert(
-        G, target, measure, space=space, steps=steps or STEPS[space], lr=lr or 0.1, seed=seed, accelerate=accelerate,
-        callback=callback,
+        G, target, measure, space=space, steps=steps or STEPS[space], lr=lr or 0.1, seed=seed, noise=noise,
+        accelerate=accelerate, callback=callback,
     )  # fmt: skip
     history, tuned, interrupted = found.history, 0, found.interrupted
     if tune_steps and not interrupted:
         better = tune(G, found.ws, target, measure, steps=tune_steps, callback=callback)
         history, tuned, interrupted = history + better.history, len(better.history), better.interrupted
     with torch.no_grad():
-        shown = G.synthesis(found.ws, noise_mode="const")
+        shown = G.synthesis(found.ws, noise_mode="const", resolution=size)
         distance = float(measure.distance(shown, target))
     return Projection(
         ws=found.ws,
@@ -156,8 +163,14 @@ def project(
     )
 
 
-def as_target(image: Image.Image | Tensor, G: Generator) -> Tensor:
-    """A square picture as ``[1, C, R, R]`` in [-1, 1], the size of what ``G`` makes.
+def search_size(G: Generator) -> int:
+    """Side of the pictures to compare in a search: 256 where ``G`` has a head for it (the mobile family), or its own."""
+    sizes = G.config.head_resolutions if isinstance(G, MobileGenerator) else [G.config.resolution]
+    return max([size for size in sizes if size <= SEARCHED_AT] or sizes[:1])
+
+
+def as_target(image: Image.Image | Tensor, G: Generator, size: int | None = None) -> Tensor:
+    """A square picture as ``[1, C, size, size]`` in [-1, 1]; ``size`` is that of what ``G`` makes if None.
 
     Raises:
         ToonError: when it is not square.
@@ -169,7 +182,7 @@ def as_target(image: Image.Image | Tensor, G: Generator) -> Tensor:
     height, width = image.shape[2:]
     if height != width:
         raise ToonError(f"The picture is {width}x{height} pixels: an aligned one is square; leave out --aligned.")
-    return fit(image.detach().float(), G.config.resolution, G.config.img_channels)
+    return fit(image.detach().float(), size or G.config.resolution, G.config.img_channels)
 
 
 def save_projection(found: Projection, path: Path, provenance: dict) -> None:

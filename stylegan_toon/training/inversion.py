@@ -160,6 +160,7 @@ def invert(
     steps: int = 400,
     lr: float = 0.1,
     seed: int = 303,
+    noise: bool = True,
     accelerate: str = "auto",
     callback: Callback | None = None,
 ) -> Inversion:
@@ -172,16 +173,18 @@ def invert(
 
     Args:
         G: gradients of its parameters must be off; it is changed, so hand in a copy.
-        target: ``[1, C, R, R]`` in [-1, 1].
+        target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes: what larger ones need is not computed.
+        noise: search for the noise, too; else it stays what it is.
         accelerate: see `nn.accelerate.accelerate`: graphs of whole steps, or a compiled synthesis network.
         callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
     """
     prior = latent_prior(G)
     plus = space == "w+"
-    maps = list(noise_maps(G).values())
+    maps = list(noise_maps(G).values()) if noise else []
+    size = target.shape[-1]
     random = torch.Generator().manual_seed(seed)
-    for noise in maps:
-        noise.copy_(torch.randn(noise.shape, generator=random)).requires_grad_()
+    for one in maps:
+        one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
     v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
     apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
     # A recorded step reads its rate from memory.
@@ -195,9 +198,9 @@ def invert(
     def advance(jitter: Tensor, wide: bool) -> tuple[Tensor, Tensor, Tensor]:
         """One step; perceptual distance, picture and ws before it."""
         ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
-        image = paint(ws + jitter, noise_mode="const")
+        image = paint(ws + jitter, noise_mode="const", resolution=size)
         distance = (perceptual(image) - goal).square().sum()
-        loss = distance + NOISE_WEIGHT * noise_regularization(maps)
+        loss = distance + NOISE_WEIGHT * noise_regularization(maps) if maps else distance
         if plus:
             loss = loss + PIXEL_WEIGHT * pixel_distance(image, target)
             loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
@@ -224,8 +227,8 @@ def invert(
                 callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image))
     except KeyboardInterrupt:
         found.interrupted = True
-    for noise in maps:
-        noise.requires_grad_(False)
+    for one in maps:
+        one.requires_grad_(False)
     return found
 
 
@@ -263,7 +266,7 @@ def tune(
         goal = perceptual(target)
     try:
         for step in range(steps):
-            image = G.synthesis(ws, noise_mode="const")
+            image = G.synthesis(ws, noise_mode="const", resolution=target.shape[-1])
             distance = (perceptual(image) - goal).square().sum()
             found.history.append(distance.item())
             if callback is not None:

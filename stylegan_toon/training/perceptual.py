@@ -1,15 +1,13 @@
 """Perceptual distance: how different two pictures look, from the features of a network.
 
-``perceptual()`` gives LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
-Metric", arXiv 1801.03924) where VGG16's weights can be had, otherwise the same construction on the features of
-this project's discriminator. The two are on different scales: ``name`` says which one a figure comes from.
+``perceptual()`` gives the construction of LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
+Perceptual Metric", arXiv 1801.03924) on a network that ships; LPIPS itself, whose backbone must be downloaded, where
+it is asked for. They are on different scales: ``name`` says which one a figure comes from.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,10 +19,10 @@ from ..errors import ToonError
 from ..nn import Discriminator
 from ..weights import load_network
 from .hub import Unavailable, hub_file, load_state
+from .vgg import vgg16
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 VGG16_TAPS = (3, 8, 15, 22, 29)  # the ReLUs relu1_2, relu2_2, relu3_3, relu4_3, relu5_3
-ENVIRONMENT = "STYLEGAN_TOON_FEATURES"
 
 
 class Perceptual(nn.Module, ABC):
@@ -35,7 +33,7 @@ class Perceptual(nn.Module, ABC):
     target is embedded once.
 
     Attributes:
-        name: "lpips-vgg" or "discriminator": which network is behind it.
+        name: "vgg16", "lpips-vgg" or "discriminator": which network is behind it.
     """
 
     name: str
@@ -100,6 +98,26 @@ class LPIPS(Perceptual):
         return found
 
 
+class VggFeatures(Perceptual):
+    """The same measure on the first three stages of the VGG16 that ships, all layers and channels counting alike.
+
+    Args:
+        max_size: larger pictures are reduced to this first.
+    """
+
+    name = "vgg16"
+
+    def __init__(self, max_size: int = 128) -> None:
+        super().__init__()
+        self.network, self.max_size = vgg16(), max_size
+
+    def layers(self, img: Tensor) -> list[tuple[Tensor, Tensor | float]]:
+        if max(img.shape[2:]) > self.max_size:
+            img = fit(img, self.max_size)
+        found = self.network(img.expand(-1, 3, -1, -1))
+        return [(x, 1 / len(found)) for x in found]
+
+
 class DiscriminatorFeatures(Perceptual):
     """The same measure on the activations of a StyleGAN2 discriminator, all layers counting alike."""
 
@@ -142,19 +160,15 @@ def load_lpips(vgg16: Path | None = None) -> LPIPS:
 
 
 def perceptual(
-    features: str | Path | Perceptual = "auto",
+    features: str | Path | Perceptual = "vgg",
     *,
     device: torch.device | str = "cpu",
-    say: Callable[[str], object] = lambda line: None,
 ) -> Perceptual:
     """The perceptual distance to use, frozen, in eval mode, on ``device``.
 
     Args:
-        features: "lpips"; "discriminator" (the shipped ``faces`` D); "auto" = LPIPS where its backbone is cached
-            or can be downloaded within two minutes, else the discriminator; a path: a ``.pth`` with torchvision's
-            VGG16, or a network file with a discriminator. With "auto", the environment variable
-            STYLEGAN_TOON_FEATURES may hold any of these.
-        say: gets one line on what "auto" chose and why, when that is not LPIPS.
+        features: "vgg", which ships; "lpips", whose backbone is downloaded once; a path: a ``.pth`` with
+            torchvision's VGG16, or a network file with a discriminator.
 
     Raises:
         ToonError: when what was asked for cannot be had.
@@ -162,17 +176,13 @@ def perceptual(
     if isinstance(features, Perceptual):
         return features.to(device)
     choice = str(features)
-    if choice == "auto":
-        choice = os.environ.get(ENVIRONMENT) or "auto"
-    if choice in ("auto", "lpips") or choice.endswith(".pth"):
+    if choice == "vgg":
+        return VggFeatures().eval().requires_grad_(False).to(device)
+    if choice == "lpips" or choice.endswith(".pth"):
         try:
             found = load_lpips(Path(choice) if choice.endswith(".pth") else None)
         except Unavailable as error:
-            if choice != "auto":
-                raise ToonError(f"LPIPS is not to be had: {error}; use --features discriminator.") from error
-            say(f"LPIPS is not to be had ({error}): using the discriminator's features.")
-            choice = "discriminator"
-        else:
-            return found.eval().requires_grad_(False).to(device)
-    network = load_network("faces" if choice == "discriminator" else choice, which="D", device=device)
+            raise ToonError(f"LPIPS is not to be had: {error}; use --features vgg.") from error
+        return found.eval().requires_grad_(False).to(device)
+    network = load_network(choice, which="D", device=device)
     return DiscriminatorFeatures(network).eval().requires_grad_(False)
