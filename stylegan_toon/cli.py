@@ -258,7 +258,8 @@ def base(default: str | None = "faces", **changes: Any) -> Callable:
 
 
 def toon(default: str | None = "comic", **changes: Any) -> Callable:
-    return _option("--toon", default=default, help=f"Network of the drawing: {_NETWORK}.", changes=changes)
+    text = f"Cartoon: a style (comic, animated, ink), or another network: {_NETWORK}."
+    return _option("--style", "--toon", "toon", default=default, help=text, changes=changes)
 
 
 def swap(default: str = "b64,b128", **changes: Any) -> Callable:
@@ -312,8 +313,8 @@ def overwrite(**changes: Any) -> Callable:
     return _option("--overwrite", is_flag=True, help="Replace what is there already.", changes=changes)
 
 
-def _option(name: str, *, changes: dict[str, Any], **settings: Any) -> Callable:
-    return click.option(name, **{**settings, **changes})
+def _option(*names: str, changes: dict[str, Any], **settings: Any) -> Callable:
+    return click.option(*names, **{**settings, **changes})
 
 
 def progress(items: Iterable[T] | None = None, *, quiet: bool = False, **settings: Any) -> Any:

@@ -1,9 +1,8 @@
-"""Photo to cartoon: find the faces, project them, show the same latents with a blended network."""
+"""Photo to cartoon: find the faces, project them, show the same latents with a blended network; or draw them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from ._callable import callable_module
 from .data.align import Aligned, paste_back
 from .data.faces import Photo, open_photo
 from .data.images import image_grid, save_image, to_pil
+from .drawing import STYLES, draw
 from .errors import ToonError
 from .files import output_folder, refuse_overwrite
 from .nn import Generator
 from .nn.generator import is_noise_strength
-from .nn.layers import FullyConnected
 from .nn.swap import swap_layers
 from .project import Projection, progress_bar, project
 from .training.inversion import Callback
@@ -29,9 +28,9 @@ from .training.memory import keep_pages
 from .training.perceptual import Perceptual, perceptual
 from .weights import load_network, name_of
 
-SWAP = "b32-"
-STEPS, TUNE = 250, 60
-PSI = 0.6
+SWAP = "b8-"
+STEPS, TUNE = 100, 40
+RESOLUTION = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +39,15 @@ class ToonFace:
 
     Attributes:
         aligned: the crop of the photo and where it lies.
-        projection: latent, noise and tuned network.
-        inverted: what the base network shows for them.
         image: the cartoon.
+        projection: latent, noise and tuned network; None if the face was drawn.
+        inverted: what the base network shows for them; None if the face was drawn.
     """
 
     aligned: Aligned
-    projection: Projection
-    inverted: Image.Image
     image: Image.Image
+    projection: Projection | None = None
+    inverted: Image.Image | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +70,13 @@ class Toon:
         return max(self.faces, key=lambda face: np.hypot(*(face.aligned.quad[3] - face.aligned.quad[0]))).image
 
     def sheet(self) -> Image.Image:
-        """Photo, aligned, inverted and toon side by side, a row for each face."""
-        pictures = [p for f in self.faces for p in (self.photo, f.aligned.image, f.inverted, f.image)]
-        return image_grid(pictures, columns=4, size=256, column_labels=["photo", "aligned", "inverted", "toon"])
+        """Photo, aligned face, what the base network made of it (if it was asked) and toon; a row for each face."""
+        rows = [[self.photo, f.aligned.image, f.inverted, f.image] for f in self.faces]
+        labels = ["photo", "aligned", "inverted", "toon"]
+        if any(face.inverted is None for face in self.faces):
+            rows, labels = [[*row[:2], row[3]] for row in rows], ["photo", "aligned", "drawing"]
+        pictures = [picture for row in rows for picture in row if picture is not None]
+        return image_grid(pictures, columns=len(labels), size=256, column_labels=labels)
 
     def pasted(self) -> Image.Image:
         """The whole photo with every cartoon in its place."""
@@ -90,18 +93,17 @@ def toonify(
     toon: str | Path | Generator = "comic",
     swap: str = SWAP,
     width: float | None = None,
+    resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
     space: str = "w+",
     steps: int = STEPS,
     tune_steps: int = TUNE,
-    psi: float = PSI,
-    features: str | Path | Perceptual = "auto",
+    features: str | Path | Perceptual = "vgg",
     accelerate: str = "auto",
     seed: int = 303,
     device: str | torch.device = "cpu",
     callback: Callback | None = None,
-    say: Callable[[str], object] = lambda line: None,
 ) -> Toon:
     """Turn the faces of a photo into cartoons.
 
@@ -112,38 +114,77 @@ def toonify(
         photo: a path, a picture, or what `open_photo` made of one.
         base, toon: generators that fit together, or sources for `load_network`.
         swap, width: what to take from ``toon``; see `blend`.
+        resolution: side of the cartoon, one that the networks make; None = 512, or their own where they make no such.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
         space, steps, tune_steps, features, accelerate, seed: see `project`.
-        psi: how much of the way from the mean w to the face's the toon's layers go. A w+ that shows a photo well may be
-            farther from the mean than anything the toon has learned; at 1 its lines and colours break there.
         device: where to compute.
         callback: gets a `training.inversion.Progress` after every step of every face.
-        say: gets a line about which features are used.
 
     Raises:
         ToonError: what is wrong with the photo, the networks or the swap, in one sentence.
     """
     base, toon = (load_network(n, device=device) if isinstance(n, (str, Path)) else n for n in (base, toon))
     names = name_of(base, "base"), name_of(toon, "toon")
+    size = side_of(base, resolution)
     swap_layers(base, toon, swap, width, names=names)  # refuses what cannot be before the long work
     if not isinstance(photo, Photo):
-        photo = open_photo(photo, base.config.resolution, aligned=aligned, face=face)
-    measure = perceptual(features, device=device, say=say)
+        photo = open_photo(photo, size, aligned=aligned, face=face)
+    measure = perceptual(features, device=device)
     faces: list[ToonFace] = []
     for crop in photo.faces:
         found = project(
-            base, crop.image, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure,
-            accelerate=accelerate, callback=callback,
+            base, crop.image, space=space, steps=steps, tune_steps=tune_steps, seed=seed, noise=False,
+            features=measure, accelerate=accelerate, callback=callback,
         )  # fmt: skip
-        moved = truncated(carry_over(base, found.generator, toon), psi)
-        blended = swap_layers(found.generator, moved, swap, width, names=names)
+        blended = swap_layers(found.generator, carry_over(base, found.generator, toon), swap, width, names=names)
         with torch.no_grad():
-            drawn = blended.synthesis(found.ws, noise_mode="const")
-        faces.append(ToonFace(crop, found, to_pil(found.image[0]), to_pil(drawn[0])))
+            shown, drawn = (
+                to_pil(network.synthesis(found.ws, noise_mode="const", resolution=size)[0])
+                for network in (found.generator, blended)
+            )
+        faces.append(ToonFace(crop, drawn, found, shown))
         if found.interrupted:
             return Toon(photo.image, faces, interrupted=True)
     return Toon(photo.image, faces)
+
+
+def side_of(network: Generator, resolution: int | None) -> int:
+    """The side of the pictures to make.
+
+    Raises:
+        ToonError: the network makes none of ``resolution``.
+    """
+    sides = network.config.head_resolutions
+    if resolution is None:
+        return RESOLUTION if RESOLUTION in sides else sides[-1]
+    if resolution not in sides:
+        raise ToonError(f"These networks make pictures of {', '.join(map(str, sides))} px: choose one of them.")
+    return resolution
+
+
+def draw_faces(
+    photo: str | Path | Image.Image | Photo,
+    style: str = "comic",
+    *,
+    resolution: int = RESOLUTION,
+    aligned: bool = False,
+    face: int | None = None,
+) -> Toon:
+    """Draw the faces of a photo without any network: the renderer that the networks have learnt from.
+
+    Args:
+        photo: a path, a picture, or what `open_photo` made of one.
+        style: one of `drawing.STYLES`.
+        resolution: side of the drawings in pixels.
+        aligned, face: as for `toonify`.
+
+    Raises:
+        ToonError: what is wrong with the photo, or no such style.
+    """
+    if not isinstance(photo, Photo):
+        photo = open_photo(photo, resolution, aligned=aligned, face=face)
+    return Toon(photo.image, [ToonFace(crop, draw(crop.image, style)) for crop in photo.faces])
 
 
 def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
@@ -161,47 +202,34 @@ def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
     return moved
 
 
-@torch.no_grad()
-def truncated(G: Generator, psi: float) -> Generator:
-    """``G``, changed: for every w its synthesis now does what it did for ``w_avg + psi * (w - w_avg)``.
-
-    The truncation trick (StyleGAN, Karras et al. 2019, appendix B) put into the weights, which can be done since styles
-    are linear in w: so it stays with a layer that is swapped.
-    """
-    mean = G.mapping.w_avg[None]
-    for layer in G.synthesis.modules():
-        if isinstance(affine := getattr(layer, "affine", None), FullyConnected):
-            affine.bias += (1 - psi) * (affine(mean) - affine(torch.zeros_like(mean)))[0]
-            affine.weight *= psi
-    return G
-
-
-def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path], Path, list[Path]]:
+def _paths(photo: Path, out: Path, count: int, paste: bool, ending: str) -> tuple[list[Path], Path, list[Path]]:
     """Paths of the cartoons, of the sheet, and of the pasted photo (none or one)."""
-    stem = photo.stem
-    toons = [out / (f"{stem}-toon.png" if count == 1 else f"{stem}-{i + 1}-toon.png") for i in range(count)]
-    return toons, out / f"{stem}-sheet.png", [out / f"{stem}-pasted.png"] if paste else []
+    names = [photo.stem] if count == 1 else [f"{photo.stem}-{i + 1}" for i in range(count)]
+    toons = [out / f"{name}-{ending}.png" for name in names]
+    return toons, out / f"{photo.stem}-sheet.png", [out / f"{photo.stem}-pasted.png"] if paste else []
 
 
 @cli.verb(
     "python -m stylegan_toon.toonify photo.jpg\n"
+    "python -m stylegan_toon.toonify photo.jpg --draw --style ink\n"
     "python -m stylegan_toon.toonify party.jpg --face 2 --paste-back --swap b64- --out out/party"
 )
 @click.argument("photos", type=cli.PATH, nargs=-1, required=True)
 @cli.base()
 @cli.toon()
 @cli.swap(SWAP)
-@click.option("--width", type=float, help="Smooth the swap with a logistic curve of this width in octaves.")
+@click.option("--width", type=click.FloatRange(0, min_open=True), help="Smooth the swap: a logistic curve, in octaves.")
+@click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in a second.")
+@click.option(
+    "--resolution", type=click.IntRange(8, 4096), help="Side of the cartoon: 256, 512 or 1024 px.  [default: 512]"
+)
 @click.option("--face", type=click.IntRange(1), help="Only this face, counted from the left; all if not given.")
 @click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
 @click.option("--paste-back", is_flag=True, help="Also write the whole photo with the cartoons in it.")
 @click.option("--steps", type=click.IntRange(1), default=STEPS, help="Steps of projection.")
 @click.option("--tune", "tune_steps", type=click.IntRange(0), default=TUNE, help="Steps of pivotal tuning.")
-@click.option(
-    "--psi", type=click.FloatRange(0, 1), default=PSI, help="How much of the face's latent the toon's layers see."
-)
 @click.option("--space", type=click.Choice(["w", "w+"]), default="w+", help="One w for all layers, or one for each.")
-@click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
+@click.option("--features", default="vgg", help="Perceptual distance: vgg, lpips or a file.")
 @cli.out("out/toonify")
 @cli.device()
 @cli.accelerate()
@@ -209,34 +237,44 @@ def _paths(photo: Path, out: Path, count: int, paste: bool) -> tuple[list[Path],
 @cli.quiet()
 @cli.overwrite()
 def main(
-    photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, face: int | None, aligned: bool,
-    paste_back: bool, steps: int, tune_steps: int, psi: float, space: str, features: str, out: Path,
-    device: torch.device, accelerate: str, seed: int, quiet: bool, overwrite: bool,
+    photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, drawn: bool,
+    resolution: int | None, face: int | None, aligned: bool, paste_back: bool, steps: int, tune_steps: int,
+    space: str, features: str, out: Path, device: torch.device, accelerate: str, seed: int, quiet: bool,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Turn photos of people into cartoons.
 
     Writes NAME-toon.png (NAME-1-toon.png and so on for several faces) and NAME-sheet.png: photo, aligned, inverted
-    and toon side by side. With --paste-back also NAME-pasted.png.
+    and toon side by side. With --draw NAME-drawing.png instead, made by a renderer and not by a network. With
+    --paste-back also NAME-pasted.png.
     """
     stems = [photo.stem for photo in photos]
     if len(set(stems)) < len(stems):
         raise ToonError("Two of the photos have the same name and would overwrite each other: do them one at a time.")
     keep_pages()
-    networks = [load_network(source, device=device) for source in (base, toon)]
-    swap_layers(*networks, swap, width, names=(name_of(networks[0], base), name_of(networks[1], toon)))  # or refuses
+    size, networks = resolution or RESOLUTION, []
+    if drawn and toon not in STYLES:
+        raise ToonError(f"--draw has no style {toon!r}: say --style {', '.join(STYLES)}.")
+    if not drawn:
+        networks = [load_network(source, device=device) for source in (base, toon)]
+        size = side_of(networks[0], resolution)
+        swap_layers(*networks, swap, width, names=(name_of(networks[0], base), name_of(networks[1], toon)))  # refuses
     for photo in photos:
-        opened = open_photo(photo, networks[0].config.resolution, aligned=aligned, face=face)
-        toons, sheet, pasted = _paths(photo, out, len(opened.faces), paste_back)
+        opened = open_photo(photo, size, aligned=aligned, face=face)
+        ending = "drawing" if drawn else "toon"
+        toons, sheet, pasted = _paths(photo, out, len(opened.faces), paste_back, ending)
         refuse_overwrite([*toons, sheet, *pasted], overwrite)
         output_folder(out)
-        features = perceptual(features, device=device, say=lambda line: click.echo(line, err=True))
-        bar, move = progress_bar((steps + tune_steps) * len(opened.faces), photo.name, quiet)
-        with bar:
-            result = toonify(
-                opened, base=networks[0], toon=networks[1], swap=swap, width=width, space=space, steps=steps,
-                tune_steps=tune_steps, psi=psi, features=features, accelerate=accelerate, seed=seed, device=device,
-                callback=move,
-            )  # fmt: skip
+        if drawn:
+            result = draw_faces(opened, toon)
+        else:
+            bar, move = progress_bar((steps + tune_steps) * len(opened.faces), photo.name, quiet)
+            with bar:
+                result = toonify(
+                    opened, base=networks[0], toon=networks[1], swap=swap, width=width, resolution=size, space=space,
+                    steps=steps, tune_steps=tune_steps, features=features, accelerate=accelerate, seed=seed,
+                    device=device, callback=move,
+                )  # fmt: skip
         for path, one in zip(toons, result.faces):
             save_image(one.image, path)
         save_image(result.sheet(), sheet)

@@ -6,6 +6,7 @@ import lpips
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.nn import Discriminator, DiscriminatorConfig
@@ -97,38 +98,45 @@ def test_fit_changes_channels():
 
 
 @pytest.fixture
-def offline(monkeypatch, tiny_d):
+def offline(monkeypatch):
     def fail(url, **kwargs):
         raise Unavailable("no download from there (no answer)")
 
     monkeypatch.setattr(module, "hub_file", fail)
-    monkeypatch.setattr(module, "load_network", lambda name, which, device: tiny_d if which == "D" else None)
-    monkeypatch.delenv(module.ENVIRONMENT, raising=False)
 
 
-def test_auto_falls_back_and_says_so_once(offline):
-    lines = []
-    assert perceptual("auto", say=lines.append).name == "discriminator"
-    assert len(lines) == 1 and "no answer" in lines[0] and "discriminator" in lines[0]
+def test_the_default_ships(offline):
+    """VGG16's features, normalised at each position, against the formula written out on torch's own convolutions."""
+    measure = perceptual()
+    a, b = torch.rand(2, 2, 3, 48, 48) * 2 - 1
+    state = measure.network.state_dict()
+
+    def features(x):
+        x = (x[:, [2, 1, 0]] + 1) * 127.5 - torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1)
+        for stage, count in ((1, 2), (2, 2), (3, 3)):
+            for i in range(1, count + 1):
+                name = f"conv{stage}_{i}"
+                x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1).relu()
+            yield F.normalize(x.double(), dim=1)
+            x = F.max_pool2d(x, 2)
+
+    with torch.no_grad():
+        pairs = zip(features(a), features(b))
+        truth = sum((x - y).square().sum(1).mean((1, 2)) for x, y in pairs) / 3
+        torch.testing.assert_close(measure.distance(a, b).double(), truth, rtol=1e-3, atol=1e-5)
+    assert measure.name == "vgg16" and not any(p.requires_grad for p in measure.parameters())
 
 
 def test_lpips_asked_for_but_not_to_be_had(offline):
-    with pytest.raises(ToonError, match="--features discriminator"):
+    with pytest.raises(ToonError, match="--features vgg"):
         perceptual("lpips")
 
 
-def test_auto_takes_cached_backbone(offline, monkeypatch, tmp_path, vgg16):
+def test_lpips_from_a_file_and_from_the_cache(monkeypatch, tmp_path, vgg16):
     torch.save(vgg16, tmp_path / "vgg16.pth")
     monkeypatch.setattr(module, "hub_file", lambda url, **kwargs: tmp_path / "vgg16.pth")
-    assert perceptual("auto").name == "lpips-vgg"
     assert perceptual(tmp_path / "vgg16.pth").name == "lpips-vgg"
     assert not any(p.requires_grad for p in perceptual("lpips").parameters())
-
-
-def test_environment_chooses_for_auto(offline, monkeypatch):
-    monkeypatch.setenv(module.ENVIRONMENT, "discriminator")
-    lines = []
-    assert perceptual("auto", say=lines.append).name == "discriminator" and lines == []
 
 
 def test_wrong_file_is_said(offline, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import signal
@@ -21,8 +20,9 @@ from stylegan_toon import load_network, project, toonify
 from stylegan_toon.data.align import Aligned
 from stylegan_toon.data.faces import open_photo
 from stylegan_toon.data.images import read_image, to_pil
+from stylegan_toon.drawing import draw
 from stylegan_toon.errors import ToonError
-from stylegan_toon.toonify import Toon, ToonFace, carry_over, main, truncated
+from stylegan_toon.toonify import Toon, ToonFace, carry_over, draw_faces, main
 from stylegan_toon.weights import save_networks
 
 module = importlib.import_module("stylegan_toon.toonify")
@@ -32,14 +32,14 @@ LIMIT_MB = 2000
 @pytest.fixture
 def short(checkpoint) -> dict:
     """Settings of a short run of `toonify`, offline."""
-    return dict(base=checkpoint, swap="b16-", steps=5, tune_steps=0, psi=1, features=checkpoint)
+    return dict(base=checkpoint, swap="b16-", steps=5, tune_steps=0, features=checkpoint)
 
 
 @pytest.fixture
 def options(checkpoint, toon_checkpoint, tmp_path) -> list[object]:
     """The same of the verb, into ``out``."""
     return ["--base", checkpoint, "--toon", toon_checkpoint, "--swap", "b16-", "--features", checkpoint,
-            "--steps", 5, "--tune", 0, "--psi", 1, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
+            "--steps", 5, "--tune", 0, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
 
 
 run, refused = partial(shell.run, main), partial(shell.refused, main)
@@ -78,7 +78,7 @@ def test_all_swapped_shows_the_toon_of_the_same_latent(short, crop, tiny_toon):
 def test_the_face_is_projected_into_the_base(short, crop, tiny_G, tiny_toon):
     result = toonify(crop, aligned=True, toon=tiny_toon, space="w", seed=4, **short)
     small = Image.open(crop).resize((32, 32), Image.Resampling.LANCZOS)
-    found = project(tiny_G, small, space="w", seed=4, steps=5, features=short["features"])
+    found = project(tiny_G, small, space="w", seed=4, steps=5, noise=False, features=short["features"])
     assert torch.equal(result.faces[0].projection.ws, found.ws)
     assert equal(result.faces[0].inverted, to_pil(found.image)) and equal(result.image, result.faces[0].image)
 
@@ -112,15 +112,20 @@ def test_tuning_reaches_the_toons_layers(short, crop, tiny_G, tiny_toon):
     assert equal(result.image, truth) and not equal(result.image, untuned)
 
 
-def test_truncated_layers_see_a_truncated_latent(short, crop, tiny_G, tiny_toon):
-    ws = torch.randn(2, tiny_toon.num_ws, 32)
-    mean = tiny_toon.mapping.w_avg.normal_()
-    truth = tiny_toon.synthesis(mean + 0.3 * (ws - mean))
-    torch.testing.assert_close(truncated(copy.deepcopy(tiny_toon), 0.3).synthesis(ws), truth, atol=1e-4, rtol=1e-4)
-    result = toonify(crop, aligned=True, toon=tiny_toon, **{**short, "swap": "all", "psi": 0.3})
-    with torch.no_grad():
-        truth = to_pil(tiny_toon.synthesis(mean + 0.3 * (result.faces[0].projection.ws - mean)))
-    assert np.abs(pixels(result.image).astype(int) - pixels(truth)).max() <= 1  # of 255
+def test_drawn_without_a_network(crop, portrait, tmp_path):
+    """The renderer's drawing of the aligned face, on the command line and as a function."""
+    truth = draw(read_image(crop).resize((256, 256), Image.Resampling.LANCZOS), "ink")
+    drawn = draw_faces(crop, "ink", resolution=256, aligned=True)
+    assert equal(drawn.image, truth) and drawn.faces[0].projection is None
+    made(portrait, "--draw", "--style", "ink", "--resolution", 256, "--paste-back", "--out", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == ["portrait-drawing.png", "portrait-pasted.png", "portrait-sheet.png"]
+    assert Image.open(tmp_path / "out" / "portrait-drawing.png").size == (256, 256)
+    assert "comic" in refused(portrait, "--draw", "--style", "water", "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_size_the_networks_do_not_make(options, crop):
+    assert "32 px" in refused(crop, *options, "--aligned", "--resolution", 48)
 
 
 # Faces
