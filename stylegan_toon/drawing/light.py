@@ -34,6 +34,9 @@ class Light:
         """Oklab of the skin without features, folds and spots, ``[WORK, WORK, 3]``."""
         lab, skin = self.face.lab, self.face.regions.skin
         weight = skin * (1 - self.face.features)
+        # Dark glass is no shade.
+        dark = smoothstep(float(self.face.skin_colour[0]) - lab[..., 0], 0.10, 0.20)
+        weight = weight * (1 - dark * strokes.lenses(self.face))
         # What is much darker or lighter than its surroundings is no skin: frames, stubble's edge, glare.
         first = spread(lab[..., 0], weight, 9 * SCALE)
         weight = weight * np.exp(-(((lab[..., 0] - first) / 0.13) ** 2) / 2) + 1e-4 * skin

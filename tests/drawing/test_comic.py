@@ -53,7 +53,7 @@ def test_eyes_grow_and_stay_in_place(face_picture):
     large = draw_comic(face_picture, warp=1, ink=0)
     for x in (96, 160):
         (area, centre), (grown, moved) = iris(same, x), iris(large, x)
-        assert grown > 1.2 * area
+        assert 1.5 * area > grown > 1.1 * area  # moderately: the person stays recognisable
         assert np.abs(moved - centre).max() < 3
 
 
