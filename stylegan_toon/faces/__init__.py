@@ -1,0 +1,1 @@
+"""Floor 3: where everything is in a face."""
