@@ -107,12 +107,10 @@ def study(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray) -> E
     under = (u > 0.15) & (u < 0.85) & (v > low + 2.5) & (v < low + 7.5)
     # A wholly dark lens makes the skin under the eye dark, and all of the eye darker than that skin.
     below = np.median(lab[under], 0) if under.any() else skin
-    like_skin = smoothstep(float(below[0]), 0.55 * float(skin[0]), 0.72 * float(skin[0])) * (
-        1 - smoothstep(float(np.hypot(*(below - skin)[1:])), 0.05, 0.08)
-    )
-    seen = float(smoothstep(contrast, 0.02, 0.06) * like_skin)
-    if openness < 0.16:  # nearly closed: there is no white to be seen, and no harm in drawing lashes
-        seen = float(like_skin)
+    like_skin = float(smoothstep(below[0], 0.40 * skin[0], 0.50 * skin[0]))
+    seen = float(smoothstep(contrast, 0.025, 0.07)) * like_skin
+    if openness < 0.12:  # nearly closed: there is no white to be seen, and no harm in drawing lashes
+        seen = like_skin
 
     own = np.array([0.36, 0.02, 0.03], np.float32)
     ring = disc & (rho > 0.45)

@@ -95,7 +95,7 @@ def mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def regions(face: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Person ``[n, n]``, skin colour ``[3]`` and skin ``[n, n]``."""
     lab, s = face.lab, face.scale
-    person = person_mask_of(lab)
+    person = _person(lab)
     colour = skin_colour(lab)
     off = lab - colour
     hue = (off[..., 1:] ** 2).sum(-1) / 0.035**2
@@ -108,10 +108,10 @@ def regions(face: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def person_mask(face: np.ndarray) -> np.ndarray:
     """Where the person is in an aligned face, uint8 ``[n, n, 3]`` -> ``[n, n]`` in [0, 1]; see `tools.foreground`."""
-    return person_mask_of(to_oklab(face))
+    return _person(to_oklab(face))
 
 
-def person_mask_of(lab: np.ndarray) -> np.ndarray:
+def _person(lab: np.ndarray) -> np.ndarray:
     n = lab.shape[0]
     s = n / UNIT
     small = np.stack([_resized(lab[..., c], 64, Image.Resampling.BOX) for c in range(3)], -1)

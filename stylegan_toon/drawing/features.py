@@ -56,14 +56,18 @@ def study_brow(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray)
     reach = np.linspace(-9, 9, 37)
     where = middle[:, None] + reach[None, :, None] * across[:, None]  # [k, m, 2], from above to below
     index = np.clip((where * n / UNIT).astype(int), 0, n - 1)
-    calm = blur(lab, 0.45 * n / UNIT) if n > 300 else lab
+    calm = lab
+    if n > 300:
+        low, high = index.min((0, 1)), index.max((0, 1)) + 1
+        calm = blur(lab[low[1] : high[1], low[0] : high[0]], 0.45 * n / UNIT)
+        index = index - low
     light = calm[..., 0][index[..., 1], index[..., 0]]
     above = light[:, :7].mean(1)  # the forehead above it
     beside = np.minimum(above, np.percentile(light[:, :14], 80, axis=1))
     dark = np.maximum(0, beside[:, None] - light - 0.03)
-    dark *= np.exp(-((reach[None] / 5.0) ** 2))  # near where the mesh has it: below lie lids and rims
+    dark *= np.exp(-((reach[None] / 5.5) ** 2))  # near where the mesh has it: below lie lids and rims
     total = dark.sum(1)
-    shift = (dark * reach).sum(1) / (total + 0.15)
+    shift = (dark * reach).sum(1) / (total + 0.05)
     spread = np.sqrt((dark * (reach[None] - shift[:, None]) ** 2).sum(1) / (total + 1e-6))
     shift = _calm(shift)
     width = _calm(np.clip(1.3 * spread, 1.3, 3.6))
@@ -71,7 +75,8 @@ def study_brow(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray)
     depth = (dark * centre).sum(1) / centre.sum(1)
     seen = float(smoothstep(np.median(depth), 0.012, 0.075))
     # Hair hanging over the brow leaves no skin above it.
-    forehead = skin[index[:, 2:9, 1], index[:, 2:9, 0]].mean()
+    bare = np.clip((where * n / UNIT).astype(int), 0, n - 1)
+    forehead = skin[bare[:, 2:9, 1], bare[:, 2:9, 0]].mean()
     seen *= float(smoothstep(forehead, 0.2, 0.5))
     body = calm[index[4:21, :, 1], index[4:21, :, 0]][centre[4:21]]
     level = body[:, 0]
@@ -150,7 +155,7 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
     mean = (photo * weight[..., None]).sum((0, 1)) / weight.sum()
     paint = tone + 0.35 * (mean - tone)
     # A little redder than the skin around, as lips in good light are; never more than that.
-    redder = np.clip(skin[1] + 0.035 - paint[..., 1], 0, 0.022)
+    redder = np.clip(skin[1] + 0.028 - paint[..., 1], 0, 0.016)
     paint[..., 1] += redder + 0.006
     paint[..., 2] += 0.3 * (skin[2] * 0.75 - paint[..., 2])
     part = (inner[3:8, 1].mean() + inner[13:18, 1].mean()) / 2

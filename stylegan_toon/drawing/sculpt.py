@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import ConvexHull
@@ -47,20 +47,31 @@ def enlarge(field: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(Image.fromarray(np.asarray(field, np.float32)).resize((n, n), Image.Resampling.BICUBIC))
 
 
+def enlarge_all(field: np.ndarray, n: int) -> np.ndarray:
+    """`enlarge` for ``[m, m]`` or ``[m, m, c]``."""
+    if field.ndim == 2:
+        return enlarge(field, n)
+    return np.stack([enlarge(field[..., c], n) for c in range(field.shape[2])], -1)
+
+
 def polygon(points: np.ndarray, n: int, soft: float = 0.0) -> np.ndarray:
     """Coverage ``[n, n]`` in [0, 1] of the closed smooth curve through ``points [k, 2]``, its edge ``soft`` wide."""
-    steps = np.linspace(0, len(points), 6 * len(points), endpoint=False)
+    steps = np.linspace(0, len(points), 4 * len(points), endpoint=False)
     curve = ndimage.map_coordinates(
         points.astype(np.float64), np.meshgrid(steps, [0, 1], indexing="ij"), order=3, mode="grid-wrap"
-    )
-    fine = min(2 * n, 1024)
-    canvas = Image.new("L", (fine, fine))
-    from PIL import ImageDraw
-
-    ImageDraw.Draw(canvas).polygon([tuple(p) for p in curve * (fine / UNIT) - 0.5], fill=255)
-    mask = np.asarray(canvas.resize((n, n), Image.Resampling.BOX if fine >= n else Image.Resampling.BILINEAR))
-    mask = mask.astype(np.float32) / 255
-    return blur(mask, soft * n / UNIT) if soft else mask
+    ) * (n / UNIT)
+    sigma = soft * n / UNIT
+    out = np.zeros((n, n), np.float32)
+    low = np.clip(np.floor(curve.min(0) - 3 * sigma - 2), 0, n - 1).astype(int)
+    high = np.clip(np.ceil(curve.max(0) + 3 * sigma + 2), low + 1, n).astype(int)
+    width, height = high - low
+    # Beyond the window the curve is only cut off where the picture ends.
+    canvas = Image.new("L", (4 * width, 4 * height) if n <= 256 else (2 * width, 2 * height))
+    times = canvas.width // width
+    ImageDraw.Draw(canvas).polygon([tuple(p) for p in (curve - low) * times - 0.5], fill=255)
+    mask = np.asarray(canvas.resize((width, height), Image.Resampling.BOX), np.float32) / 255
+    out[low[1] : high[1], low[0] : high[0]] = blur(mask, sigma) if sigma > 0.2 else mask
+    return out
 
 
 @dataclass(frozen=True)
@@ -105,10 +116,11 @@ def film_warp(mesh: np.ndarray, growth: tuple[float, float]) -> Warp:
         lids = mesh[list(UPPER_LID[side] + LOWER_LID[side]), :2]
         ex, ey = lids.mean(0)
         reach = 0.88 * max(float(np.ptp(lids[:, 0])), 14.0)
-        bump = np.exp(-((((x - ex) / reach) ** 2 + ((y - ey) / (0.92 * reach)) ** 2) ** 2))
+        tall = np.where(y < ey, 0.80, 0.92) * reach  # brows are hardly pushed up
+        bump = np.exp(-((((x - ex) / reach) ** 2 + ((y - ey) / tall) ** 2) ** 2))
         pull = (1 - 1 / (1 + growth[side])) * bump
         dx -= pull * (x - ex)
-        dy -= pull * (y - ey)
+        dy -= 1.1 * pull * (y - ey)
     nx, ny = mesh[NOSE_TIP, :2]
     width = float(np.hypot(*(mesh[WINGS[0], :2] - mesh[WINGS[1], :2])))
     nose = np.exp(-(((x - nx) / (0.55 * width)) ** 2) - (((y - ny) / (0.62 * width)) ** 2))
