@@ -125,9 +125,9 @@ def _body(
 
     skin, light_x = render_skin(lab, regions, holes, mesh, form, tone)
     bare = np.maximum(regions.skin, cover * (1 - regions.beard))
-    hair, volume = render_strands(lab, (1 - bare) * regions.person > 0.02)
+    hair, volume = render_strands(lab, (1 - bare) * regions.person)
     person = mix(hair, skin, bare)
-    person = mix(person, (hair + volume) / 2, regions.beard)
+    person = mix(person, 0.6 * hair + 0.4 * volume, regions.beard)
     x, y = grid(n)
     clean = rims * (1 - 0.9 * cover)
     for eye in eyes:  # dark glasses and patches stay as they are, but clean

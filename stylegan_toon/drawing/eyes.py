@@ -175,8 +175,8 @@ def paint_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float)
     # Iris first measured: film eyes have large ones, but never wider than the eye lets them be.
     spots = points[list(IRIS[side])]
     middle = spots[0].astype(np.float64)
-    radius = float(np.hypot(*(spots[1:] - spots[0]).T).mean()) * 1.13
-    radius = float(np.clip(radius, 0.19 * lids.width, 0.285 * lids.width))
+    radius = float(np.hypot(*(spots[1:] - spots[0]).T).mean()) * 1.2
+    radius = float(np.clip(radius, 0.19 * lids.width, 0.295 * lids.width))
     mu, mv = lids.of(middle[0], middle[1])
 
     if eye.openness > 0.10:

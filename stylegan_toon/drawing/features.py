@@ -119,7 +119,7 @@ def paint_brow(picture: np.ndarray, brow: Brow) -> None:
     out = picture[window]
     # Combed: fine slanted strands, the same at every size.
     slant = 0.8 if brow.middle[0, 0] > brow.middle[-1, 0] else -0.8
-    strands = np.sin((x + slant * (y - line)) * 2.6) * 0.012
+    strands = np.sin((x + slant * (y - line)) * 1.9) * 0.007
     paint = np.empty_like(out)
     paint[..., 0] = brow.colour[0] - 0.015 + 0.035 * lift + strands
     paint[..., 1:] = brow.colour[1:] * 1.1
@@ -155,8 +155,8 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
     mean = (photo * weight[..., None]).sum((0, 1)) / weight.sum()
     paint = tone + 0.35 * (mean - tone)
     # A little redder than the skin around, as lips in good light are; never more than that.
-    redder = np.clip(skin[1] + 0.028 - paint[..., 1], 0, 0.016)
-    paint[..., 1] += redder + 0.006
+    redder = np.clip(skin[1] + 0.020 - paint[..., 1], 0, 0.012)
+    paint[..., 1] += redder
     paint[..., 2] += 0.3 * (skin[2] * 0.75 - paint[..., 2])
     part = (inner[3:8, 1].mean() + inner[13:18, 1].mean()) / 2
     mid_x = outer[:, 0].mean()

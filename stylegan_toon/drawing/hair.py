@@ -6,18 +6,18 @@ import numpy as np
 from scipy import ndimage
 
 from .face import UNIT, edges
-from .regions import fast_guided, reduce, soft
+from .regions import fast_guided, normalised, reduce
 from .tools import blur
 
 STEP, STEPS = 1.3, 6  # length of a step along a strand in 1/256 of the side, steps to either side
 
 
-def render_strands(lab: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def render_strands(lab: np.ndarray, hair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Average a picture along its flow and bring the strands and their volumes out.
 
     Args:
         lab: ``[n, n, 3]``.
-        where: True where it is wanted ``[n, n]``; elsewhere the picture is only smoothed.
+        hair: where it is wanted ``[n, n]``, in [0, 1]; elsewhere the picture is only smoothed.
 
     Returns:
         The strands, and a version without strands, each ``[n, n, 3]``.
@@ -25,12 +25,13 @@ def render_strands(lab: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.n
     n = lab.shape[0]
     s = n / UNIT
     mild = fast_guided(edges(lab), lab, 2 * s, 6e-4)
-    at = np.flatnonzero(where)
+    at = np.flatnonzero(hair > 0.02)
     stops = _trace(mild[..., 0], at, s)
     strands = _along(mild, at, stops, 5)
-    volume = soft(strands, 2.2 * s)
+    # Volumes of hair alone: skin beside it would leave a bright seam.
+    volume = normalised(strands, hair + 0.003, 2.2 * s)
     strands = _along(strands + 0.9 * (strands - volume), at, stops, 3)
-    strands[..., 0] += 0.25 * (volume[..., 0] - soft(volume[..., 0], 7 * s))
+    strands[..., 0] += 0.25 * (volume[..., 0] - normalised(volume[..., 0], hair + 0.003, 7 * s))
     strands[..., 1:] *= 1.12
     return strands, volume
 

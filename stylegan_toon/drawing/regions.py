@@ -177,11 +177,12 @@ def _beard(
     dark = smoothstep(blur(-brighter, 1.0 * s), 0.05, 0.13)
     grey = smoothstep(blur(np.hypot(*tone[1:]) - np.hypot(lab[..., 1], lab[..., 2]), 2 * s), 0.010, 0.030)
     rough = smoothstep(grain, 0.009, 0.02) * smoothstep(-brighter, -0.04, 0.03)
-    hairy = np.maximum(dark * (0.35 + 0.65 * grey), rough * (0.25 + 0.75 * grey)) * low
+    deep = smoothstep(blur(-brighter, 1.0 * s), 0.12, 0.22)
+    hairy = np.maximum(np.maximum(dark * (0.35 + 0.65 * grey), deep), rough * (0.25 + 0.75 * grey)) * low
     coarse = reduce(np.stack([hairy, mouth], -1), FINE)
     hairy = normalised(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)
     hairy = ndimage.grey_opening(hairy, footprint=_disc(3))
-    return smoothstep(enlarge(blur(hairy, 1.0), n), 0.18, 0.55) * low * (1 - mouth)
+    return smoothstep(enlarge(blur(hairy, 1.6), n), 0.12, 0.58) * low * (1 - mouth)
 
 
 def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -193,7 +194,7 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     bridge = (points[168] + points[6]) / 2
     rows = slice(max(0, int((bridge[1] - 9) * s)), max(2, int((bridge[1] + 12) * s)))
     columns = slice(max(0, int((bridge[0] - 4) * s)), max(2, int((bridge[0] + 4) * s)))
-    crossing = float(smoothstep(np.median(steep[rows, columns], 1).max(), 0.008, 0.016))
+    crossing = float(smoothstep(np.median(steep[rows, columns], 1).max(), 0.042, 0.058))
     if crossing == 0:
         return np.zeros_like(light)
     size = max(3, round(7 * s))
@@ -216,4 +217,5 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
         ray_y = centre[1] + np.sin(angle) * (8 + 15 * length)
         index = [np.clip((a * s).astype(int), 0, n - 1) for a in (ray_y, ray_x)]
         under.append(float(thin[index[0], index[1]].max(1).mean()))
-    return crossing * float(smoothstep(max(under), 0.45, 0.7)) * zone * thin
+    around = float(smoothstep(min(under), 0.2, 0.33) * smoothstep(max(under), 0.4, 0.58))
+    return crossing * around * zone * thin

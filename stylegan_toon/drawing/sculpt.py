@@ -180,7 +180,11 @@ def relief(mesh: np.ndarray) -> Relief:
     away, nearest = ndimage.distance_transform_edt(~known, return_indices=True)
     depth = (depth[tuple(nearest)] - 1.0 * away * (UNIT / FINE)).astype(np.float32)
     px = FINE / UNIT
-    smooth = blur(depth, 2.6 * px)
+    # Finest around the nose and the mouth; foreheads and cheeks are smooth, or the triangles would show.
+    middle = mesh[[NOSE_TIP, 13, BRIDGE], :2].mean(0)
+    central = np.exp(-(((x - middle[0]) / 30) ** 2 + ((y - middle[1]) / 40) ** 2) ** 2)
+    broad = blur(depth, 6 * px)
+    smooth = broad + central * (blur(depth, 2.4 * px) - broad)
     gy, gx = np.gradient(smooth, 1 / px)
     normal = np.stack([-gx, -gy, np.ones_like(gx)], -1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .face import UNIT, edges, mix
 from .regions import Regions, fast_guided, normalised, reduce
-from .sculpt import CHEEKS, FINE, LOWER_LID, NOSE_TIP, OVAL, UPPER_LID, Relief, enlarge, grid, light_of, polygon
+from .sculpt import CHEEKS, FINE, LOWER_LID, NOSE_TIP, OVAL, UPPER_LID, WINGS, Relief, enlarge, grid, light_of, polygon
 from .tools import blur, smoothstep
 
 
@@ -50,7 +50,7 @@ def render_skin(
     rest = small[..., 0] - shade
     broad = normalised(rest, w, 9 * px)
     mid = normalised(rest, w, 3.5 * px) - broad
-    light = broad + 0.55 * _cored(mid, 0.02) + 1.15 * shade
+    light = broad + 0.75 * _cored(mid, 0.015) + 1.15 * shade
 
     # A film's own lights: a soft key from the side of the photo's light, hollows darker, a gloss on what faces it.
     key = np.array([0.45 if light_x > 0.15 else -0.45, -0.55, 0.75], np.float32)
@@ -60,7 +60,7 @@ def render_skin(
     half = key + np.array([0, 0, 1], np.float32)
     half /= np.linalg.norm(half)
     gloss = np.clip(form.normal @ half, 0, 1) ** 30 * inside
-    light = light + 0.075 * facing - np.clip(0.012 * form.hollow, 0, 0.05) + 0.05 * gloss
+    light = light + 0.09 * facing - np.clip(0.012 * form.hollow, 0, 0.05) + 0.06 * gloss
     # Whatever was added, the face keeps its lightness.
     light = light - ((light - small[..., 0]) * within).sum() / total
 
@@ -77,12 +77,17 @@ def render_skin(
     # Finer forms stay where they make a face: around nostrils, lids and chin, and only strong ones.
     fine = normalised(lab[..., 0], weight, 1.3 * s) - normalised(lab[..., 0], weight, 4 * s)
     base = points[2]
-    keep = 0.15 + 0.75 * np.exp(-(((x - base[0]) / 14) ** 2) - ((y - base[1] + 3) / 9) ** 2)
-    keep = keep + 0.2 * smoothstep(y, float(base[1]) + 4, float(base[1]) + 12)
+    keep = 0.15 + 0.25 * smoothstep(y, float(base[1]) + 4, float(base[1]) + 12)
     for side in range(2):
         lids = points[list(UPPER_LID[side] + LOWER_LID[side])].mean(0)
         keep = keep + 0.2 * np.exp(-(((x - lids[0]) / 18) ** 2) - ((y - lids[1]) / 10) ** 2)
     face[..., 0] += np.clip(keep, 0, 1) * _cored(fine, 0.018)
+    # Nostrils and the wings of the nose are shapes: clean, and not blurred.
+    across = 0.62 * max(float(np.hypot(*(points[WINGS[0]] - points[WINGS[1]]))), 14.0)
+    nose = np.exp(-((((x - base[0]) / across) ** 2 + ((y - base[1] + 2.5) / 8.5) ** 2) ** 2))
+    clean = blur(fast_guided(lab[..., 0], lab[..., 0], 3 * s, 1.5e-3), 0.4 * s)
+    form_of_nose = clean - normalised(lab[..., 0], weight, 4 * s)
+    face[..., 0] += nose * (1 - holes) * (0.9 * form_of_nose - np.clip(keep, 0, 1) * _cored(fine, 0.018))
 
     # Ears and neck: smooth, with their folds.
     guide = edges(lab)
