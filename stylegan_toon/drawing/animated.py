@@ -7,6 +7,8 @@ out of focus. Nothing is random and nothing is learned. Lengths are in 1/256 of 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
@@ -54,6 +56,7 @@ def draw_animated(
     tone = skin_tone(lab, mesh)
     eyes = [study(lab, points, side, tone) for side in range(2)]
     rims = rims_of(lab, points)
+    brows = [study_brow(lab, points, side) for side in range(2)]
     glasses = float(smoothstep(rims.sum() * (UNIT / n) ** 2, 60, 160))
     growth = [
         warp * eye.seen * (0.07 + (1 - 0.8 * glasses) * 0.33 * float(smoothstep(eye.openness, 0.1, 0.2))) for eye in eyes
@@ -64,9 +67,9 @@ def draw_animated(
     mesh = np.concatenate([bend.carry(points), mesh[:, 2:]], 1).astype(np.float32)
     points = mesh[:, :2]
 
+    brows = [replace(brow, middle=bend.carry(brow.middle)) for brow in brows]
     form = relief(mesh)
     regions = regions_of(lab, mesh, form, tone)
-    brows = [study_brow(lab, points, side, regions.skin) for side in range(2)]
     out, light_x = _body(lab, regions, rims, mesh, form, eyes, brows, tone)
     size = picture.width
     if size != n:
@@ -110,13 +113,16 @@ def _body(
     # What must not colour the skin around it, and what is drawn over by skin before the features come.
     holes = np.zeros((n, n), np.float32)
     cover = np.zeros((n, n), np.float32)
+    kept = np.zeros((n, n), np.float32)  # brows that are not drawn anew, under hair or a hat
     for eye, brow in zip(eyes, brows):
         lids = points[[*UPPER_LID[eye.side], *LOWER_LID[eye.side][-2:0:-1]]]
         middle = lids.mean(0)
         holes = np.maximum(holes, polygon(middle + (lids - middle) * (1.14, 1.5), n, 0.5) * eye.seen)
         cover = np.maximum(cover, polygon(middle + (lids - middle) * (1.10, 1.25), n, 0.8) * eye.seen)
         holes = np.maximum(holes, brow_ribbon(brow, n, 2.2) * brow.seen)
-        cover = np.maximum(cover, brow_ribbon(brow, n, 1.6) * brow.seen)
+        wide = brow_ribbon(brow, n, 1.6)
+        cover = np.maximum(cover, wide * brow.seen)
+        kept = np.maximum(kept, wide * (1 - brow.seen))
     lips = points[list(LIPS_OUTER)]
     middle = lips.mean(0)
     holes = np.maximum(holes, polygon(middle + (lips - middle) * (1.10, 1.25), n, 1.0))
@@ -124,7 +130,7 @@ def _body(
     holes = np.maximum(holes, rims)
 
     skin, light_x = render_skin(lab, regions, holes, mesh, form, tone)
-    bare = np.maximum(regions.skin, cover * (1 - regions.beard))
+    bare = np.maximum(regions.skin * (1 - kept), cover * (1 - regions.beard))
     hair, volume = render_strands(lab, (1 - bare) * regions.person)
     person = mix(hair, skin, bare)
     person = mix(person, 0.6 * hair + 0.4 * volume, regions.beard)

@@ -41,7 +41,7 @@ class Eye:
 class _Lids:
     """Coordinates of one eye: u runs from corner to corner (0 to 1), v across, in units of length."""
 
-    def __init__(self, points: np.ndarray, side: int) -> None:
+    def __init__(self, points: np.ndarray, side: int, wider: float = 1.0) -> None:
         upper, lower = points[list(UPPER_LID[side])], points[list(LOWER_LID[side])]
         self.origin = upper[0].astype(np.float64)
         axis = upper[-1] - upper[0]
@@ -51,7 +51,7 @@ class _Lids:
         self.down = np.array([-self.along[1], self.along[0]])
         if self.down[1] < 0:
             self.down = -self.down
-        self.upper, self.lower = self._curve(upper), self._curve(lower)
+        self.upper, self.lower = self._curve(upper, wider), self._curve(lower, wider)
         middle = np.linspace(0.2, 0.8, 9)
         self.height = max(float((self.lower(middle) - self.upper(middle)).max()), 0.1)
 
@@ -59,7 +59,7 @@ class _Lids:
         dx, dy = x - self.origin[0], y - self.origin[1]
         return (dx * self.along[0] + dy * self.along[1]) / self.width, dx * self.down[0] + dy * self.down[1]
 
-    def _curve(self, points: np.ndarray) -> PchipInterpolator:
+    def _curve(self, points: np.ndarray, wider: float) -> PchipInterpolator:
         """v of a lid as a smooth function of u; flat beyond the corners."""
         u, v = self.of(points[:, 0], points[:, 1])
         u[0], u[-1], v[0], v[-1] = 0, 1, 0, 0
@@ -67,7 +67,7 @@ class _Lids:
         coarse = PchipInterpolator(u / u[-1], v)
         # Rounded once more: eight chords are seen at 1024 px, a curve is not.
         knots = np.linspace(0, 1, 25)
-        value = coarse(knots)
+        value = coarse(knots) * wider
         for _ in range(3):
             value[1:-1] = (value[:-2] + 2 * value[1:-1] + value[2:]) / 4
         return PchipInterpolator(knots, value)
@@ -117,8 +117,10 @@ def study(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray) -> E
     if ring.sum() > 4:
         picked = lab[ring]
         level = picked[:, 0]
-        low_level, high_level = np.percentile(level, [20, 75])
-        own = picked[(level >= low_level) & (level <= high_level)].mean(0)
+        low_level, high_level = np.percentile(level, [20, 80])
+        picked = picked[(level >= low_level) & (level <= high_level)]
+        # Lashes and the skin they mirror are warm: the colder part shows the colour of a light iris.
+        own = picked[picked[:, 2] <= np.percentile(picked[:, 2], 60)].mean(0)
     white = float(np.percentile(light[pale], 80)) if pale.sum() > 4 else 0.8
     fold = points[list(CREASE[side])]
     fu, fv = lids.of(fold[:, 0], fold[:, 1])
@@ -150,7 +152,9 @@ def paint_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float)
         return
     n = picture.shape[0]
     side = eye.side
-    lids = _Lids(points, side)
+    # Narrow eyes open a little, closed ones stay closed.
+    wider = 1 + 0.28 * float(smoothstep(eye.openness, 0.09, 0.15) * (1 - smoothstep(eye.openness, 0.16, 0.30)))
+    lids = _Lids(points, side, wider)
     centre = points[list(UPPER_LID[side] + LOWER_LID[side])].mean(0)
     window = _window(centre, 1.3 * lids.width, n)
     px = UNIT / n
@@ -258,8 +262,11 @@ def _iris_colour(own: np.ndarray) -> tuple[float, float, float]:
     """A clear, rich version of an iris as photographed: dark ones become warm brown, light ones keep their hue."""
     light, a, b = (float(c) for c in own)
     chroma = float(np.hypot(a, b))
-    brown = float(smoothstep(-light, -0.52, -0.36))  # dark irises: the photo shows little but reflections
+    # Dark irises: the photo shows little but reflections. Blue and grey ones are cold, even in shade.
+    brown = float(smoothstep(-light, -0.52, -0.36) * smoothstep(a + b, 0.004, 0.024))
+    cold = 1 - float(smoothstep(a + b, -0.005, 0.015))
+    a = a if b > 0.01 else min(a, 0.0) + brown * max(a, 0.0)  # no violet ones
     a, b = a + 0.6 * brown * (0.035 - a), b + 0.6 * brown * (0.045 - b)
     gain = min(1.7, 0.085 / max(chroma, 1e-3)) if chroma > 0.012 else 1.0
     gain = gain + brown * (1.25 - gain)
-    return float(np.clip(light + 0.03, 0.34, 0.66)), a * gain, b * gain
+    return float(np.clip(light + 0.03 + 0.06 * cold, 0.34, 0.66)), a * gain, b * gain

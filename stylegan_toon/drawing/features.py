@@ -32,38 +32,29 @@ class Brow:
     seen: float
 
 
-def study_brow(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray) -> Brow:
+def study_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
     """Measure a brow across its length: where it is darkest, how wide and how dark.
 
     Args:
         lab: ``[n, n, 3]``.
         points: ``[478, 2]``.
         side: 0 for the image-left one.
-        skin: skin ``[n, n]`` in [0, 1].
     """
     n = lab.shape[0]
     top = points[list(BROW_TOP[side])].astype(np.float64)
     bottom = points[list(BROW_BOTTOM[side])].astype(np.float64)
-    knots = np.linspace(0, 1, 5)
-    steps = np.linspace(0.0, 1.0, 25)
+    knots, steps = np.linspace(0, 1, 5), np.linspace(0, 1, 25)
     middle = PchipInterpolator(knots, (top + bottom) / 2)(steps)
     half = PchipInterpolator(knots, np.hypot(*(top - bottom).T) / 2)(steps)
-    tangent = np.gradient(middle, axis=0)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
-    across = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
-    if across[12, 1] < 0:
-        across = -across
+    across = _across(middle)
     reach = np.linspace(-9, 9, 37)
-    where = middle[:, None] + reach[None, :, None] * across[:, None]  # [k, m, 2], from above to below
+    where = middle[:, None] + reach[None, :, None] * across[:, None]  # [25, 37, 2], from above to below
     index = np.clip((where * n / UNIT).astype(int), 0, n - 1)
-    calm = lab
-    if n > 300:
-        low, high = index.min((0, 1)), index.max((0, 1)) + 1
-        calm = blur(lab[low[1] : high[1], low[0] : high[0]], 0.45 * n / UNIT)
-        index = index - low
-    light = calm[..., 0][index[..., 1], index[..., 0]]
-    above = light[:, :7].mean(1)  # the forehead above it
-    beside = np.minimum(above, np.percentile(light[:, :14], 80, axis=1))
+    low, high = index.min((0, 1)), index.max((0, 1)) + 1
+    calm = blur(lab[low[1] : high[1], low[0] : high[0]], 0.45 * n / UNIT)
+    profile = calm[index[..., 1] - low[1], index[..., 0] - low[0]]
+    light = profile[..., 0]
+    beside = np.percentile(light[:, :31], 85, axis=1)  # the skin around it
     dark = np.maximum(0, beside[:, None] - light - 0.03)
     dark *= np.exp(-((reach[None] / 5.5) ** 2))  # near where the mesh has it: below lie lids and rims
     total = dark.sum(1)
@@ -74,14 +65,21 @@ def study_brow(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray)
     centre = np.abs(reach[None] - shift[:, None]) < 1.3
     depth = (dark * centre).sum(1) / centre.sum(1)
     seen = float(smoothstep(np.median(depth), 0.012, 0.075))
-    # Hair hanging over the brow leaves no skin above it.
-    bare = np.clip((where * n / UNIT).astype(int), 0, n - 1)
-    forehead = skin[bare[:, 2:9, 1], bare[:, 2:9, 0]].mean()
-    seen *= float(smoothstep(forehead, 0.2, 0.5))
-    body = calm[index[4:21, :, 1], index[4:21, :, 0]][centre[4:21]]
-    level = body[:, 0]
-    colour = body[level <= np.percentile(level, 70)].mean(0) if len(body) else np.array([0.3, 0.01, 0.02])
-    return Brow(middle + shift[:, None] * across, 0.75 * width + 0.2 * np.clip(half, 1.5, 4), colour, seen)
+    # Hair hanging over the brow, or a cap drawn down, leaves no gap of skin above it.
+    gap = beside - np.percentile(light[:, :13], 85, axis=1)
+    seen *= float(1 - smoothstep(np.median(gap / (depth + 0.02)), 0.5, 0.9))
+    body = profile[4:21][centre[4:21]]
+    colour = body[body[:, 0] <= np.percentile(body[:, 0], 70)].mean(0)
+    half = 0.8 * width + 0.2 * np.clip(half, 1.5, 4)
+    return Brow(middle + shift[:, None] * across, half, colour, seen)
+
+
+def _across(middle: np.ndarray) -> np.ndarray:
+    """Unit normals ``[k, 2]`` of a line, pointing down."""
+    tangent = np.gradient(middle, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
+    across = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+    return -across if across[len(across) // 2, 1] < 0 else across
 
 
 def _calm(x: np.ndarray) -> np.ndarray:
@@ -95,9 +93,7 @@ def brow_ribbon(brow: Brow, n: int, grow: float = 0.0) -> np.ndarray:
     t = np.linspace(0, 1, len(brow.half))
     taper = smoothstep(t, -0.12, 0.42) * (0.6 + 0.4 * (1 - smoothstep(t, 0.85, 1.02)))
     half = brow.half * taper + grow
-    tangent = np.gradient(brow.middle, axis=0)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
-    across = np.stack([-tangent[:, 1], tangent[:, 0]], 1) * half[:, None]
+    across = _across(brow.middle) * half[:, None]
     return polygon(np.concatenate([brow.middle + across, (brow.middle - across)[::-1]])[::2], n, 0.35 + 0.3 * grow)
 
 

@@ -143,8 +143,19 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     skin = np.maximum(skin, enlarge(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
 
     # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
-    upright = np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=(0, 1))) * s
-    fringe = smoothstep(blur(upright, 2.5 * s), 0.010, 0.020) * (1 - below_brows)
+    upright, across = (
+        soft(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s) for order in ((0, 1), (1, 0))
+    )
+    # The edge of the hair is steep as well, but narrow.
+    fringe = reduce(
+        np.stack([smoothstep(upright, 0.012, 0.020), smoothstep(upright, 0.005, 0.009) * (upright > 1.6 * across)], -1),
+        FINE,
+    )
+    fringe = np.maximum(*(ndimage.grey_opening(fringe[..., k], footprint=_disc(3 + k)) for k in range(2)))
+    fringe = smoothstep(enlarge(blur(fringe, 1.2), n), 0.2, 0.7)
+    # Beyond the mesh, above, fine texture is hair, however pale.
+    beyond = (1 - oval) * smoothstep(soft(upright + across, 2.5 * s), 0.006, 0.012)
+    fringe = np.maximum(fringe, beyond) * (1 - below_brows)
     skin = skin * (1 - fringe)
 
     beard = _beard(lab, mesh, brighter, tone, inside)
@@ -182,7 +193,7 @@ def _beard(
     coarse = reduce(np.stack([hairy, mouth], -1), FINE)
     hairy = normalised(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)
     hairy = ndimage.grey_opening(hairy, footprint=_disc(3))
-    return smoothstep(enlarge(blur(hairy, 1.6), n), 0.12, 0.58) * low * (1 - mouth)
+    return smoothstep(enlarge(blur(hairy, 1.6), n), 0.10, 0.48) * low * (1 - mouth)
 
 
 def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -200,7 +211,7 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     size = max(3, round(7 * s))
     hollow = ndimage.grey_closing(light, size=(size, size)) - light
     shine = light - ndimage.grey_opening(light, size=(size, size))
-    thin = np.maximum(smoothstep(hollow, 0.05, 0.12), 0.7 * smoothstep(shine, 0.08, 0.2))
+    thin = np.maximum(smoothstep(hollow, 0.035, 0.09), 0.7 * smoothstep(shine, 0.06, 0.15))
     x, y = grid(n)
     zone = np.zeros_like(light)
     under = []
@@ -217,5 +228,11 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
         ray_y = centre[1] + np.sin(angle) * (8 + 15 * length)
         index = [np.clip((a * s).astype(int), 0, n - 1) for a in (ray_y, ray_x)]
         under.append(float(thin[index[0], index[1]].max(1).mean()))
+    # What lies in pieces is a bag or a wrinkle.
+    coarse = reduce(thin * zone, UNIT)
+    pieces, count = ndimage.label(coarse > 0.25, np.ones((3, 3)))
+    long = [max(part.stop - part.start for part in box) > 15 for box in ndimage.find_objects(pieces)]
+    kept = np.array([False, *long], bool)[pieces] if count else coarse > 2
+    zone = zone * enlarge(ndimage.grey_dilation(kept.astype(np.float32), size=3), n).clip(0, 1)
     around = float(smoothstep(min(under), 0.2, 0.33) * smoothstep(max(under), 0.4, 0.58))
     return crossing * around * zone * thin

@@ -59,7 +59,7 @@ def render_skin(
     facing = (facing - (facing * within).sum() / total) * inside
     half = key + np.array([0, 0, 1], np.float32)
     half /= np.linalg.norm(half)
-    gloss = np.clip(form.normal @ half, 0, 1) ** 30 * inside
+    gloss = np.clip(form.normal @ half, 0, 1) ** 30 * blur(oval_small, 4 * px)
     light = light + 0.09 * facing - np.clip(0.012 * form.hollow, 0, 0.05) + 0.06 * gloss
     # Whatever was added, the face keeps its lightness.
     light = light - ((light - small[..., 0]) * within).sum() / total
@@ -94,7 +94,8 @@ def render_skin(
     other = fast_guided(guide, lab, 4 * s, 1.5e-3)
     oval = polygon(points[list(OVAL)], n, 0.7)
     below = smoothstep(y, float(points[[234, 454], 1].mean()), float(points[[58, 288], 1].mean()))
-    whole = oval + (1 - below) * (np.maximum(oval, enlarge(inside, n)) - oval)
+    above = (1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4))
+    whole = np.maximum(oval, np.maximum((1 - below) * enlarge(inside, n), above))
     # The head throws a soft shadow on the neck.
     cast = blur(polygon(points[list(OVAL)] + (-3 * np.sign(key[0]), 7), FINE), 4 * px)
     cast = enlarge(cast, n).clip(0, 1) * below * (1 - oval)
