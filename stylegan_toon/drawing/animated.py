@@ -23,6 +23,7 @@ from .skin import render_skin
 from .tools import from_oklab, smoothstep, to_oklab
 
 WORKED_AT = (256, 512)  # smaller crops are enlarged; in larger ones only the features are drawn at full size
+SURE = 0.5  # score of the mesh from which on a face is a face
 
 
 def draw_animated(
@@ -47,6 +48,10 @@ def draw_animated(
         mesh = np.asarray(landmarks, np.float64) * (UNIT / side)
     else:
         found = face_mesh(picture)
+        if found.score < SURE:  # nobody there: no features are invented
+            flat = to_oklab(np.asarray(picture))
+            calm, _ = render_strands(flat, np.ones(flat.shape[:2], np.float32))
+            return Image.fromarray(from_oklab(calm)).resize((side, side), Image.Resampling.LANCZOS)
         mesh = np.concatenate([found.points, found.depth[:, None]], 1) * (UNIT / picture.width)
     n = min(picture.width, WORKED_AT[1])
     work = picture if picture.width == n else picture.resize((n, n), Image.Resampling.LANCZOS)
@@ -55,11 +60,15 @@ def draw_animated(
     points = mesh[:, :2]
     tone = skin_tone(lab, mesh)
     eyes = [study(lab, points, side, tone) for side in range(2)]
+    both = [max(eye.seen, 0.01) * eye.openness for eye in eyes]
+    iris = (both[0] * eyes[0].iris + both[1] * eyes[1].iris) / sum(both)  # glints make one eye look grey
+    eyes = [replace(eye, iris=iris) for eye in eyes]
     rims = rims_of(lab, points)
     brows = [study_brow(lab, points, side) for side in range(2)]
     glasses = float(smoothstep(rims.sum() * (UNIT / n) ** 2, 60, 160))
     growth = [
-        warp * eye.seen * (0.07 + (1 - 0.8 * glasses) * 0.33 * float(smoothstep(eye.openness, 0.1, 0.2))) for eye in eyes
+        warp * eye.seen * (0.07 + (1 - 0.8 * glasses) * 0.33 * float(smoothstep(eye.openness, 0.1, 0.2)))
+        for eye in eyes
     ]
     bend = film_warp(mesh, growth)
     layers = bend.apply(np.concatenate([lab, rims[..., None]], -1))
@@ -83,7 +92,7 @@ def draw_animated(
         paint_eye(out, points, eye, light_x)
     if glasses > 0:  # rims lie over brows and eyes
         out = mix(out, plain, rims * (1 - enlarge(_openings(points, eyes), size)))
-    out[..., 1:] *= 1.06
+    out[..., 1:] *= 1.03
     result = Image.fromarray(from_oklab(out.astype(np.float32)))
     return result if side == size else result.resize((side, side), Image.Resampling.LANCZOS)
 

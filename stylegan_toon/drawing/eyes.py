@@ -193,7 +193,7 @@ def paint_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float)
         white[..., 1] = 0.004 + 0.010 * round_off
         white[..., 2] = 0.004 + 0.008 * round_off
         inner = np.exp(-(((u - 0.985) / 0.05) ** 2) - ((v - lids.lower(0.95)) / (0.16 * height + 0.8)) ** 2)
-        white += (0.75 * inner)[..., None] * (skin + (0.0, 0.035, 0.005) - white)
+        white += (0.75 * inner)[..., None] * (skin + np.array([0.0, 0.035, 0.005], np.float32) - white)
         out += opening[..., None] * (white - out)
 
         dx, dy = x - middle[0], y - middle[1]
@@ -230,7 +230,10 @@ def paint_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float)
 
     # Lower lid: a moist bright rim within, a thin soft shadow under it.
     middle_part = np.sin(np.pi * np.clip(u, 0, 1)) ** 0.7 * ends
-    over(skin + (0.05, 0.012, 0.004), 0.40 * np.exp(-(((v - low - 0.35) / 0.55) ** 2)) * middle_part)
+    over(
+        skin + np.array([0.05, 0.012, 0.004], np.float32),
+        0.40 * np.exp(-(((v - low - 0.35) / 0.55) ** 2)) * middle_part,
+    )
     rim = np.exp(-(((v - low - 1.2) / 0.75) ** 2)) * middle_part * (1 - 0.5 * on)
     over(skin * (0.62, 1, 1), 0.30 * rim)
 

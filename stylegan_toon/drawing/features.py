@@ -157,7 +157,7 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
     part = (inner[3:8, 1].mean() + inner[13:18, 1].mean()) / 2
     mid_x = outer[:, 0].mean()
     half = max(float(np.ptp(outer[:, 0])) / 2, 4.0)
-    bottom, top = outer[13:18, 1].mean(), outer[3:8, 1].mean()
+    bottom = outer[13:18, 1].mean()
     curve = np.interp(x[0], outer[[0, 10], 0], outer[[0, 10], 1])[None, :]
     bow = (part - outer[[0, 10], 1].mean()) * (1 - ((x - mid_x) / half) ** 2).clip(0) + curve
     upper_part = smoothstep(bow - y, -0.8, 0.8)
@@ -187,8 +187,6 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
         out += (gap * smoothstep(height, 1.2, 2.2))[..., None] * (inside - out)
     # The line where lips meet, dark and soft, thickest in the middle.
     if opening < 0.14:
-        line = np.interp(x[0], np.sort(inner[3:8, 0]), inner[3:8, 1][np.argsort(inner[3:8, 0])])
-        del line
         upper = _edge(inner[[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]], x[0])
         lower = _edge(inner[[0, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10]], x[0])
         seam = ((upper + lower) / 2)[None, :]
@@ -196,7 +194,6 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
         stroke = np.exp(-(((y - seam) / (0.35 + 0.55 * ends)) ** 2)) * smoothstep(ends, 0, 0.4)
         fade = 1 - smoothstep(height, 1.2, 2.4)
         out += (0.62 * fade * stroke)[..., None] * (mix(out, np.zeros_like(out), np.full_like(stroke, 0.55)) - out)
-    del top
 
 
 def _edge(points: np.ndarray, x: np.ndarray) -> np.ndarray:

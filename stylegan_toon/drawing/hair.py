@@ -53,7 +53,11 @@ def _trace(grey: np.ndarray, at: np.ndarray, s: float) -> list[tuple[int, np.nda
     tangent_x, tangent_y = (-np.sin(across)).ravel(), np.cos(across).ravel()
     start_y, start_x = (a.astype(np.float32) + 0.5 for a in np.divmod(at, n))
     stops = []
-    start = (start_y * (m / n)).astype(np.int32).clip(0, m - 1) * m + (start_x * (m / n)).astype(np.int32).clip(0, m - 1)
+
+    def cell(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (y * np.float32(m / n)).astype(np.int32) * m + (x * np.float32(m / n)).astype(np.int32)
+
+    start = cell(start_x, start_y)
     for sign in (1, -1):
         x, y = start_x, start_y
         dx, dy = sign * tangent_x[start], sign * tangent_y[start]
@@ -61,8 +65,8 @@ def _trace(grey: np.ndarray, at: np.ndarray, s: float) -> list[tuple[int, np.nda
             x = np.clip(x + np.float32(STEP * s) * dx, 0, n - 1)
             y = np.clip(y + np.float32(STEP * s) * dy, 0, n - 1)
             stops.append((step, y.astype(np.int32) * n + x.astype(np.int32)))
-            cell = (y * np.float32(m / n)).astype(np.int32) * m + (x * np.float32(m / n)).astype(np.int32)
-            here_x, here_y = tangent_x[cell], tangent_y[cell]
+            here = cell(x, y)
+            here_x, here_y = tangent_x[here], tangent_y[here]
             # A tangent has no sign of its own: keep walking forwards.
             forwards = np.where(here_x * dx + here_y * dy < 0, np.float32(-1), np.float32(1))
             dx, dy = here_x * forwards, here_y * forwards

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
 
@@ -33,9 +34,17 @@ class Regions:
 
 def reduce(x: np.ndarray, side: int) -> np.ndarray:
     """Box average of ``[n, n]`` or ``[n, n, c]`` to ``side`` pixels."""
-    if x.ndim == 3:
-        return np.stack([reduce(x[..., c], side) for c in range(x.shape[2])], -1)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(x, np.float32)).resize((side, side), Image.Resampling.BOX))
+    n = x.shape[0]
+    if n % side:
+        planes = [x] if x.ndim == 2 else np.moveaxis(x, -1, 0)
+        small = [
+            np.asarray(Image.fromarray(np.ascontiguousarray(p, np.float32)).resize((side, side), Image.Resampling.BOX))
+            for p in planes
+        ]
+        return small[0] if x.ndim == 2 else np.stack(small, -1)
+    planes = np.array(np.atleast_3d(x).transpose(2, 0, 1), np.float32, order="C")
+    small = torch.nn.functional.avg_pool2d(torch.from_numpy(planes)[None], n // side)
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy().reshape(side, side, *x.shape[2:]))
 
 
 def normalised(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
@@ -56,12 +65,13 @@ def soft(x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def fast_guided(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> np.ndarray:
-    """`tools.guided_filter` with its coefficients found on a grid of half the size (He and Sun 2015)."""
+    """`tools.guided_filter` with its coefficients found on a coarser grid (He and Sun 2015)."""
     n = guide.shape[0]
+    times = 4 if radius >= 5 and n % 4 == 0 else 2
     if n % 2 or radius < 2:
         return guided_filter(guide, x, radius, eps)
-    small_guide, small = reduce(guide, n // 2), reduce(x, n // 2)
-    side = 2 * max(1, round(radius / 2)) + 1
+    small_guide, small = reduce(guide, n // times), reduce(x, n // times)
+    side = 2 * max(1, round(radius / times)) + 1
 
     def mean(a: np.ndarray) -> np.ndarray:
         return ndimage.uniform_filter(a, (side, side, 1)[: a.ndim], mode="nearest")
@@ -76,11 +86,14 @@ def fast_guided(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> 
     return slope * guide + offset
 
 
+CHEEK_PATCHES = (50, 280, 205, 425)
+
+
 def skin_tone(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     """The colour of a face ``[3]``: the median over cheeks, forehead and the bridge of the nose."""
     n = lab.shape[0]
     patches = []
-    for index in (50, 280, 205, 425, 151, 6, 117, 346):
+    for index in (*CHEEK_PATCHES, 151, 6, 117, 346):
         low = np.clip(((mesh[index, :2] - 6) * n / UNIT).astype(int), 0, n - 2)
         high = np.clip(((mesh[index, :2] + 6) * n / UNIT).astype(int), low + 1, n)
         patches.append(lab[low[1] : high[1], low[0] : high[0]].reshape(-1, 3))
@@ -111,7 +124,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     n = lab.shape[0]
     s = n / UNIT
     points = mesh[:, :2]
-    x, y = grid(n)
+    _, y = grid(n)
     light = lab[..., 0]
     person = person_of(lab, mesh)
     oval = enlarge(blur(polygon(points[list(OVAL)], FINE), 1.0), n)
@@ -154,7 +167,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     fringe = np.maximum(*(ndimage.grey_opening(fringe[..., k], footprint=_disc(3 + k)) for k in range(2)))
     fringe = smoothstep(enlarge(blur(fringe, 1.2), n), 0.2, 0.7)
     # Beyond the mesh, above, fine texture is hair, however pale.
-    beyond = (1 - oval) * smoothstep(soft(upright + across, 2.5 * s), 0.006, 0.012)
+    beyond = (1 - oval) * smoothstep(soft(upright + across, 2.5 * s), 0.008, 0.016)
     fringe = np.maximum(fringe, beyond) * (1 - below_brows)
     skin = skin * (1 - fringe)
 
@@ -169,9 +182,7 @@ def _disc(radius: int) -> np.ndarray:
     return np.hypot(at[:, None], at[None, :]) <= radius + 0.3
 
 
-def _beard(
-    lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.ndarray, inside: np.ndarray
-) -> np.ndarray:
+def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Hair below the nose: darker or rougher and greyer than skin, over an area too wide to be a fold."""
     n = lab.shape[0]
     s = n / UNIT
@@ -206,6 +217,9 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     rows = slice(max(0, int((bridge[1] - 9) * s)), max(2, int((bridge[1] + 12) * s)))
     columns = slice(max(0, int((bridge[0] - 4) * s)), max(2, int((bridge[0] + 4) * s)))
     crossing = float(smoothstep(np.median(steep[rows, columns], 1).max(), 0.042, 0.058))
+    # Seen from the side, the outline of the nose looks like a bridge: nothing is told then.
+    reach = np.hypot(*(points[[33, 263]] - bridge).T)
+    crossing *= float(smoothstep(reach.min() / reach.max(), 0.30, 0.42))
     if crossing == 0:
         return np.zeros_like(light)
     size = max(3, round(7 * s))

@@ -48,7 +48,11 @@ def enlarge(field: np.ndarray, n: int) -> np.ndarray:
 
 
 def enlarge_all(field: np.ndarray, n: int) -> np.ndarray:
-    """`enlarge` for ``[m, m]`` or ``[m, m, c]``."""
+    """`enlarge` for ``[m, m]`` or ``[m, m, c]``; bilinear, and several times as fast, where the factor is 2."""
+    if n == 2 * field.shape[0]:
+        planes = np.ascontiguousarray(np.atleast_3d(field).transpose(2, 0, 1), np.float32)
+        large = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], scale_factor=2, mode="bilinear")
+        return large[0].permute(1, 2, 0).numpy().reshape(n, n, *field.shape[2:])
     if field.ndim == 2:
         return enlarge(field, n)
     return np.stack([enlarge(field[..., c], n) for c in range(field.shape[2])], -1)
@@ -182,7 +186,7 @@ def relief(mesh: np.ndarray) -> Relief:
     px = FINE / UNIT
     # Finest around the nose and the mouth; foreheads and cheeks are smooth, or the triangles would show.
     middle = mesh[[NOSE_TIP, 13, BRIDGE], :2].mean(0)
-    central = np.exp(-(((x - middle[0]) / 30) ** 2 + ((y - middle[1]) / 40) ** 2) ** 2)
+    central = np.exp(-((((x - middle[0]) / 30) ** 2 + ((y - middle[1]) / 40) ** 2) ** 2))
     broad = blur(depth, 6 * px)
     smooth = broad + central * (blur(depth, 2.4 * px) - broad)
     gy, gx = np.gradient(smooth, 1 / px)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .face import UNIT, edges, mix
-from .regions import Regions, fast_guided, normalised, reduce
+from .regions import CHEEK_PATCHES, Regions, fast_guided, normalised, reduce
 from .sculpt import CHEEKS, FINE, LOWER_LID, NOSE_TIP, OVAL, UPPER_LID, WINGS, Relief, enlarge, grid, light_of, polygon
 from .tools import blur, smoothstep
 
@@ -61,19 +61,19 @@ def render_skin(
     half /= np.linalg.norm(half)
     gloss = np.clip(form.normal @ half, 0, 1) ** 30 * blur(oval_small, 4 * px)
     light = light + 0.09 * facing - np.clip(0.012 * form.hollow, 0, 0.05) + 0.06 * gloss
-    # Whatever was added, the face keeps its lightness.
-    light = light - ((light - small[..., 0]) * within).sum() / total
 
     colour = normalised(small[..., 1:3], w, 7 * px)
     turn = np.clip((tone[0] + 0.02 - light) / 0.16, 0, 1)
-    colour[..., 0] += 0.036 * turn * (1 - turn) * inside  # blood shines through where light turns to shade
+    colour[..., 0] += 0.030 * turn * (1 - turn) * inside  # blood shines through where light turns to shade
     for index, out in zip(CHEEKS, (-2, 2)):
-        colour[..., 0] += 0.014 * _spot(points[index] + (out, 1), 14, 10)
+        colour[..., 0] += 0.011 * _spot(points[index] + (out, 1), 14, 10)
     colour[..., 0] += 0.008 * _spot(points[NOSE_TIP] + (0, 1), 9, 8)
-    shift = ((colour - small[..., 1:3]) * within[..., None]).sum((0, 1)) / total
-    colour -= 0.7 * shift
-
-    face = np.stack([enlarge(light, n), enlarge(colour[..., 0], n), enlarge(colour[..., 1], n)], -1)
+    # Skin keeps its colour: what the lights have changed on the cheeks is taken back.
+    cheeks = sum(_spot(points[index], 10, 10) for index in CHEEK_PATCHES) * within
+    made = np.concatenate([light[..., None], colour], -1)
+    shift = ((made - small[..., :3]) * cheeks[..., None]).sum((0, 1)) / (cheeks.sum() + 1e-6)
+    made -= np.clip(shift * (1, 0.9, 1), -0.05, 0.05)
+    face = np.stack([enlarge(made[..., channel], n) for channel in range(3)], -1)
     # Finer forms stay where they make a face: around nostrils, lids and chin, and only strong ones.
     fine = normalised(lab[..., 0], weight, 1.3 * s) - normalised(lab[..., 0], weight, 4 * s)
     base = points[2]
@@ -84,7 +84,7 @@ def render_skin(
     face[..., 0] += np.clip(keep, 0, 1) * _cored(fine, 0.018)
     # Nostrils and the wings of the nose are shapes: clean, and not blurred.
     across = 0.62 * max(float(np.hypot(*(points[WINGS[0]] - points[WINGS[1]]))), 14.0)
-    nose = np.exp(-((((x - base[0]) / across) ** 2 + ((y - base[1] + 2.5) / 8.5) ** 2) ** 2))
+    nose = np.exp(-(((x - base[0]) / across) ** 4) - ((y - base[1] + 3) / np.where(y > base[1] - 3, 5.5, 8.5)) ** 2)
     clean = blur(fast_guided(lab[..., 0], lab[..., 0], 3 * s, 1.5e-3), 0.4 * s)
     form_of_nose = clean - normalised(lab[..., 0], weight, 4 * s)
     face[..., 0] += nose * (1 - holes) * (0.9 * form_of_nose - np.clip(keep, 0, 1) * _cored(fine, 0.018))
@@ -94,7 +94,7 @@ def render_skin(
     other = fast_guided(guide, lab, 4 * s, 1.5e-3)
     oval = polygon(points[list(OVAL)], n, 0.7)
     below = smoothstep(y, float(points[[234, 454], 1].mean()), float(points[[58, 288], 1].mean()))
-    above = (1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4))
+    above = 1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4)
     whole = np.maximum(oval, np.maximum((1 - below) * enlarge(inside, n), above))
     # The head throws a soft shadow on the neck.
     cast = blur(polygon(points[list(OVAL)] + (-3 * np.sign(key[0]), 7), FINE), 4 * px)
