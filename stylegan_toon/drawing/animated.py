@@ -15,7 +15,7 @@ from PIL import Image
 from ..faces.mesh import face_mesh
 from .eyes import Eye, paint_eye, study
 from .face import UNIT, edges, mix, square
-from .features import Brow, brow_ribbon, paint_brow, paint_mouth, study_brow
+from .features import Brow, brow_ribbon, paint_brow, paint_mouth, study_brows
 from .hair import render_strands
 from .regions import Regions, fast_guided, normalised, reduce, regions_of, rims_of, skin_tone, soft
 from .sculpt import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, enlarge, enlarge_all, film_warp, grid, polygon, relief
@@ -64,7 +64,7 @@ def draw_animated(
     iris = (both[0] * eyes[0].iris + both[1] * eyes[1].iris) / sum(both)  # glints make one eye look grey
     eyes = [replace(eye, iris=iris) for eye in eyes]
     rims = rims_of(lab, points)
-    brows = [study_brow(lab, points, side) for side in range(2)]
+    brows = [replace(brow, seen=brow.seen * eye.seen) for brow, eye in zip(study_brows(lab, points), eyes)]
     glasses = float(smoothstep(rims.sum() * (UNIT / n) ** 2, 60, 160))
     growth = [
         warp * eye.seen * (0.07 + (1 - 0.8 * glasses) * 0.33 * float(smoothstep(eye.openness, 0.1, 0.2)))
@@ -78,7 +78,8 @@ def draw_animated(
 
     brows = [replace(brow, middle=bend.carry(brow.middle)) for brow in brows]
     form = relief(mesh)
-    regions = regions_of(lab, mesh, form, tone)
+    covered = 1 - sum(brow.seen for brow in brows) / 2
+    regions = regions_of(lab, mesh, form, tone, covered)
     out, light_x = _body(lab, regions, rims, mesh, form, eyes, brows, tone)
     size = picture.width
     if size != n:
@@ -122,16 +123,13 @@ def _body(
     # What must not colour the skin around it, and what is drawn over by skin before the features come.
     holes = np.zeros((n, n), np.float32)
     cover = np.zeros((n, n), np.float32)
-    kept = np.zeros((n, n), np.float32)  # brows that are not drawn anew, under hair or a hat
     for eye, brow in zip(eyes, brows):
         lids = points[[*UPPER_LID[eye.side], *LOWER_LID[eye.side][-2:0:-1]]]
         middle = lids.mean(0)
         holes = np.maximum(holes, polygon(middle + (lids - middle) * (1.14, 1.5), n, 0.5) * eye.seen)
         cover = np.maximum(cover, polygon(middle + (lids - middle) * (1.10, 1.25), n, 0.8) * eye.seen)
         holes = np.maximum(holes, brow_ribbon(brow, n, 2.2) * brow.seen)
-        wide = brow_ribbon(brow, n, 1.6)
-        cover = np.maximum(cover, wide * brow.seen)
-        kept = np.maximum(kept, wide * (1 - brow.seen))
+        cover = np.maximum(cover, brow_ribbon(brow, n, 1.6) * brow.seen)
     lips = points[list(LIPS_OUTER)]
     middle = lips.mean(0)
     holes = np.maximum(holes, polygon(middle + (lips - middle) * (1.10, 1.25), n, 1.0))
@@ -139,17 +137,21 @@ def _body(
     holes = np.maximum(holes, rims)
 
     skin, light_x = render_skin(lab, regions, holes, mesh, form, tone)
-    bare = np.maximum(regions.skin * (1 - kept), cover * (1 - regions.beard))
+    bare = np.maximum(regions.skin, cover * (1 - regions.beard))
     hair, volume = render_strands(lab, (1 - bare) * regions.person)
     person = mix(hair, skin, bare)
     person = mix(person, 0.6 * hair + 0.4 * volume, regions.beard)
+    clean = rims
     x, y = grid(n)
-    clean = rims * (1 - 0.9 * cover)
     for eye in eyes:  # dark glasses and patches stay as they are, but clean
         if eye.seen < 0.9:
             lids = points[[*UPPER_LID[eye.side], *LOWER_LID[eye.side]]].mean(0)
-            around = np.exp(-((((x - lids[0]) / 30) ** 2 + ((y - lids[1] - 3) / 22) ** 2) ** 2))
-            clean = np.maximum(clean, (1 - eye.seen) * around)
+            near, wide = (
+                np.exp(-((((x - lids[0]) / a) ** 2 + ((y - lids[1] - 3) / b) ** 2) ** 2))
+                for a, b in ((26, 17), (40, 30))
+            )
+            dark = smoothstep(tone[0] - soft(lab[..., 0], 0.6 * s), 0.10, 0.22)
+            clean = np.maximum(clean, (1 - eye.seen) * np.maximum(near, wide * dark))
     if clean.max() > 0.05:
         person = mix(person, fast_guided(edges(lab), lab, 2 * s, 4e-4), clean)
     return mix(_far(lab, regions.person), person, regions.person), light_x

@@ -5,7 +5,7 @@ Lengths are in 1/256 of the side of the crop; colours are Oklab.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -23,12 +23,14 @@ class Brow:
         middle: ``[k, 2]`` positions from the outer end to the inner one.
         half: ``[k]`` half its width.
         colour: ``[3]``.
-        seen: 0 no brow, or hidden by hair; 1 a full one.
+        dark: 0 nothing dark is there, 1 a full brow.
+        seen: the same, but 0 where hair or a cap hides it.
     """
 
     middle: np.ndarray
     half: np.ndarray
     colour: np.ndarray
+    dark: float
     seen: float
 
 
@@ -64,14 +66,27 @@ def study_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
     width = _calm(np.clip(1.3 * spread, 1.3, 3.6))
     centre = np.abs(reach[None] - shift[:, None]) < 1.3
     depth = (dark * centre).sum(1) / centre.sum(1)
-    seen = float(smoothstep(np.median(depth), 0.012, 0.075))
+    strength = float(smoothstep(np.median(depth), 0.012, 0.075))
     # Hair hanging over the brow, or a cap drawn down, leaves no gap of skin above it.
     gap = beside - np.percentile(light[:, :13], 85, axis=1)
-    seen *= float(1 - smoothstep(np.median(gap / (depth + 0.02)), 0.5, 0.9))
+    seen = strength * float(1 - smoothstep(np.median(gap / (depth + 0.02)), 0.5, 0.9))
     body = profile[4:21][centre[4:21]]
     colour = body[body[:, 0] <= np.percentile(body[:, 0], 70)].mean(0)
+    seen *= float(smoothstep(colour[2], -0.015, -0.005))  # no hair is blue, but a hat may be
     half = 0.8 * width + 0.2 * np.clip(half, 1.5, 4)
-    return Brow(middle + shift[:, None] * across, half, colour, seen)
+    return Brow(middle + shift[:, None] * across, half, colour, strength, seen)
+
+
+def study_brows(lab: np.ndarray, points: np.ndarray) -> list[Brow]:
+    """Both. One that is dark, but hard to tell from what is around it, follows the other."""
+    one, two = (study_brow(lab, points, side) for side in range(2))
+    found = []
+    for own, other in ((one, two), (two, one)):
+        if own.seen < 0.6 * other.seen:
+            seen = 0.85 * other.seen * float(smoothstep(own.dark, 0.02, 0.3))
+            own = replace(own, seen=max(own.seen, seen), colour=other.colour, half=(own.half + other.half) / 2)
+        found.append(own)
+    return found
 
 
 def _across(middle: np.ndarray) -> np.ndarray:
@@ -113,11 +128,8 @@ def paint_brow(picture: np.ndarray, brow: Brow) -> None:
     half = np.interp(x[0], brow.middle[order, 0], brow.half[order])[None, :]
     lift = np.clip((line - y) / half, -1, 1)
     out = picture[window]
-    # Combed: fine slanted strands, the same at every size.
-    slant = 0.8 if brow.middle[0, 0] > brow.middle[-1, 0] else -0.8
-    strands = np.sin((x + slant * (y - line)) * 1.9) * 0.007
     paint = np.empty_like(out)
-    paint[..., 0] = brow.colour[0] - 0.015 + 0.035 * lift + strands
+    paint[..., 0] = brow.colour[0] - 0.015 + 0.04 * lift
     paint[..., 1:] = brow.colour[1:] * 1.1
     out += (0.94 * brow.seen * shape)[..., None] * (paint - out)
 
@@ -147,7 +159,7 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
 
     sure = lips * (blur(lips, 1.0 * s) > 0.55)
     weight = sure + 1e-4
-    tone = blur(photo * weight[..., None], 2.6 * s) / blur(weight, 2.6 * s)[..., None]
+    tone = blur(photo * weight[..., None], 2.6 * s) / (blur(weight, 2.6 * s)[..., None] + 1e-6)
     mean = (photo * weight[..., None]).sum((0, 1)) / weight.sum()
     paint = tone + 0.35 * (mean - tone)
     # A little redder than the skin around, as lips in good light are; never more than that.
@@ -179,7 +191,7 @@ def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, ski
             1 - smoothstep(np.abs(inside[..., 1] - 0.0), 0.03, 0.06)
         )
         w = teeth * gap + 1e-4
-        flat = blur(inside[..., 0] * w, 3.5 * s) / blur(w, 3.5 * s)
+        flat = blur(inside[..., 0] * w, 3.5 * s) / (blur(w, 3.5 * s) + 1e-6)
         inside[..., 0] += teeth * (0.8 * (flat - inside[..., 0]) + 0.035)
         inside[..., 1] *= 1 - 0.5 * teeth
         inside[..., 2] += teeth * (0.55 * (0.012 - inside[..., 2]))

@@ -119,8 +119,11 @@ def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     return smoothstep(fast_guided(edges(lab), person, 5 * n / UNIT, 1e-4), 0.12, 0.65)
 
 
-def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray) -> Regions:
-    """Find them all in a photo ``[n, n, 3]``; ``form`` is the relief of the mesh, ``tone`` the colour of the face."""
+def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray, covered: float = 0.0) -> Regions:
+    """Find them all in a photo ``[n, n, 3]``; ``form`` is the relief of the mesh, ``tone`` the colour of the face.
+
+    ``covered``: 1 if brows were looked for and not found, so that hair may hang as low as the eyes.
+    """
     n = lab.shape[0]
     s = n / UNIT
     points = mesh[:, :2]
@@ -152,23 +155,22 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     coarse = reduce(skin, FINE)
     closed = ndimage.grey_closing(coarse, footprint=_disc(4))
     brow_y = float(points[[66, 296, 105, 334], 1].mean())
-    below_brows = smoothstep(y - brow_y, -10, 0)
+    below_brows = smoothstep(y - brow_y - 10 * covered, -10, 0)
     skin = np.maximum(skin, enlarge(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
 
     # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
     upright, across = (
         soft(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s) for order in ((0, 1), (1, 0))
     )
+    textures = [
+        smoothstep(upright, 0.012, 0.020),
+        smoothstep(upright, 0.005, 0.009) * (upright > 1.6 * across),
+        smoothstep(upright + across, 0.008, 0.016) * (1 - oval),  # beyond the mesh, above
+    ]
     # The edge of the hair is steep as well, but narrow.
-    fringe = reduce(
-        np.stack([smoothstep(upright, 0.012, 0.020), smoothstep(upright, 0.005, 0.009) * (upright > 1.6 * across)], -1),
-        FINE,
-    )
-    fringe = np.maximum(*(ndimage.grey_opening(fringe[..., k], footprint=_disc(3 + k)) for k in range(2)))
-    fringe = smoothstep(enlarge(blur(fringe, 1.2), n), 0.2, 0.7)
-    # Beyond the mesh, above, fine texture is hair, however pale.
-    beyond = (1 - oval) * smoothstep(soft(upright + across, 2.5 * s), 0.008, 0.016)
-    fringe = np.maximum(fringe, beyond) * (1 - below_brows)
+    textures = reduce(np.stack(textures, -1), FINE)
+    opened = [ndimage.grey_opening(textures[..., k], footprint=_disc(radius)) for k, radius in enumerate((3, 4, 3))]
+    fringe = smoothstep(enlarge(blur(np.maximum.reduce(opened), 1.2), n), 0.2, 0.7) * (1 - below_brows)
     skin = skin * (1 - fringe)
 
     beard = _beard(lab, mesh, brighter, tone, inside)
