@@ -136,9 +136,11 @@ def _body(
 
     holes = np.maximum(holes, rims)
 
-    skin, light_x = render_skin(lab, regions, holes, mesh, form, tone)
+    skin, drift, light_x = render_skin(lab, regions, holes, mesh, form, tone)
     bare = np.maximum(regions.skin, cover * (1 - regions.beard))
     hair, volume = render_strands(lab, (1 - bare) * regions.person)
+    alike = np.exp(-(((volume - skin + drift) * (1, 2, 2)) ** 2).sum(-1) / 0.09**2)
+    hair += alike[..., None] * drift
     person = mix(hair, skin, bare)
     person = mix(person, 0.6 * hair + 0.4 * volume, regions.beard)
     clean = rims

@@ -9,13 +9,27 @@ import numpy as np
 
 from .face import UNIT, edges, mix
 from .regions import CHEEK_PATCHES, Regions, fast_guided, normalised, reduce
-from .sculpt import CHEEKS, FINE, LOWER_LID, NOSE_TIP, OVAL, UPPER_LID, WINGS, Relief, enlarge, grid, light_of, polygon
+from .sculpt import (
+    CHEEKS,
+    FINE,
+    LOWER_LID,
+    NOSE_TIP,
+    OVAL,
+    UPPER_LID,
+    WINGS,
+    Relief,
+    enlarge,
+    enlarge_all,
+    grid,
+    light_of,
+    polygon,
+)
 from .tools import blur, smoothstep
 
 
 def render_skin(
     lab: np.ndarray, regions: Regions, holes: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Paint smooth skin everywhere: eyes, brows and lips are filled in from around and drawn over later.
 
     Args:
@@ -27,7 +41,8 @@ def render_skin(
         tone: colour of the face ``[3]``.
 
     Returns:
-        ``[n, n, 3]``, and where the light comes from: -1 left to 1 right.
+        The skin, and how much the film's lights changed it, each ``[n, n, 3]``; and where the light comes from,
+        -1 left to 1 right.
     """
     n = lab.shape[0]
     s = n / UNIT
@@ -74,6 +89,9 @@ def render_skin(
     shift = ((made - small[..., :3]) * cheeks[..., None]).sum((0, 1)) / (cheeks.sum() + 1e-6)
     made -= np.clip(shift * (1, 0.9, 1), -0.05, 0.05)
     face = np.stack([enlarge(made[..., channel], n) for channel in range(3)], -1)
+    # How the lights changed the skin, fading outwards: temples, ears and thin hair beside it follow.
+    support = blur(within, 5 * px)[..., None]
+    drift = enlarge_all(blur((made - small[..., :3]) * within[..., None], 5 * px) / (support + 0.12), n)
     # Finer forms stay where they make a face: around nostrils, lids and chin, and only strong ones.
     fine = normalised(lab[..., 0], weight, 1.3 * s) - normalised(lab[..., 0], weight, 4 * s)
     base = points[2]
@@ -91,7 +109,7 @@ def render_skin(
 
     # Ears and neck: smooth, with their folds.
     guide = edges(lab)
-    other = fast_guided(guide, lab, 4 * s, 1.5e-3)
+    other = fast_guided(guide, lab, 4 * s, 1.5e-3) + drift
     oval = polygon(points[list(OVAL)], n, 0.7)
     below = smoothstep(y, float(points[[234, 454], 1].mean()), float(points[[58, 288], 1].mean()))
     above = 1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4)
@@ -101,7 +119,7 @@ def render_skin(
     cast = enlarge(cast, n).clip(0, 1) * below * (1 - oval)
     other[..., 0] -= 0.11 * cast
     other[..., 1] += 0.010 * cast
-    return mix(other, face, np.clip(whole, 0, 1)), light_x
+    return mix(other, face, np.clip(whole, 0, 1)), drift, light_x
 
 
 def _cored(x: np.ndarray, size: float) -> np.ndarray:
