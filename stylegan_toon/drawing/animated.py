@@ -83,7 +83,7 @@ def draw_animated(
     out, light_x = _body(lab, regions, rims, mesh, form, eyes, brows, tone)
     size = picture.width
     if size != n:
-        out, lab, rims = (enlarge_all(layer, size) for layer in (out, lab, rims))
+        out, lab, rims = (_sharp(layer, size) for layer in (out, lab, rims))
     out = np.ascontiguousarray(out, np.float32)
     plain = out.copy()
     paint_mouth(out, lab, points, tone)
@@ -96,6 +96,12 @@ def draw_animated(
     out[..., 1:] *= 1.03
     result = Image.fromarray(from_oklab(out.astype(np.float32)))
     return result if side == size else result.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _sharp(layer: np.ndarray, n: int) -> np.ndarray:
+    """Bicubic enlargement of ``[m, m]`` or ``[m, m, c]``: edges of hair stay crisp."""
+    planes = [enlarge(plane, n) for plane in np.moveaxis(np.atleast_3d(layer), -1, 0)]
+    return planes[0] if layer.ndim == 2 else np.stack(planes, -1)
 
 
 def _openings(points: np.ndarray, eyes: list[Eye]) -> np.ndarray:

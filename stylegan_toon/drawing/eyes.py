@@ -269,6 +269,7 @@ def _iris_colour(own: np.ndarray) -> tuple[float, float, float]:
     warm = max(float(smoothstep(a + b, 0.004, 0.024)), float(smoothstep(-light, -0.37, -0.29)))
     brown = float(smoothstep(-light, -0.52, -0.36)) * warm
     cold = (1 - float(smoothstep(a + b, -0.005, 0.015))) * (1 - brown)
+    a, b = a - 0.005 * cold, b - 0.014 * cold
     a = a if b > 0.01 else min(a, 0.0) + brown * max(a, 0.0)  # no violet ones
     a, b = a + 0.6 * brown * (0.035 - a), b + 0.6 * brown * (0.045 - b)
     gain = min(1.7, 0.085 / max(chroma, 1e-3)) if chroma > 0.012 else 1.0

@@ -84,7 +84,8 @@ def study_brows(lab: np.ndarray, points: np.ndarray) -> list[Brow]:
     for own, other in ((one, two), (two, one)):
         if own.seen < 0.6 * other.seen:
             seen = 0.85 * other.seen * float(smoothstep(own.dark, 0.02, 0.3))
-            own = replace(own, seen=max(own.seen, seen), colour=other.colour, half=(own.half + other.half) / 2)
+            colour = own.colour if own.colour[0] < other.colour[0] else other.colour
+            own = replace(own, seen=max(own.seen, seen), colour=colour, half=(own.half + other.half) / 2)
         found.append(own)
     return found
 

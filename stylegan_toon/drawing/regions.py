@@ -51,7 +51,7 @@ def normalised(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian average of what ``weight`` marks; the rest is filled in from around."""
     if x.ndim == 3:
         weight = weight[..., None]
-    return soft(x * weight, sigma) / (soft(weight, sigma) + 1e-5)
+    return soft(x * weight, sigma) / (np.maximum(soft(weight, sigma), 0) + 1e-5)
 
 
 def soft(x: np.ndarray, sigma: float) -> np.ndarray:

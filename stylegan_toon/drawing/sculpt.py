@@ -48,10 +48,11 @@ def enlarge(field: np.ndarray, n: int) -> np.ndarray:
 
 
 def enlarge_all(field: np.ndarray, n: int) -> np.ndarray:
-    """`enlarge` for ``[m, m]`` or ``[m, m, c]``; bilinear, and several times as fast, where the factor is 2."""
-    if n == 2 * field.shape[0]:
-        planes = np.ascontiguousarray(np.atleast_3d(field).transpose(2, 0, 1), np.float32)
-        large = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], scale_factor=2, mode="bilinear")
+    """`enlarge` for ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear: faster, and nothing overshoots."""
+    times = n // field.shape[0]
+    if n in (2 * field.shape[0], 4 * field.shape[0]):
+        planes = np.array(np.atleast_3d(field).transpose(2, 0, 1), np.float32, order="C")
+        large = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], scale_factor=times, mode="bilinear")
         return large[0].permute(1, 2, 0).numpy().reshape(n, n, *field.shape[2:])
     if field.ndim == 2:
         return enlarge(field, n)

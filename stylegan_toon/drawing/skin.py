@@ -77,7 +77,13 @@ def render_skin(
     gloss = np.clip(form.normal @ half, 0, 1) ** 30 * blur(oval_small, 4 * px)
     light = light + 0.09 * facing - np.clip(0.012 * form.hollow, 0, 0.05) + 0.06 * gloss
 
-    colour = normalised(small[..., 1:3], w, 7 * px)
+    # Skin is more colourful in its shades: how much, the photo says.
+    off = small[..., :3] - (small[..., :3] * within[..., None]).sum((0, 1)) / total
+    near = within * np.exp(-((off[..., 0] / 0.15) ** 2))
+    slope = (off[..., 1:] * (near * off[..., 0])[..., None]).sum((0, 1)) / ((near * off[..., 0] ** 2).sum() + 0.5)
+    slope = np.clip(slope, -0.25, 0.1)
+    colour = normalised(small[..., 1:3] - slope * off[..., :1], w, 7 * px)
+    colour += slope * (light - small[..., 0] + off[..., 0])[..., None]
     turn = np.clip((tone[0] + 0.02 - light) / 0.16, 0, 1)
     colour[..., 0] += 0.030 * turn * (1 - turn) * inside  # blood shines through where light turns to shade
     for index, out in zip(CHEEKS, (-2, 2)):
