@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {"ops": 1, "nn": 2, "drawing": 3, "weights": 3, "faces": 3, "data": 3, "training": 4, "metrics": 4}
+FLOORS = {"ops": 1, "nn": 2, "weights": 3, "faces": 3, "drawing": 3, "data": 3, "training": 4, "metrics": 4}
 GROUND = {"errors", "files", "_callable"}
 VERB_FLOOR = 5
 

@@ -1,18 +1,22 @@
-"""A procedural comic renderer: an aligned face becomes a drawn one, so nobody needs a cartoon set to start.
+"""The comic renderer: clean soft cell shading, ink lines that swell, hair in locks, clear eyes, a calm background.
 
-Clean cell shading, flowing ink lines, large clear eyes and a narrow chin; the person stays recognisable.
-Nothing is random and nothing is learned: positions come from the FFHQ alignment (or from landmarks), colours
-from the face itself, so the drawings are alike enough for a network to learn from a few thousand of them.
+Nothing is random and nothing is learned for it: curves come from the landmarks of the face, colours and tones from
+the photo, so the drawings are alike enough for a network to learn from a few thousand of them.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
-from .face import DRAWN_AT_LEAST, NOSE, UNIT, Face, edges, look, mix, regions, skin_colour, square
-from .tools import Flow, blur, from_oklab, guided_filter, smoothstep, soft_levels, to_oklab
+from . import strokes
+from .face import SCALE, WORK, Eye, Face, cheeks, ground, see, square
+from .light import Light
+from .pen import Pen, curve
+from .tools import blur, from_oklab, mix, resized, smoothstep, spread
+
+GROW, SLIM = 0.20, 0.05  # how much larger eyes are, how much narrower a chin
+SHEET = 448  # smaller drawings are drawn larger and reduced, so that lines stay clean
 
 
 def draw_comic(
@@ -27,8 +31,8 @@ def draw_comic(
     Args:
         image: FFHQ-aligned square face, RGB picture or uint8 ``[n, n, 3]``.
         landmarks: ``[5, 2]`` pixel positions of the eyes, nose and mouth corners (image-left first), as
-            `align.Face` holds them; None finds the eyes near where the alignment puts them.
-        warp: 0 keeps the proportions, 1 is the style: larger eyes, narrower chin and smaller nose.
+            `align.Face` holds them, or a mesh ``[478, 2]``; None looks for the face.
+        warp: 0 keeps the proportions, 1 is the style: larger eyes and a narrower chin.
         ink: strength of the lines, 0 to 1.
 
     Returns:
@@ -37,164 +41,144 @@ def draw_comic(
     Raises:
         ToonError: the picture is not square, or smaller than 32 px.
     """
-    picture, side = square(image, DRAWN_AT_LEAST)
-    lab = to_oklab(np.asarray(picture))
-    # Underexposed faces are lifted a little, as a longer exposure would; well exposed ones hardly change.
-    lab = lab * np.float32(np.clip(0.48 / max(skin_colour(lab)[0], 0.2), 1, 1.6) ** 0.7)
-    face = look(lab, None if landmarks is None else landmarks * (UNIT / side))
-    face = _exaggerate(face, warp)
-    drawing = Image.fromarray(from_oklab(_draw(face, ink)))
-    return drawing if side >= DRAWN_AT_LEAST else drawing.resize((side, side), Image.Resampling.LANCZOS)
+    picture, side = square(image)
+    face = see(picture, landmarks, grow=GROW * warp, slim=SLIM * warp)
+    sheet = side * -(-SHEET // side)
+    drawing = Image.fromarray(from_oklab(_draw(face, sheet, ink)))
+    return drawing if sheet == side else drawing.resize((side, side), Image.Resampling.BOX)
 
 
-def _exaggerate(face: Face, strength: float) -> Face:
-    """Larger eyes, a narrower chin, a smaller nose: one smooth warp; the eyes stay where they are."""
-    if strength == 0:
-        return face
-    middle = face.mouth[0]
-    from_x, from_y = np.broadcast_arrays(face.x, face.y)
-    from_x, from_y = from_x.copy(), from_y.copy()
-    for (ex, ey), clear in zip(face.eyes, face.clarity):
-        dx, dy = from_x - ex, from_y - ey - 1
-        bump = np.clip(1 - (dx / 30) ** 2 - (dy / 24) ** 2, 0, None) ** 2
-        grow = 0.43 * strength * clear * bump
-        from_x -= 0.92 * grow * dx
-        from_y -= grow * dy
-    off = face.x - middle
-    low = smoothstep(face.y, 165, 225) * (1 - 0.55 * smoothstep(face.y, 236, 262))
-    from_x += 0.13 * strength * off * low * np.exp(-((off / 75) ** 4))
-    nose = face.spot((middle, NOSE[1]), 12, 12) * strength
-    from_x += 0.14 * nose * off
-    from_y += 0.10 * nose * (face.y - NOSE[1] + 7)
-    at = np.stack([from_y, from_x]) * face.scale - 0.5
-    warped = [ndimage.map_coordinates(face.lab[..., c], at, order=3, mode="nearest") for c in range(3)]
-    return Face(np.stack(warped, -1), face.eyes, face.clarity, face.mouth, face.x, face.y)
+def _draw(face: Face, sheet: int, ink: float) -> np.ndarray:
+    light = Light(face, sheet)
+    regions = face.regions
+    drawing = mix(_locks(light), _skin(light), smoothstep(light.up(blur(regions.skin, 0.8 * SCALE)), 0.3, 0.7))
+    drawing = mix(_background(light), drawing, smoothstep(light.up(regions.person), 0.3, 0.7))
+    drawing = mouth(face, drawing, light.up(light.mild))
+    drawing = eyes(face, drawing)
+    if ink:
+        line = ink * np.maximum(light.lines(), strokes.features(face, sheet))
+        # Ink takes a tint of what it outlines.
+        dark = drawing * np.float32((0.20, 0.5, 0.45)) + np.float32((0.085, 0.004, 0.004))
+        drawing = mix(drawing, np.minimum(dark, drawing), 0.92 * line)
+    return drawing
 
 
-def _draw(face: Face, ink: float) -> np.ndarray:
-    lab, s = face.lab, face.scale
-    person, plain, skin = regions(face)
-    left, right = face.eyes
-    eye = np.maximum(face.spot(left, 13, 9), face.spot(right, 13, 9))
-    mouth = face.spot(face.mouth, 22, 10)
-    brows = ((left[0] - 1, left[1] - 16), (right[0] + 1, right[1] - 16))
-    brow = np.maximum(*(face.spot(centre, 15, 6) for centre in brows))
-    nose = face.spot((face.mouth[0], NOSE[1]), 14, 9)
-    detail = np.clip(1.3 * eye + 0.7 * brow + 1.1 * mouth + 0.8 * nose, 0, 1)
-
-    # Smooth: skin most, then everything along its flow, which turns hair into strands; eyes least.
-    guide = edges(lab)
-    mild = guided_filter(guide, lab, 3 * s, 1.2e-3)
-    strong = guided_filter(blur(guide, s), lab, 7 * s, 6e-3)
-    smooth = mix(mild, strong, skin * (1 - detail))
-    flow = Flow(smooth[..., 0], s)
-    smooth = flow.smooth(smooth, 4)
-    smooth = smooth + (0.7 * (1 - skin))[..., None] * (smooth - blur(smooth, 1.6 * s))
-    smooth = flow.smooth(smooth, 4)
-    smooth = mix(smooth, (mild + lab) / 2, np.clip(1.4 * eye, 0, 1))
-    smooth[..., 0] += 0.8 * nose * (mild[..., 0] - blur(mild[..., 0], 5 * s))  # or soft light would erase it
-
-    # Background: calm, a little paler, its edges kept.
-    calm = flow.smooth(guided_filter(edges(smooth), smooth, 8 * s, 1.5e-3), 4)
-    calm[..., 0] = 0.9 * calm[..., 0] + 0.075
-
-    drawing = _shade(face, smooth, plain, skin, detail, eye, mouth)
-    drawing = mix(calm, drawing, person)
-    drawing = _brighten_eyes(face, drawing, plain[0])
-    line = ink * _lines(face, smooth[..., 0], mild[..., 0], flow, skin, person, detail)
-    dark = drawing * (0.18, 0.45, 0.40) + (0.10, 0.004, 0.004)  # ink takes a tint of what it outlines
-    return mix(drawing, dark, 0.9 * line).astype(np.float32)
+def _background(light: Light) -> np.ndarray:
+    """Its own colours, calm and a little paler, as if nobody stood before it."""
+    person = light.face.regions.person
+    outside = (1 - smoothstep(blur(person, 1.5 * SCALE), 0.02, 0.20)).astype(np.float32)
+    calm = ground(light.face)
+    # Close to the person its local colour is kept: where hair was taken for background, it does not end abruptly.
+    near = spread(light.mild, outside + 1e-4, 3.5 * SCALE)
+    calm = mix(near, calm, 1 - smoothstep(blur(person, 6 * SCALE), 0.01, 0.25))
+    calm[..., 0] = 0.93 * calm[..., 0] + 0.05
+    return light.up(calm)
 
 
-def _shade(
-    face: Face,
-    smooth: np.ndarray,
-    plain: np.ndarray,
-    skin: np.ndarray,
-    detail: np.ndarray,
-    eye: np.ndarray,
-    mouth: np.ndarray,
-) -> np.ndarray:
-    """Cells of light: steps for hair and clothes, three flat tones for skin; warmer colour, blush, lips."""
-    light, green_red, blue_yellow = (smooth[..., c] for c in range(3))
-    plain, ma, mb = plain
-    stepped = 0.25 * light + 0.75 * soft_levels(light, 9, 2.0)
-
-    broad = guided_filter(light, light, 8 * face.scale, 4e-3) - plain
-    shade, deep = smoothstep(-broad, 0.05, 0.075), smoothstep(-broad, 0.14, 0.17)
-    tones = -0.085 * shade - 0.10 * deep + 0.035 * smoothstep(broad, 0.03, 0.13)
-    lift = 0.045 + 0.045 * smoothstep(plain, 0.45, 0.62) * (1 - smoothstep(plain, 0.72, 0.88))
-    skin_light = plain + lift + 0.75 * tones + 0.4 * broad
-    flat = skin * (1 - np.clip(1.2 * detail, 0, 1))
-    light = stepped + flat * (skin_light - stepped)
-
-    # Skin goes halfway from its own colour to a warm one, lips and lids with it; flat skin is evened out.
-    vivid = 1.25 - 0.25 * skin
-    warmer = np.array([0.4 * (0.057 - ma), 0.4 * (0.070 - mb)], np.float32)
-    warmer *= min(1, 0.03 / max(float(np.hypot(*warmer)), 1e-9))  # people painted blue stay blue
-    pale = 1 - smoothstep(np.hypot(green_red, blue_yellow), 0.04, 0.08)
-    teeth = pale * smoothstep(smooth[..., 0], plain - 0.06, plain + 0.08) * np.clip(1.3 * mouth, 0, 1)
-    light = light + 0.05 * teeth
-    near = np.clip(skin + mouth + 0.5 * eye, 0, 1) * (1 - teeth)
-    a = green_red * vivid + near * warmer[0]
-    b = blue_yellow * vivid + near * warmer[1]
-    even = skin * (1 - np.clip(1.2 * eye + mouth, 0, 1))
-    a = a + even * (ma + warmer[0] + 0.3 * (green_red - ma) + 0.012 * shade - a)
-    b = b + even * (mb + warmer[1] + 0.3 * (blue_yellow - mb) + 0.006 * shade - b)
-
-    for (ex, ey), side in zip(face.eyes, (-1, 1)):
-        blush = face.spot((ex + 5 * side, ey + 32), 15, 9) * skin
-        a = a + 0.016 * blush
-        light = light - 0.010 * blush
-    redder = (green_red - ma) - 0.25 * (blue_yellow - mb)
-    lips = smoothstep(redder, 0.012, 0.03) * np.clip(1.5 * mouth, 0, 1)
-    a = a + 0.014 * lips
-    b = b + 0.4 * lips * (0.035 - b)
-    return np.stack([light, a, b], -1)
+def _skin(light: Light) -> np.ndarray:
+    """Skin in soft cells of light, ``[sheet, sheet, 3]``; what stands out from it, such as spectacles, stays."""
+    face, up = light.face, light.up
+    plain = face.skin_colour
+    depth, shade, deep, shine = light.tones
+    tone = float(plain[0]) + 0.42 * depth + light.contrast * (-0.060 * shade - 0.075 * deep + 0.028 * shine)
+    colour = 0.6 * up(light.form[..., 1:]) + 0.4 * plain[1:]
+    out = np.dstack([tone, colour * (1.06 + 0.10 * shade + 0.05 * deep)[..., None]])
+    # The tones are moved as a whole so that cheeks keep the photo's lightness and hue.
+    cheek = cheeks(face)
+    if cheek.any():
+        drawn = resized(out, WORK, Image.Resampling.BILINEAR)
+        gap = np.median(light.mild[cheek], 0) - np.median(drawn[cheek], 0)
+        out = out + gap * np.float32((1, 0.7, 0.7))
+    rest, sure = light.odd
+    return out + up(np.maximum(sure, 0.85 * face.features)[..., None] * rest)
 
 
-def _lines(
-    face: Face,
-    smooth: np.ndarray,
-    mild: np.ndarray,
-    flow: Flow,
-    skin: np.ndarray,
-    person: np.ndarray,
-    detail: np.ndarray,
-) -> np.ndarray:
-    """Ink in [0, 1]: differences of Gaussians averaged along the flow (Kang et al. 2007), softly thresholded.
-
-    Thresholds are lowest on features and along the jaw, high on the rest of the skin (no wrinkles) and
-    in the background.
-    """
-    s = face.scale
-    source = smooth + 0.5 * detail * (mild - smooth)
-    response = flow.smooth(blur(source, 1.6 * s) - blur(source, s), 3)
-    radius = np.hypot((face.x - face.mouth[0]) / 66, (face.y - 140) / 96)
-    jaw = np.exp(-(((radius - 1) / 0.16) ** 2) / 2) * smoothstep(face.y, 120, 170)
-    plain = skin * (1 - detail) * (1 - 0.95 * jaw)
-    outside = 1 - smoothstep(blur(person, 3 * s), 0.08, 0.35)
-    threshold = 0.0055 + 0.009 * plain + 0.025 * outside
-    return smoothstep(response, threshold, threshold + 0.016)
+def _locks(light: Light) -> np.ndarray:
+    """Hair and clothes: strands in a few tones around the mass they belong to, ``[sheet, sheet, 3]``."""
+    mass, z, size = light.strands
+    z = light.up(z)
+    steps = 1.1 * smoothstep(z, 0.35, 0.75) + 0.9 * smoothstep(z, 1.2, 1.6)
+    steps = steps - 1.0 * smoothstep(-z, 0.35, 0.75) - 0.7 * smoothstep(-z, 1.1, 1.5)
+    tone = light.up(mass) + light.up(np.clip(1.15 * size, 0.012, 0.10)) * (steps + 0.25 * np.clip(z, -2, 2))
+    colour = light.flow.smooth(blur(light.mild[..., 1:], 0.8 * SCALE), 3)
+    return np.dstack([tone, 1.12 * light.up(colour)])
 
 
-def _brighten_eyes(face: Face, drawing: np.ndarray, skin_light: float) -> np.ndarray:
-    """Whiter whites, an iris lit from below, and two catchlights, wherever an open eye was found."""
-    light, a, b = (drawing[..., c] for c in range(3))
-    for (ex, ey), clear in zip(face.eyes, face.clarity):
-        window = face.spot((ex, ey), 10, 7, power=4) * clear
-        pale = 1 - smoothstep(np.hypot(a, b), 0.04, 0.08)
-        white = pale * smoothstep(light, skin_light - 0.06, skin_light + 0.08)
-        light = light + 0.08 * window * white
-        disc = 1 - smoothstep(np.hypot(face.x - ex, face.y - ey), 7.0, 9.0)
-        iris = clear * disc * smoothstep(-light, 0.08 - skin_light, 0.22 - skin_light)
-        below = smoothstep(face.y - ey, -3, 6)
-        light = light + iris * (0.12 * below - 0.04)
-        colour = 1 + 0.9 * iris * below
-        spark = clear * np.maximum(
-            1 - smoothstep(np.hypot(face.x - ex + 2.4, face.y - ey + 2.8), 1.3, 2.5),
-            0.55 * (1 - smoothstep(np.hypot(face.x - ex - 2.4, face.y - ey - 2.8), 0.6, 1.6)),
-        )
-        light = light + spark * (0.97 - light)
-        a, b = (channel * colour * (1 - 0.8 * spark) for channel in (a, b))
-    return np.stack([light, a, b], -1)
+def mouth(face: Face, drawing: np.ndarray, mild: np.ndarray) -> np.ndarray:
+    """Lips in two tones of their own colour; teeth clean; the rest of the mouth as it was."""
+    if face.sure == 0:
+        return drawing
+    sheet = len(drawing)
+    outer, inner = face.lips
+    inside = Pen(sheet).shape(inner).ink() if face.gape > 1.2 else np.zeros((sheet, sheet), np.float32)
+    lips = np.clip(blur(Pen(sheet).shape(outer).ink(), 0.6 * sheet / 256) - inside, 0, 1)
+    sure = lips > 0.9
+    if sure.sum() < 30:
+        return drawing
+    colour = np.median(mild[sure], 0)
+    z = resized(blur(face.lab[..., 0], 1.2 * SCALE), sheet) - colour[0]
+    tone = 0.35 * z + 0.045 * smoothstep(z, 0.03, 0.06) - 0.05 * smoothstep(-z, 0.04, 0.08)
+    flat = np.dstack([colour[0] + tone, np.full_like(tone, 1.15 * colour[1]), np.full_like(tone, 1.05 * colour[2])])
+    drawing = mix(drawing, 0.75 * flat + 0.25 * mild, face.sure * lips)
+    # Teeth: what is pale and light between the lips.
+    within = inside * face.sure
+    pale = 1 - smoothstep(np.hypot(mild[..., 1], mild[..., 2]), 0.05, 0.09)
+    tooth = within * pale * smoothstep(mild[..., 0], 0.42, 0.62)
+    drawing = mix(drawing, mild, within)
+    white = np.dstack([0.5 * mild[..., 0] + 0.47, 0.3 * mild[..., 1], 0.3 * mild[..., 2] + 0.005])
+    return mix(drawing, white, 0.85 * tooth)
+
+
+def eyes(face: Face, drawing: np.ndarray) -> np.ndarray:
+    """Eyes drawn anew where they are open: shaded whites, irises lit from below, catchlights."""
+    sheet = len(drawing)
+    for eye in face.eyes:
+        if eye.open == 0:
+            continue
+        opening = Pen(sheet).shape(eye.opening).ink() * np.float32(eye.open)
+        rows, columns = (np.flatnonzero(opening.any(axis)) for axis in (1, 0))
+        if len(rows) and len(columns):
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            drawing[box] = mix(drawing[box], _eye(face, eye, sheet, box), opening[box])
+    return drawing
+
+
+def _eye(face: Face, eye: Eye, sheet: int, box: tuple[slice, slice]) -> np.ndarray:
+    """An eyeball in Oklab over ``box`` of a sheet."""
+    k = sheet / 256
+    y, x = (np.mgrid[box].astype(np.float32) + 0.5) / np.float32(k)
+    small = Pen(WORK, 2).shape(eye.opening).ink()
+    (cx, cy), r = map(float, eye.iris), float(eye.radius)
+    gx, gy = face.grid
+    away = np.hypot(gx - cx, gy - cy) / r
+    ring = (small > 0.9) & (away > 0.45) & (away < 0.85)
+    pixels = face.lab[ring] if ring.sum() > 8 else face.lab[small > 0.5]
+    hue = np.median(pixels, 0) if len(pixels) else np.float32((0.3, 0.01, 0.02))
+    outside = (small > 0.9) & (away > 1.15)
+    skin_light = float(face.skin_colour[0])
+    white = float(np.percentile(face.lab[outside][:, 0], 70)) if outside.sum() > 8 else skin_light
+    white = float(np.clip(0.5 * white + 0.5 * (0.55 + 0.4 * skin_light) + 0.05, 0.55, 0.93))
+
+    # Whites, shaded under the upper lid and towards the corners.
+    lid = curve(eye.upper, 48)
+    lid_y = np.interp(x[0], lid[:, 0], lid[:, 1]).astype(np.float32)[None, :]
+    under = 1 - smoothstep(y - lid_y, 0.5, 3.2)
+    corner = smoothstep(np.abs(x - float(eye.centre[0])) / (eye.width / 2), 0.65, 1.05)
+    light = white - 0.13 * under - 0.08 * corner
+    ball = np.dstack([light, 0.006 + 0.012 * corner, np.full_like(light, 0.004)])
+
+    d = np.hypot(x - cx, y - cy) / r
+    edge = 0.5 / (k * r)
+    disc = 1 - smoothstep(d, 1 - 2 * edge, 1 + edge)
+    lightness = float(np.clip(hue[0], 0.22, 0.62))
+    chroma = hue[1:] * min(1.6, 0.11 / max(float(np.hypot(*hue[1:])), 1e-3))
+    below = smoothstep((y - cy) / r, -0.5, 0.9)
+    iris = lightness * (0.72 + 0.62 * below) + 0.03 * below
+    iris = iris * (1 - 0.55 * smoothstep(d, 0.78, 0.95)) * (1 - 0.45 * under)
+    full = np.dstack([iris, float(chroma[0]) * (0.8 + 0.6 * below), float(chroma[1]) * (0.8 + 0.6 * below)])
+    full = mix(full, np.float32((0.10, 0, 0)), 1 - smoothstep(d, 0.42 - edge, 0.42 + 2 * edge))
+    ball = mix(ball, full, disc)
+    big = np.hypot(x - cx + 0.36 * r, y - cy + 0.36 * r) / r
+    little = np.hypot(x - cx - 0.38 * r, y - cy - 0.42 * r) / r
+    spark = np.maximum(1 - smoothstep(big, 0.24 - edge, 0.24 + 2 * edge), 0.6 * (1 - smoothstep(little, 0.1, 0.2)))
+    return mix(ball, np.float32((0.98, 0, 0)), spark)

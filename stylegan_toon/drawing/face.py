@@ -1,56 +1,167 @@
-"""What the renderers share about a face: where its eyes are, the person, the skin; on a grid of any size.
+"""What the renderers share about a face: its curves, its proportions made stronger, and what is skin, hair, clothes.
 
-Lengths are in 1/256 of the side of the crop, whatever its size in pixels.
+Positions and lengths are in 1/256 of the side of the crop, whatever its size. Fields are computed on one grid of
+`WORK` pixels and enlarged or reduced before they are thresholded, so that a drawing is the same at any size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from ..errors import ToonError
-from .tools import blur, foreground, guided_filter, smoothstep, to_oklab
+from ..faces import mesh as M
+from .pen import UNIT, Pen, curve
+from .tools import blur, guided_filter, resized, segment, smoothstep, spread, to_oklab
 
-# Where features lie in an FFHQ crop of 256 px. Lengths in this file are in 1/256 of the side.
-LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)
-UNIT = 256
-DRAWN_AT_LEAST = 256  # smaller faces are enlarged first, so that lines stay clean
+WORK = 384
+SCALE = WORK / UNIT  # pixels of the working grid in a unit
+SMALLEST = 32
+LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)  # of the alignment
+
+_EYES = (
+    (M.LEFT_EYE_UPPER, M.LEFT_EYE_LOWER, M.LEFT_IRIS, M.LEFT_BROW_UPPER, M.LEFT_BROW_LOWER),
+    (M.RIGHT_EYE_UPPER, M.RIGHT_EYE_LOWER, M.RIGHT_IRIS, M.RIGHT_BROW_UPPER, M.RIGHT_BROW_LOWER),
+)
 
 
-@dataclass(frozen=True)
-class Face:
-    """A face on its grid: lightness and colour, and where things are, in units of 1/256 of the side."""
+@dataclass(frozen=True, eq=False)
+class Eye:
+    """An eye as curves in units; "open" says whether there is an eye to be seen that may be drawn anew.
 
-    lab: np.ndarray  # [n, n, 3] Oklab
-    eyes: tuple[tuple[float, float], tuple[float, float]]  # image-left eye first
-    clarity: tuple[float, float]  # 1: an open eye was found there, 0: sunglasses, closed, hidden
-    mouth: tuple[float, float]
-    x: np.ndarray  # [1, n] pixel centres
-    y: np.ndarray  # [n, 1]
+    Attributes:
+        upper, lower: lids ``[k, 2]`` from the picture's left to its right.
+        iris: centre ``[2]``.
+        radius: of the iris.
+        brow: closed outline ``[k, 2]`` of the brow.
+        open: 1 for a wide open, visible eye, 0 for one that is closed, behind dark glass or hidden.
+        seen: 0 for an eye behind dark glass, a patch or a deep shadow, else 1; a closed eye is seen.
+        outer: -1 if the temple lies to the picture's left of the eye, 1 if to its right.
+    """
+
+    upper: np.ndarray
+    lower: np.ndarray
+    iris: np.ndarray
+    radius: float
+    brow: np.ndarray
+    open: float
+    seen: float
+    outer: int
 
     @property
-    def scale(self) -> float:
-        return self.lab.shape[0] / UNIT
+    def centre(self) -> np.ndarray:
+        return (self.upper.mean(0) + self.lower.mean(0)) / 2
 
-    def spot(self, centre: tuple[float, float], a: float, b: float, power: int = 2) -> np.ndarray:
-        """A bump of height 1: Gaussian with standard deviations (a, b), flatter on top for higher powers."""
-        dx, dy = (self.x - centre[0]) / a, (self.y - centre[1]) / b
-        return np.exp(-(np.abs(dx) ** power + np.abs(dy) ** power) / 2)
+    @property
+    def width(self) -> float:
+        return float(np.hypot(*(self.upper[-1] - self.upper[0])))
+
+    @property
+    def opening(self) -> np.ndarray:
+        """Closed outline of what the lids leave open."""
+        return np.concatenate([curve(self.upper), curve(self.lower)[::-1]])
 
 
-def square(image: Image.Image | np.ndarray, at_least: int) -> tuple[Image.Image, int]:
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """What is where, ``[WORK, WORK]`` in [0, 1] each: the person; of it the skin and the hair (hats count as hair)."""
+
+    person: np.ndarray
+    skin: np.ndarray
+    hair: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """A face as the renderers see it.
+
+    Attributes:
+        lab: Oklab ``[WORK, WORK, 3]``.
+        points: ``[478, 2]`` in units; `stylegan_toon.faces.mesh` names the curves.
+        sure: 1 if a face was found, 0 if the points are only where one might be.
+        glasses: 1 for spectacles or sunglasses.
+        eyes: the picture's left one first.
+    """
+
+    lab: np.ndarray
+    points: np.ndarray
+    sure: float
+    glasses: float
+    eyes: tuple[Eye, Eye]
+
+    def line(self, indices: tuple[int, ...], count: int = 24) -> np.ndarray:
+        """A smooth curve ``[count, 2]`` through points of the mesh."""
+        return curve(self.points[list(indices)], count)
+
+    @property
+    def width(self) -> float:
+        """From one side of the face to the other at the height of the eyes, in units."""
+        return float(np.hypot(*(self.points[454] - self.points[234])))
+
+    @cached_property
+    def grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel centres of the working grid in units: x ``[1, n]`` and y ``[n, 1]``."""
+        x = ((np.arange(WORK, dtype=np.float32) + 0.5) / SCALE)[None, :]
+        return x, x.T
+
+    def area(self, outline: np.ndarray, soft: float = 0.8) -> np.ndarray:
+        """A closed outline as a field on the working grid with an edge as soft as ``soft`` units."""
+        return blur(Pen(WORK, 2).shape(outline).ink(), soft * SCALE)
+
+    def spot(self, centre: np.ndarray | tuple[float, float], a: float, b: float) -> np.ndarray:
+        """A Gaussian bump of height 1 on the working grid."""
+        x, y = self.grid
+        centre = float(centre[0]), float(centre[1])
+        return np.exp(-(((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2) / 2)
+
+    @cached_property
+    def lips(self) -> tuple[np.ndarray, np.ndarray]:
+        """Outlines ``[k, 2]`` of the lips and of the mouth's opening."""
+        pairs = ((M.LIPS_OUTER_UPPER, M.LIPS_OUTER_LOWER), (M.LIPS_INNER_UPPER, M.LIPS_INNER_LOWER))
+        outer, inner = (np.concatenate([self.line(a), self.line(b)[::-1]]) for a, b in pairs)
+        return outer, inner
+
+    @cached_property
+    def gape(self) -> float:
+        """How far the mouth is open, in units."""
+        return float(np.hypot(*(self.points[13] - self.points[14])))
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Eyes, brows, nostrils and mouth: where fine detail counts, ``[WORK, WORK]`` in [0, 1]."""
+        pen = Pen(WORK, 2)
+        for eye in self.eyes:
+            pen.shape(_grown(eye.opening, 2.5)).shape(_grown(eye.brow, 1.5))
+        pen.shape(_grown(self.lips[0], 1.5))
+        base = self.line(M.NOSE_BASE)
+        pen.stroke(base - (0, 1), 7)
+        return np.clip(1.2 * blur(pen.ink(), 1.2 * SCALE), 0, 1) * self.sure
+
+    @cached_property
+    def regions(self) -> Regions:
+        return _regions(self.lab, self.points, self.sure)
+
+    @cached_property
+    def skin_colour(self) -> np.ndarray:
+        """Oklab ``[3]``: the median over cheeks, nose and forehead."""
+        return skin_colour(self.lab, self.points)
+
+
+def square(image: Image.Image | np.ndarray, at_least: int = SMALLEST) -> tuple[Image.Image, int]:
     """The crop as RGB, enlarged to ``at_least`` pixels if it is smaller, and the side it came with.
 
     Raises:
         ToonError: the picture is not square, or smaller than 32 px.
     """
-    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image)
+    picture = image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image).convert("RGB")
     side = picture.width
-    if picture.size != (side, side) or side < 32:
+    if picture.size != (side, side) or side < SMALLEST:
         raise ToonError(
-            f"A drawing needs a square face crop of at least 32 px, not {picture.width}x{picture.height}: "
+            f"A drawing needs a square face crop of at least {SMALLEST} px, not {picture.width}x{picture.height}: "
             "align the photo first."
         )
     if side < at_least:
@@ -58,29 +169,46 @@ def square(image: Image.Image | np.ndarray, at_least: int) -> tuple[Image.Image,
     return picture, side
 
 
-def look(lab: np.ndarray, landmarks: np.ndarray | None) -> Face:
-    """Find the eyes: dark discs as wide as an iris, near where the alignment puts them (or landmarks do)."""
-    n = lab.shape[0]
-    scale = n / UNIT
-    x = ((np.arange(n, dtype=np.float32) + 0.5) / scale)[None, :]
-    y = x.T
-    disc = blur(lab[..., 0], 8.4 * scale) - blur(lab[..., 0], 2.6 * scale)
-    expected = (LEFT_EYE, RIGHT_EYE) if landmarks is None else [tuple(point) for point in landmarks[:2]]
-    spread = (9, 6) if landmarks is None else (4, 3)
-    eyes, clarity = [], []
-    for ex, ey in expected:
-        near = np.exp(-(((x - ex) / spread[0]) ** 2 + ((y - ey) / spread[1]) ** 2) / 2)
-        response = np.maximum(disc, 0) * near
-        top, left = np.unravel_index(response.argmax(), response.shape)
-        weight = response**2 * (np.hypot(x - x[0, left], y - y[top, 0]) < 3.5) + 1e-12 * near
-        eyes.append((float((weight * x).sum() / weight.sum()), float((weight * y).sum() / weight.sum())))
-        clarity.append(float(smoothstep(disc[top, left], 0.05, 0.11)))
-    if landmarks is None:
-        # The head turns about its axis: the mouth follows the eyes a little.
-        mouth = (MOUTH[0] + 0.35 * ((eyes[0][0] + eyes[1][0]) / 2 - MOUTH[0]), MOUTH[1])
-    else:
-        mouth = tuple(landmarks[3:5].mean(0))
-    return Face(lab, tuple(eyes), tuple(clarity), mouth, x, y)
+def see(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: float = 0.0, slim: float = 0.0) -> Face:
+    """Find what is in a face crop, and make its proportions a little stronger.
+
+    Args:
+        picture: RGB, square.
+        landmarks: ``[5, 2]`` in pixels of the picture, as of `align.Face`, or a whole mesh ``[478, 2]``; None looks.
+        grow: by how much the eyes are enlarged: 0.2 is a fifth. Eyes that are closed or behind glasses are not.
+        slim: by how much the chin is narrowed, likewise.
+    """
+    points, sure = _landmarks(picture, landmarks)
+    work = picture.resize((WORK, WORK), Image.Resampling.LANCZOS)
+    lab = to_oklab(np.asarray(work))
+    glasses = sure * _glasses(lab, points)
+    eyes = _eyes(lab, points, sure)
+    if grow or slim:
+        bend = _Bend(points, eyes, grow * (1 - glasses), slim * sure)
+        lab = to_oklab(np.asarray(bend.picture(work)))
+        points = bend.points(points)
+        opened = [(eye.open, eye.seen) for eye in eyes]
+        eyes = _eyes(lab, points, sure, opened)
+    return Face(lab, points, sure, glasses, eyes)
+
+
+def person_mask(face: np.ndarray) -> np.ndarray:
+    """Where the person is in an aligned face, uint8 ``[n, n, 3]`` -> ``[n, n]`` in [0, 1]."""
+    picture, side = square(face)
+    return np.clip(resized(see(picture).regions.person, side), 0, 1)
+
+
+def skin_colour(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Oklab ``[3]`` of a face's skin: the median over cheeks, nose and forehead."""
+    s = lab.shape[0] / UNIT
+    spots = [(50, 7), (280, 7), (5, 5), (151, 8), (205, 6), (425, 6)]
+    patches = []
+    for index, r in spots:
+        x, y = points[index]
+        box = [int(np.clip(round(v * s), 0, lab.shape[0])) for v in (y - r, y + r, x - r, x + r)]
+        patches.append(lab[box[0] : box[1], box[2] : box[3]].reshape(-1, 3))
+    patch = np.concatenate(patches)
+    return np.median(patch, axis=0) if len(patch) else lab.mean((0, 1))
 
 
 def edges(lab: np.ndarray) -> np.ndarray:
@@ -88,53 +216,212 @@ def edges(lab: np.ndarray) -> np.ndarray:
     return lab[..., 0] + lab[..., 1] + lab[..., 2]
 
 
-def mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return a + weight[..., None] * (b - a)
+def _landmarks(picture: Image.Image, landmarks: np.ndarray | None) -> tuple[np.ndarray, float]:
+    """Mesh in units, and how sure it is that it lies on a face."""
+    mesh = M.face_mesh(picture)
+    points = mesh.points * (UNIT / picture.width)
+    sure = float(smoothstep(np.float64(mesh.score), 0.3, 0.7))
+    if landmarks is None:
+        return points, sure
+    given = np.asarray(landmarks, float) * (UNIT / picture.width)
+    if len(given) == len(points):
+        return given[:, :2], 1.0
+    # Five points move the mesh as a whole: scale, rotation and shift by least squares.
+    five = [points[[33, 133]].mean(0), points[[362, 263]].mean(0), points[M.NOSE_TIP], points[61], points[291]]
+    a, b = (np.asarray(p) @ (1, 1j) for p in (five, given))
+    turn = np.vdot(a - a.mean(), b - b.mean()) / np.vdot(a - a.mean(), a - a.mean())
+    moved = (points @ (1, 1j) - a.mean()) * turn + b.mean()
+    return np.stack([moved.real, moved.imag], 1), max(sure, 0.7)
 
 
-def regions(face: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Person ``[n, n]``, skin colour ``[3]`` and skin ``[n, n]``."""
-    lab, s = face.lab, face.scale
-    person = _person(lab)
-    colour = skin_colour(lab)
-    off = lab - colour
-    hue = (off[..., 1:] ** 2).sum(-1) / 0.035**2
-    too_dark = np.maximum(0, -off[..., 0] - 0.1) / 0.10
-    too_light = np.maximum(0, off[..., 0] - 0.2) / 0.07
-    skin = np.exp(-(hue + too_dark**2 + too_light**2) / 2) * person
-    skin = smoothstep(guided_filter(edges(lab), skin, 4 * s, 4e-4), 0.25, 0.75)
-    return person, colour, skin
+def _grown(outline: np.ndarray, by: float) -> np.ndarray:
+    """A closed outline grown by some units away from its middle."""
+    middle = (outline.min(0) + outline.max(0)) / 2
+    reach = (outline.max(0) - outline.min(0)) / 2 + 1e-6
+    return middle + (outline - middle) * (1 + by / reach)
 
 
-def person_mask(face: np.ndarray) -> np.ndarray:
-    """Where the person is in an aligned face, uint8 ``[n, n, 3]`` -> ``[n, n]`` in [0, 1]; see `tools.foreground`."""
-    return _person(to_oklab(face))
+def _eyes(
+    lab: np.ndarray, points: np.ndarray, sure: float, opened: list[tuple[float, float]] | None = None
+) -> tuple[Eye, Eye]:
+    eyes = []
+    for k, (upper, lower, iris, above, below) in enumerate(_EYES):
+        up, low = points[list(upper)], points[list(lower)]
+        centre, edge = points[iris[0]], points[list(iris[1:])]
+        brow = np.concatenate([curve(points[list(above)]), curve(points[list(below)])[::-1]])
+        radius = float(np.hypot(*(edge - centre).T).mean())
+        eyes.append(Eye(up, low, centre, radius, brow, 1.0, sure, (-1, 1)[k]))
+    if opened is None:
+        signs = [_open(lab, eye, points) for eye in eyes]
+        # The light rarely shows both eyes alike: contrast seen in one is believed of the other.
+        contrast = max(sign[1] for sign in signs)
+        opened = [
+            (sure * float(smoothstep(np.float64(gap * contrast * bright), 0.3, 0.7)), sure * bright)
+            for gap, _, bright in signs
+        ]
+    left, right = (replace(eye, open=how[0], seen=how[1]) for eye, how in zip(eyes, opened))
+    return left, right
 
 
-def _person(lab: np.ndarray) -> np.ndarray:
-    n = lab.shape[0]
-    s = n / UNIT
-    small = np.stack([_resized(lab[..., c], 64, Image.Resampling.BOX) for c in range(3)], -1)
-    grid = (np.arange(64) + 0.5) / 64
-    x, y = grid[None, :], grid[:, None]
-    head = ((x - 0.5) / 0.34) ** 2 + ((y - 0.46) / 0.44) ** 2
-    body = ((x - 0.5) / 0.60) ** 2 + ((y - 1.12) / 0.36) ** 2
-    prior = 1 / (1 + np.exp(5 * (np.minimum(head, body) - 1.05)))
-    core = ((x - 0.5) / 0.20) ** 2 + ((y - 0.56) / 0.27) ** 2 < 1
-    person = _resized(foreground(small, prior, core).astype(np.float32), n, Image.Resampling.BICUBIC)
-    return smoothstep(guided_filter(edges(lab), person, 6 * s, 1e-4), 0.15, 0.75)
+def _open(lab: np.ndarray, eye: Eye, points: np.ndarray) -> tuple[float, float, float]:
+    """Whether lids stand apart, something both light and dark is seen between them, and it is not all dark."""
+    gap = np.hypot(*(eye.upper[3:6] - eye.lower[3:6]).T).mean() / max(eye.width, 1e-6)
+    seen = lab[..., 0][Pen(WORK, 2).shape(eye.opening).ink() > 0.6]
+    if len(seen) < 20:
+        return 0.0, 0.0, 0.0
+    dark, light = np.percentile(seen, (10, 92))
+    skin = skin_colour(lab, points)[0]
+    return (
+        float(smoothstep(np.float64(gap), 0.12, 0.20)),
+        float(smoothstep(np.float64(light - dark), 0.07, 0.15)),
+        float(smoothstep(np.float64(light / max(skin, 0.05)), 0.50, 0.66)),
+    )
 
 
-def skin_colour(lab: np.ndarray) -> np.ndarray:
-    """Oklab ``[3]``: the median over cheeks, nose and forehead."""
-    s = lab.shape[0] / UNIT
-    spots = [(92, 145, 14), (164, 145, 14), (128, 150, 10), (128, 90, 16)]
-    patches = [
-        lab[round((y - r) * s) : round((y + r) * s), round((x - r) * s) : round((x + r) * s)].reshape(-1, 3)
-        for x, y, r in spots
-    ]
-    return np.median(np.concatenate(patches), axis=0)
+def _glasses(lab: np.ndarray, points: np.ndarray) -> float:
+    """1 for spectacles: something is drawn across the bridge of the nose and below the eyes."""
+    return float(smoothstep(np.float64(glasses_score(lab, points)), 0.038, 0.055))
 
 
-def _resized(x: np.ndarray, side: int, filter: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(x).resize((side, side), filter))
+def glasses_score(lab: np.ndarray, points: np.ndarray) -> float:
+    """Mean size of fine detail over the bridge of the nose and in the arcs below the eyes, where skin has little."""
+    light = lab[..., 0]
+    fine = np.abs(blur(light, 0.8 * SCALE) - blur(light, 2.4 * SCALE)) / max(skin_colour(lab, points)[0], 0.3)
+    unit = np.hypot(*(points[263] - points[33])) / 90
+    bridge = Pen(WORK, 2).stroke(curve(points[[168, 6, 197]]), 9 * unit).ink()
+    rims = []
+    for lower in (M.LEFT_EYE_LOWER, M.RIGHT_EYE_LOWER):
+        arc = points[list(lower)][1:-1]
+        down = (points[152] - points[168]) / np.hypot(*(points[152] - points[168]))
+        rims.append(Pen(WORK, 2).stroke(curve(arc + 13 * unit * down), 13 * unit).ink())
+    scores = [np.sort(fine[mask > 0.5])[-max(8, int((mask > 0.5).sum() * 0.35)) :].mean() for mask in (bridge, *rims)]
+    return float(min(scores[0], max(scores[1:])))
+
+
+class _Bend:
+    """One smooth warp: larger eyes, a narrower chin. `source` says where a point of the drawing comes from."""
+
+    def __init__(self, points: np.ndarray, eyes: tuple[Eye, Eye], grow: float, slim: float) -> None:
+        self.eyes, self.grow, self.slim = eyes, grow, slim
+        self.chin, self.middle = points[152], points[[234, 454]].mean(0)
+        self.width = np.hypot(*(points[454] - points[234]))
+
+    def source(self, p: np.ndarray) -> np.ndarray:
+        p = np.asarray(p, float)
+        out = p.copy()
+        for eye in self.eyes:
+            d = p - eye.centre
+            reach = np.array([1.05, 0.9]) * max(eye.width, 10)
+            bump = np.clip(1 - ((d / reach) ** 2).sum(-1), 0, None) ** 2
+            out -= (self.grow / (1 + self.grow) * eye.open * bump)[..., None] * d * (0.92, 1)
+        down = (p[..., 1] - self.middle[1]) / max(self.chin[1] - self.middle[1], 1)
+        off = p[..., 0] - (self.middle[0] + (self.chin[0] - self.middle[0]) * down)
+        low = smoothstep(down, 0.45, 1.0) * (1 - smoothstep(down, 1.05, 1.5))
+        out[..., 0] += self.slim * off * low * np.exp(-((off / (0.6 * self.width)) ** 4))
+        return out
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Where points of the photo are in the drawing: the warp turned round by fixed-point iteration."""
+        moved = points.copy()
+        for _ in range(6):
+            moved = moved + (points - self.source(moved))
+        return moved
+
+    def picture(self, picture: Image.Image, cells: int = 32) -> Image.Image:
+        side = picture.width
+        at = np.arange(cells + 1) * (UNIT / cells)
+        corner = self.source(np.stack(np.meshgrid(at, at), -1)) * (side / UNIT)
+        pixel = np.rint(at * (side / UNIT)).astype(int)
+        mesh = []
+        for r in range(cells):
+            for c in range(cells):
+                quad = (corner[r, c], corner[r + 1, c], corner[r + 1, c + 1], corner[r, c + 1])
+                box = (pixel[c], pixel[r], pixel[c + 1], pixel[r + 1])
+                mesh.append((box, tuple(float(v) for q in quad for v in q)))
+        return picture.transform(picture.size, Image.Transform.MESH, mesh, Image.Resampling.BICUBIC)
+
+
+def _regions(lab: np.ndarray, points: np.ndarray, sure: float) -> Regions:
+    n = 80
+    small = resized(lab, n, Image.Resampling.BOX)
+    found = segment(small, _prior(points, n))
+    # Only what hangs together with the face is the person.
+    pieces, _ = ndimage.label(found[..., 0] < 0.5)
+    at = np.clip((points[4] * (n / UNIT)).astype(int), 0, n - 1)
+    found[(pieces != pieces[at[1], at[0]]) & (pieces > 0)] = (1, 0, 0, 0)
+    fine = guided_filter(edges(lab), resized(found.astype(np.float32), WORK), 5 * SCALE, 1.5e-4)
+    person = smoothstep(1 - fine[..., 0], 0.2, 0.55)
+    beard = _beard(lab, points) * sure
+    skin = smoothstep(fine[..., 1], 0.3, 0.7) * person * (1 - beard)
+    hair = np.maximum(smoothstep(fine[..., 2], 0.3, 0.7), beard) * person
+    return Regions(person, skin, hair)
+
+
+def _beard(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Beard and moustache: below the nose, darker than the skin and full of fine detail, as shadows are not."""
+    light = lab[..., 0]
+    oval = curve(points[[*M.FACE_OVAL, M.FACE_OVAL[0]]], 96)
+    lips = np.concatenate([curve(points[list(M.LIPS_OUTER_UPPER)]), curve(points[list(M.LIPS_OUTER_LOWER)])[::-1]])
+    pen = Pen(WORK, 2).shape(_grown(oval, 3.0))
+    y = ((np.arange(WORK, dtype=np.float32) + 0.5) / SCALE)[:, None]
+    nose = float(points[2][1])
+    zone = np.clip(blur(pen.ink(), 2 * SCALE) * 1.3, 0, 1) * smoothstep(y, nose - 3, nose + 3)
+    zone = zone * (1 - blur(Pen(WORK, 2).shape(lips).ink(), 0.8 * SCALE))
+    texture = blur(np.abs(light - blur(light, 1.3 * SCALE)), 1.5 * SCALE)
+    # Not along a single edge: such a band is too narrow to outlast an opening.
+    texture = blur(ndimage.grey_opening(texture, round(7 * SCALE)), 1.5 * SCALE)
+    plain = float(skin_colour(lab, points)[0])
+    darker = plain - blur(light, 1.5 * SCALE)
+    found = zone * smoothstep(texture, 0.007, 0.013) * smoothstep(darker, 0.09 * plain + 0.03, 0.18 * plain + 0.05)
+    return smoothstep(blur(found, 1.5 * SCALE), 0.25, 0.65)
+
+
+def _prior(points: np.ndarray, n: int) -> np.ndarray:
+    """Probability by position of background, skin, hair and clothes, ``[n, n, 4]``, from where the face is."""
+    x = ((np.arange(n) + 0.5) * (UNIT / n))[None, :]
+    y = x.T
+    oval = points[list(M.FACE_OVAL)]
+    middle, width = (oval.min(0) + oval.max(0)) / 2, np.ptp(oval[:, 0])
+    top, chin = oval[:, 1].min(), oval[:, 1].max()
+    inside = blur(Pen(n, 4).shape(oval).ink(), 0.7)
+    eyes = points[[33, 263]].mean(0)[1]
+    # 1 on the outline of an ordinary head of hair, which rises above the mesh: that ends at the hairline.
+    drop = np.where(y < eyes, (eyes - y) / (0.80 * width), (y - eyes) / max(1.25 * (chin - eyes), 1))
+    away = ((x - middle[0]) / (0.66 * width)) ** 2 + drop**2
+    head = 1 / (1 + np.exp(4 * (away - 1.1)))
+    upper = 1 - smoothstep(y, eyes + 0.2 * (chin - eyes), chin + 0.3 * width)
+    hair = head * (0.35 + 0.55 * upper) * (1 - inside)
+    fringe = 1 - smoothstep(y, top, top + 0.45 * (eyes - top))
+    hair += inside * (0.10 + 0.25 * fringe)
+    aside = np.abs(x - middle[0]) / width
+    locks = np.exp(-(((aside - 0.62) / 0.16) ** 2) / 2) * smoothstep(y, eyes, chin) * (1 - inside)
+    hair += 0.35 * locks
+    beard = smoothstep(y, points[2][1], points[2][1] + 0.15 * width)
+    hair += inside * 0.22 * beard
+    neck = np.exp(-(((x - points[152][0]) / (0.36 * width)) ** 4)) * smoothstep(y, chin - 0.1 * width, chin)
+    neck *= 1 - smoothstep(y, chin + 0.25 * width, chin + 0.75 * width)
+    ears = np.exp(-(((aside - 0.52) / 0.06) ** 2) / 2) * np.exp(-(((y - eyes - 12) / 30) ** 2) / 2)
+    brow = 1 / (1 + np.exp(12 * (((x - middle[0]) / (0.47 * width)) ** 2 + drop**2 / 0.62 - 1))) * (y < eyes)
+    skin = inside * 0.85 + (1 - inside) * (0.55 * neck + 0.35 * ears + 0.8 * brow)
+    shoulder = ((x - points[152][0]) / (1.25 * width)) ** 2 + ((y - chin - 0.6 * width) / (0.62 * width)) ** 2
+    clothes = (1 - inside) * 0.9 / (1 + np.exp(6 * (shoulder - 1.0)))
+    clothes *= smoothstep(y, chin - 0.05 * width, chin + 0.3 * width)
+    ground = (1 - inside) * (1 - head) * (1 - 0.9 * np.minimum(1, clothes + neck + 0.4 * locks))
+    prior = np.stack([ground + 0.02 * (1 - inside), skin + 0.005, hair + 0.02, clothes + 0.01], -1) + 1e-4
+    core = ((x - middle[0]) / (0.36 * width)) ** 2 + ((y - points[4][1]) / (0.30 * (chin - top))) ** 2 < 1
+    prior[..., 0] = np.where(core, 1e-6, prior[..., 0])
+    return prior / prior.sum(-1, keepdims=True)
+
+
+def cheeks(face: Face) -> np.ndarray:
+    """The cheeks, bool ``[WORK, WORK]``: skin whose colour a drawing must keep; none if they are hidden."""
+    pen = Pen(WORK, 1)
+    for corners in ((50, 36, 206, 207, 187), (280, 266, 426, 427, 411)):
+        pen.shape(face.points[list(corners)])
+    return (pen.ink() > 0.5) & (face.regions.skin > 0.7)
+
+
+def ground(face: Face) -> np.ndarray:
+    """The background, Oklab ``[WORK, WORK, 3]``: its colours, calm, without the person in front of it."""
+    outside = (1 - smoothstep(blur(face.regions.person, 2 * SCALE), 0.02, 0.25)).astype(np.float32)
+    return spread(face.lab, outside + 1e-4, 14 * SCALE)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
-from scipy.sparse.linalg import LinearOperator, cg
 
 # Oklab (B. Ottosson, "A perceptual color space for image processing", 2020): lightness in [0, 1], and two
 # colour axes (green-red, blue-yellow) of about [-0.4, 0.4], in which equal steps look equal.
@@ -62,6 +62,38 @@ def soft_levels(x: np.ndarray, levels: int, sharpness: float) -> np.ndarray:
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of the two spatial axes."""
     return ndimage.gaussian_filter(x, (sigma, sigma, 0)[: x.ndim], truncate=3.0, mode="nearest")
+
+
+def resized(x: np.ndarray, side: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """A square field ``[n, n]`` or ``[n, n, C]`` at another size."""
+    if x.shape[0] == side:
+        return x
+    if x.ndim == 3:
+        return np.stack([resized(x[..., c], side, how) for c in range(x.shape[2])], -1)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(x, np.float32)).resize((side, side), how))
+
+
+def broad(x: np.ndarray, sigma: float) -> np.ndarray:
+    """`blur` for large ``sigma``: done on a smaller grid, where it costs little."""
+    side = x.shape[0]
+    small = min(side, max(16, round(3 * side / sigma)))
+    return resized(blur(resized(x, small, Image.Resampling.BOX), sigma * small / side), side)
+
+
+def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur of what lies where ``weight`` is, which also fills the places where it is not."""
+    near, far = (broad(weight, s) for s in (sigma, 6 * sigma))
+    # Far from everything that counts, a wider blur takes over, and at last the mean.
+    mean = (x * (weight[..., None] if x.ndim == 3 else weight)).sum((0, 1)) / (weight.sum() + 1e-6)
+    if x.ndim == 3:
+        weight, near, far = weight[..., None], near[..., None], far[..., None]
+    wide = (broad(x * weight, 6 * sigma) + 1e-3 * mean) / (far.clip(0) + 1e-3)
+    return (broad(x * weight, sigma) + 0.02 * wide) / (near.clip(0) + 0.02)
+
+
+def mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """``a`` where ``weight`` is 0, ``b`` where it is 1; ``[H, W, C]`` and ``[H, W]``."""
+    return a + weight[..., None].astype(a.dtype, copy=False) * (b - a)
 
 
 def guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> np.ndarray:
@@ -133,18 +165,17 @@ class Flow:
         return (total / np.float32(norm)).reshape(x.shape)
 
 
-def foreground(lab: np.ndarray, prior: np.ndarray, core: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """Where the person is, as a probability, without any trained network.
+def segment(lab: np.ndarray, prior: np.ndarray, rounds: int = 8) -> np.ndarray:
+    """What belongs to which of K kinds, as probabilities ``[n, n, K]``, without any trained network.
 
-    Colour histograms of person and background, started from ``prior``, and a smooth field that only bends at
-    edges (random-walker segmentation with unary terms; Grady 2006) are fitted in turns.
+    Colour histograms of the kinds, started from ``prior``, and smooth fields that only bend at edges
+    (random-walker segmentation with unary terms; Grady 2006) are fitted in turns.
 
     Args:
-        lab: a small Oklab picture ``[n, n, 3]``; 64 px are enough.
-        prior: probability of the person by position, in (0, 1).
-        core: True where it is the person for certain.
+        lab: a small Oklab picture ``[n, n, 3]``; 64 to 96 px are enough.
+        prior: probability of each kind by position ``[n, n, K]``; 0 and 1 are certain.
     """
-    n = lab.shape[0]
+    kinds = prior.shape[2]
     bins = 16
     cells = np.rint((lab - lab.mean((0, 1))) / (0.045, 0.016, 0.016) + bins / 2).clip(0, bins - 1).astype(int)
     cell = (cells * (bins * bins, bins, 1)).sum(-1)
@@ -155,28 +186,56 @@ def foreground(lab: np.ndarray, prior: np.ndarray, core: np.ndarray, rounds: int
         return (smooth / smooth.sum()).ravel()[cell]
 
     def link(difference: np.ndarray) -> np.ndarray:
-        return 3 * np.exp(-((difference * (1, 2.5, 2.5)) ** 2).sum(-1) / 0.0045) + 0.02
+        return (3 * np.exp(-((difference * (1, 2.5, 2.5)) ** 2).sum(-1) / 0.0045) + 0.02).astype(np.float32)[..., None]
 
     right, down = link(np.diff(lab, axis=1)), link(np.diff(lab, axis=0))
-    person = prior
-    for _ in range(rounds):
-        evidence = np.log(likelihood(person) / likelihood(1 - person)).clip(-4, 4)
-        logit = np.where(core, 6, np.log(prior / (1 - prior)) + 0.9 * evidence)
-        belief = 1 / (1 + np.exp(-logit))
-        trust = 0.9 * np.abs(belief - 0.5) + 0.02
+    degree = np.zeros((*prior.shape[:2], 1), np.float32)
+    degree[:, 1:] += right
+    degree[:, :-1] += right
+    degree[1:] += down
+    degree[:-1] += down
+    found = prior
+    for turn in range(rounds):
+        evidence = np.log(np.stack([likelihood(found[..., k] ** 2) for k in range(kinds)], -1))
+        evidence = np.clip(evidence - evidence.max(-1, keepdims=True), -5, 0)
+        belief = prior * np.exp(1.1 * evidence)
+        belief = (belief / belief.sum(-1, keepdims=True)).astype(np.float32)
+        if turn < rounds - 2:  # the histograms have to become pure before it is worth walking
+            found = ndimage.gaussian_filter(belief, (1, 1, 0))
+            continue
+        top = np.sort(belief, axis=-1)
+        trust = 0.6 * (top[..., -1:] - top[..., -2:-1]) + 0.02
+        found = np.clip(_walk(belief, trust, right, down, degree), 1e-4, 1)
+        found = found / found.sum(-1, keepdims=True)
+    return found.astype(np.float32)
 
-        def laplacian(v: np.ndarray, trust: np.ndarray = trust) -> np.ndarray:
-            v = v.reshape(n, n)
-            out = trust * v
-            pull = right * np.diff(v, axis=1)
-            out[:, 1:] += pull
-            out[:, :-1] -= pull
-            pull = down * np.diff(v, axis=0)
-            out[1:] += pull
-            out[:-1] -= pull
-            return out.ravel()
 
-        operator = LinearOperator((n * n, n * n), matvec=laplacian, dtype=np.float64)
-        solution, _ = cg(operator, (trust * belief).ravel(), x0=belief.ravel(), rtol=1e-3, maxiter=40)
-        person = solution.reshape(n, n).clip(0, 1)
-    return person
+def _walk(
+    belief: np.ndarray, trust: np.ndarray, right: np.ndarray, down: np.ndarray, degree: np.ndarray, steps: int = 30
+) -> np.ndarray:
+    """Fields ``[n, n, K]`` near ``belief`` and alike where links are strong: conjugate gradients, all K at once."""
+
+    def apply(v: np.ndarray) -> np.ndarray:
+        out = trust * v
+        pull = right * np.diff(v, axis=1)
+        out[:, 1:] += pull
+        out[:, :-1] -= pull
+        pull = down * np.diff(v, axis=0)
+        out[1:] += pull
+        out[:-1] -= pull
+        return out
+
+    scale = 1 / (trust + degree)
+    v = belief.copy()
+    r = trust * belief - apply(v)
+    z = scale * r
+    p, rz = z, (r * z).sum((0, 1))
+    for _ in range(steps):
+        q = apply(p)
+        alpha = rz / ((p * q).sum((0, 1)) + 1e-20)
+        v += alpha * p
+        r -= alpha * q
+        z = scale * r
+        rz, before = (r * z).sum((0, 1)), rz
+        p = z + rz / (before + 1e-20) * p
+    return v

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stylegan_toon.drawing.tools import Flow, blur, foreground, from_oklab, guided_filter, soft_levels, to_oklab
+from stylegan_toon.drawing.tools import Flow, blur, from_oklab, guided_filter, segment, soft_levels, spread, to_oklab
 
 RNG = np.random.default_rng(3)
 
@@ -79,12 +79,18 @@ def test_flow_leaves_a_constant_alone():
     np.testing.assert_allclose(flow.smooth(np.full((32, 32, 2), 0.3, np.float32), 4), 0.3, rtol=1e-5)
 
 
-def test_foreground_finds_a_shape_the_prior_only_hints_at():
+def test_segment_finds_a_shape_the_prior_only_hints_at():
     y, x = (np.mgrid[:64, :64] + 0.5) / 64
     truth = np.hypot((x - 0.45) / 1.2, y - 0.55) < 0.3
     lab = np.where(truth[..., None], (0.55, 0.03, 0.05), (0.45, -0.04, 0.02)) + RNG.normal(0, 0.01, (64, 64, 3))
     prior = np.clip(1 - 1.6 * np.hypot(x - 0.5, y - 0.5), 0.05, 0.95)
-    core = np.hypot(x - 0.5, y - 0.5) < 0.1
-    found = foreground(lab, prior, core) > 0.5
-    hinted = prior > 0.5
+    kinds = segment(lab.astype(np.float32), np.stack([1 - prior, prior], -1))
+    np.testing.assert_allclose(kinds.sum(-1), 1, atol=1e-5)
+    found, hinted = kinds[..., 1] > 0.5, prior > 0.5
     assert (found & truth).sum() / (found | truth).sum() > 0.93 > (hinted & truth).sum() / (hinted | truth).sum()
+
+
+def test_spread_keeps_a_constant_and_ignores_what_has_no_weight():
+    weight = (RNG.random((96, 96)) > 0.3).astype(np.float32)
+    x = np.where(weight[..., None] > 0, np.float32((0.5, 0.1, -0.1)), np.float32(9))
+    np.testing.assert_allclose(spread(x, weight, 6.0), np.broadcast_to((0.5, 0.1, -0.1), x.shape), atol=2e-3)
