@@ -14,13 +14,14 @@ from PIL import Image
 
 from ..faces.mesh import face_mesh
 from .eyes import Eye, paint_eye, study
-from .face import UNIT, edges, mix, square
+from .face import edges, square
 from .features import Brow, brow_ribbon, paint_brow, paint_mouth, study_brows
 from .hair import render_strands
+from .pen import UNIT
 from .regions import Regions, fast_guided, normalised, reduce, regions_of, rims_of, skin_tone, soft
 from .sculpt import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, enlarge, enlarge_all, film_warp, grid, polygon, relief
 from .skin import render_skin
-from .tools import from_oklab, smoothstep, to_oklab
+from .tools import from_oklab, mix, smoothstep, to_oklab
 
 WORKED_AT = (256, 512)  # smaller crops are enlarged; in larger ones only the features are drawn at full size
 SURE = 0.5  # score of the mesh from which on a face is a face

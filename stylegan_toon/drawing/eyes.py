@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from .face import UNIT
+from .pen import UNIT
 from .sculpt import CREASE, IRIS, LOWER_LID, UPPER_LID, grid
 from .tools import blur, smoothstep
 

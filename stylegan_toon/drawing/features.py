@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from .face import UNIT, mix
+from .pen import UNIT
 from .sculpt import BROW_BOTTOM, BROW_TOP, LIPS_INNER, LIPS_OUTER, grid, polygon
-from .tools import blur, guided_filter, smoothstep
+from .tools import blur, guided_filter, mix, smoothstep
 
 
 @dataclass(frozen=True)

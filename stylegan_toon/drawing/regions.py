@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from .face import UNIT, edges
+from .face import WORK, Face, edges
+from .pen import UNIT
 from .sculpt import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, enlarge, enlarge_all, grid, light_of, polygon
-from .tools import blur, foreground, guided_filter, smoothstep
+from .tools import blur, guided_filter, resized, smoothstep
 
 
 @dataclass(frozen=True)
@@ -101,22 +102,12 @@ def skin_tone(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
 
 
 def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-    """The person ``[n, n]``; hair may be wide, and the back of a turned head lies opposite to where it looks."""
+    """The person ``[n, n]``, as `face.Regions` has it, with edges as fine as the picture's."""
+    found = Face(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0, 0.0, ()).regions.person
     n = lab.shape[0]
-    small = reduce(lab, 64)
-    x, y = grid(64)
-    oval = mesh[list(OVAL), :2]
-    low, high = oval.min(0), oval.max(0)
-    half = max((high[0] - low[0]) / 2, 45.0)
-    turn = np.clip((low[0] + high[0]) / 2 - mesh[1, 0], -30, 30)
-    head_x, head_y = (low[0] + high[0]) / 2 + 0.6 * turn, low[1] + 0.35 * (high[1] - low[1])
-    head = np.hypot((x - head_x) / (1.42 * half), (y - head_y) / (0.86 * (high[1] - low[1])))
-    body = np.hypot((x - (head_x + 128) / 2) / 165, (y - 292) / 100)
-    prior = 1 / (1 + np.exp(np.clip(4.5 * (np.minimum(head, body) - 1), -6, 3.0)))
-    core = polygon(oval.mean(0) + (oval - oval.mean(0)) * 0.85, 64) > 0.5
-    person = foreground(small, prior, core)
-    person = enlarge(person, n)
-    return smoothstep(fast_guided(edges(lab), person, 5 * n / UNIT, 1e-4), 0.12, 0.65)
+    if n == WORK:
+        return found
+    return smoothstep(fast_guided(edges(lab), enlarge(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
 
 
 def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray, covered: float = 0.0) -> Regions:
@@ -202,6 +193,8 @@ def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.nda
     grey = smoothstep(blur(np.hypot(*tone[1:]) - np.hypot(lab[..., 1], lab[..., 2]), 2 * s), 0.010, 0.030)
     rough = smoothstep(grain, 0.009, 0.02) * smoothstep(-brighter, -0.04, 0.03)
     deep = smoothstep(blur(-brighter, 1.0 * s), 0.12, 0.22)
+    # A shade is smooth, hair is not.
+    dark, deep = (a * smoothstep(soft(grain, 3 * s), 0.0045, 0.009) for a in (dark, deep))
     hairy = np.maximum(np.maximum(dark * (0.35 + 0.65 * grey), deep), rough * (0.25 + 0.75 * grey)) * low
     coarse = reduce(np.stack([hairy, mouth], -1), FINE)
     hairy = normalised(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)

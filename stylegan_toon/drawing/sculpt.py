@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import ConvexHull
 
-from .face import UNIT
+from .pen import UNIT
 from .tools import blur, smoothstep
 
 # Image-left eye first; each from the outer corner to the inner one.

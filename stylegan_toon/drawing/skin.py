@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .face import UNIT, edges, mix
+from .face import edges
+from .pen import UNIT
 from .regions import CHEEK_PATCHES, Regions, fast_guided, normalised, reduce
 from .sculpt import (
     CHEEKS,
@@ -24,7 +25,7 @@ from .sculpt import (
     light_of,
     polygon,
 )
-from .tools import blur, smoothstep
+from .tools import blur, mix, smoothstep
 
 
 def render_skin(
