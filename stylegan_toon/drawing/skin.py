@@ -120,7 +120,9 @@ def render_skin(
     oval = polygon(points[list(OVAL)], n, 0.7)
     below = smoothstep(y, float(points[[234, 454], 1].mean()), float(points[[58, 288], 1].mean()))
     above = 1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4)
-    whole = np.maximum(oval, np.maximum((1 - below) * enlarge(inside, n), above))
+    # The jaw is an edge, the temples are none.
+    wide = enlarge(np.maximum(inside, blur(oval_small, 3 * px)), n)
+    whole = np.maximum(oval * below + wide * (1 - below), above)
     # The head throws a soft shadow on the neck.
     cast = blur(polygon(points[list(OVAL)] + (-3 * np.sign(key[0]), 7), FINE), 4 * px)
     cast = enlarge(cast, n).clip(0, 1) * below * (1 - oval)
