@@ -8,13 +8,19 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ToonError
+from .animated import draw_animated
 from .comic import draw_comic
 from .ink import draw_ink
 from .pop import draw_pop
 
-__all__ = ["STYLES", "draw", "draw_comic", "draw_ink", "draw_pop"]
+__all__ = ["STYLES", "draw", "draw_animated", "draw_comic", "draw_ink", "draw_pop"]
 
-STYLES: dict[str, Callable[..., Image.Image]] = {"comic": draw_comic, "ink": draw_ink, "pop": draw_pop}
+STYLES: dict[str, Callable[..., Image.Image]] = {
+    "comic": draw_comic,
+    "ink": draw_ink,
+    "pop": draw_pop,
+    "animated": draw_animated,
+}
 
 
 def draw(image: Image.Image | np.ndarray, style: str, *, landmarks: np.ndarray | None = None) -> Image.Image:

@@ -1,0 +1,247 @@
+"""Where the person, the skin, a beard and the rims of glasses are, told with the help of a dense mesh.
+
+Meshes are ``[478, 3]``; lengths are in 1/256 of the side of the crop; colours are Oklab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from .face import WORK, Face, edges
+from .pen import UNIT
+from .sculpt import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, enlarge, enlarge_all, grid, light_of, polygon
+from .tools import blur, guided_filter, resized, smoothstep
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Each ``[n, n]`` in [0, 1].
+
+    Attributes:
+        person: the person, with hair, hat and clothes.
+        skin: bare skin.
+        beard: hair on the lower face.
+    """
+
+    person: np.ndarray
+    skin: np.ndarray
+    beard: np.ndarray
+
+
+def reduce(x: np.ndarray, side: int) -> np.ndarray:
+    """Box average of ``[n, n]`` or ``[n, n, c]`` to ``side`` pixels."""
+    n = x.shape[0]
+    if n % side:
+        planes = [x] if x.ndim == 2 else np.moveaxis(x, -1, 0)
+        small = [
+            np.asarray(Image.fromarray(np.ascontiguousarray(p, np.float32)).resize((side, side), Image.Resampling.BOX))
+            for p in planes
+        ]
+        return small[0] if x.ndim == 2 else np.stack(small, -1)
+    planes = np.array(np.atleast_3d(x).transpose(2, 0, 1), np.float32, order="C")
+    small = torch.nn.functional.avg_pool2d(torch.from_numpy(planes)[None], n // side)
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy().reshape(side, side, *x.shape[2:]))
+
+
+def normalised(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian average of what ``weight`` marks; the rest is filled in from around."""
+    if x.ndim == 3:
+        weight = weight[..., None]
+    return soft(x * weight, sigma) / (np.maximum(soft(weight, sigma), 0) + 1e-5)
+
+
+def soft(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur; wide ones are made on a smaller grid."""
+    n = x.shape[0]
+    if sigma < 4 or n % 2:
+        return blur(x, sigma)
+    m = n // 4 if sigma >= 8 and n % 4 == 0 else n // 2
+    small = blur(reduce(x, m), sigma * m / n)
+    return enlarge_all(small, n)
+
+
+def fast_guided(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> np.ndarray:
+    """`tools.guided_filter` with its coefficients found on a coarser grid (He and Sun 2015)."""
+    n = guide.shape[0]
+    times = 4 if radius >= 5 and n % 4 == 0 else 2
+    if n % 2 or radius < 2:
+        return guided_filter(guide, x, radius, eps)
+    small_guide, small = reduce(guide, n // times), reduce(x, n // times)
+    side = 2 * max(1, round(radius / times)) + 1
+
+    def mean(a: np.ndarray) -> np.ndarray:
+        return ndimage.uniform_filter(a, (side, side, 1)[: a.ndim], mode="nearest")
+
+    mean_guide = mean(small_guide)
+    variance = mean(small_guide * small_guide) - mean_guide**2
+    if x.ndim == 3:
+        small_guide, mean_guide, variance, guide = (a[..., None] for a in (small_guide, mean_guide, variance, guide))
+    mean_x = mean(small)
+    slope = (mean(small_guide * small) - mean_guide * mean_x) / (variance + eps)
+    slope, offset = (enlarge_all(mean(a), n) for a in (slope, mean_x - slope * mean_guide))
+    return slope * guide + offset
+
+
+CHEEK_PATCHES = (50, 280, 205, 425)
+
+
+def skin_tone(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+    """The colour of a face ``[3]``: the median over cheeks, forehead and the bridge of the nose."""
+    n = lab.shape[0]
+    patches = []
+    for index in (*CHEEK_PATCHES, 151, 6, 117, 346):
+        low = np.clip(((mesh[index, :2] - 6) * n / UNIT).astype(int), 0, n - 2)
+        high = np.clip(((mesh[index, :2] + 6) * n / UNIT).astype(int), low + 1, n)
+        patches.append(lab[low[1] : high[1], low[0] : high[0]].reshape(-1, 3))
+    return np.median(np.concatenate(patches), 0).astype(np.float32)
+
+
+def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+    """The person ``[n, n]``, as `face.Regions` has it, with edges as fine as the picture's."""
+    found = Face(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0, 0.0, ()).regions.person
+    n = lab.shape[0]
+    if n == WORK:
+        return found
+    return smoothstep(fast_guided(edges(lab), enlarge(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
+
+
+def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray, covered: float = 0.0) -> Regions:
+    """Find them all in a photo ``[n, n, 3]``; ``form`` is the relief of the mesh, ``tone`` the colour of the face.
+
+    ``covered``: 1 if brows were looked for and not found, so that hair may hang as low as the eyes.
+    """
+    n = lab.shape[0]
+    s = n / UNIT
+    points = mesh[:, :2]
+    _, y = grid(n)
+    light = lab[..., 0]
+    person = person_of(lab, mesh)
+    oval = enlarge(blur(polygon(points[list(OVAL)], FINE), 1.0), n)
+    inside = enlarge(form.inside, n)
+
+    # The lightness that skin should have where it is, from the light on the form.
+    small = reduce(lab, FINE)
+    off = small - tone
+    likely = np.exp(-((off[..., 1:] ** 2).sum(-1) / 0.035**2 + (off[..., 0] / 0.2) ** 2) / 2) * form.inside
+    likely = likely * (1 - 0.9 * smoothstep(grid(FINE)[1], points[2, 1] - 6, points[2, 1] + 6))  # beards are dark
+    fit = light_of(form.normal, small[..., 0], likely + 1e-4)
+    expected = tone[0] + form.inside * (fit[0] + form.normal @ fit[1:] - tone[0])
+    expected = enlarge(np.clip(expected, tone[0] - 0.25, tone[0] + 0.2), n)
+    brighter = light - expected
+
+    off = lab - tone
+    hue = (off[..., 1:] ** 2).sum(-1) / (0.032 + 0.014 * inside) ** 2
+    dark = np.maximum(0, -brighter - 0.07 - 0.03 * inside) / (0.07 + 0.02 * inside)
+    pale = np.maximum(0, brighter - 0.12 - 0.1 * inside) / 0.08
+    skin = np.exp(-(hue + dark**2 + pale**2) / 2) * np.maximum(person, oval)
+    skin = fast_guided(edges(lab), skin, 3 * s, 4e-4)
+    skin = smoothstep(skin + 0.12 * inside, 0.3, 0.75)
+
+    # Folds, nostrils and moles are thin or small: they do not interrupt skin. Hair and hats are larger.
+    coarse = reduce(skin, FINE)
+    closed = ndimage.grey_closing(coarse, footprint=_disc(4))
+    brow_y = float(points[[66, 296, 105, 334], 1].mean())
+    below_brows = smoothstep(y - brow_y - 10 * covered, -10, 0)
+    skin = np.maximum(skin, enlarge(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
+
+    # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
+    upright, across = (
+        soft(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s) for order in ((0, 1), (1, 0))
+    )
+    textures = [
+        smoothstep(upright, 0.012, 0.020),
+        smoothstep(upright, 0.005, 0.009) * (upright > 1.6 * across),
+        smoothstep(upright + across, 0.008, 0.016) * (1 - oval),  # beyond the mesh, above
+    ]
+    # The edge of the hair is steep as well, but narrow.
+    textures = reduce(np.stack(textures, -1), FINE)
+    opened = [ndimage.grey_opening(textures[..., k], footprint=_disc(radius)) for k, radius in enumerate((3, 4, 3))]
+    fringe = smoothstep(enlarge(blur(np.maximum.reduce(opened), 1.2), n), 0.2, 0.7) * (1 - below_brows)
+    skin = skin * (1 - fringe)
+
+    beard = _beard(lab, mesh, brighter, tone, inside)
+    core = polygon(points[[9, 107, 70, 116, 50, 205, 129, 98, 2, 327, 358, 425, 280, 345, 300, 336]], n, 2.0)
+    skin = np.maximum(skin * (1 - beard), smoothstep(core, 0.3, 0.9) * below_brows * (1 - beard))
+    return Regions(person, skin, beard)
+
+
+def _disc(radius: int) -> np.ndarray:
+    at = np.arange(-radius, radius + 1)
+    return np.hypot(at[:, None], at[None, :]) <= radius + 0.3
+
+
+def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Hair below the nose: darker or rougher and greyer than skin, over an area too wide to be a fold."""
+    n = lab.shape[0]
+    s = n / UNIT
+    points = mesh[:, :2]
+    x, y = grid(n)
+    light = lab[..., 0]
+    anchors = points[[132, 2, 361]]
+    line = np.interp(x[0], anchors[:, 0], anchors[:, 1] + (0, 2, 0))[None, :]
+    low = smoothstep(y - line, -2, 4) * np.maximum(inside, smoothstep(y - points[152, 1], -12, 0))
+    lips = points[list(LIPS_OUTER)]
+    middle = lips.mean(0)
+    mouth = polygon(middle + (lips - middle) * (1.06, 1.12), n, 0.8)
+    grain = blur(np.abs(light - blur(light, 1.3 * s)), 2.2 * s)
+    dark = smoothstep(blur(-brighter, 1.0 * s), 0.05, 0.13)
+    grey = smoothstep(blur(np.hypot(*tone[1:]) - np.hypot(lab[..., 1], lab[..., 2]), 2 * s), 0.010, 0.030)
+    rough = smoothstep(grain, 0.009, 0.02) * smoothstep(-brighter, -0.04, 0.03)
+    deep = smoothstep(blur(-brighter, 1.0 * s), 0.12, 0.22)
+    # A shade is smooth, hair is not.
+    dark, deep = (a * smoothstep(soft(grain, 3 * s), 0.0045, 0.009) for a in (dark, deep))
+    hairy = np.maximum(np.maximum(dark * (0.35 + 0.65 * grey), deep), rough * (0.25 + 0.75 * grey)) * low
+    coarse = reduce(np.stack([hairy, mouth], -1), FINE)
+    hairy = normalised(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)
+    hairy = ndimage.grey_opening(hairy, footprint=_disc(3))
+    return smoothstep(enlarge(blur(hairy, 1.6), n), 0.10, 0.48) * low * (1 - mouth)
+
+
+def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Glasses ``[n, n]``: thin dark (or shiny) shapes around the eyes that cross the nose and run under both eyes."""
+    light = lab[..., 0]
+    n = light.shape[0]
+    s = n / UNIT
+    steep = np.abs(ndimage.gaussian_filter(light, 1.0 * s, order=(1, 0))) * s
+    bridge = (points[168] + points[6]) / 2
+    rows = slice(max(0, int((bridge[1] - 9) * s)), max(2, int((bridge[1] + 12) * s)))
+    columns = slice(max(0, int((bridge[0] - 4) * s)), max(2, int((bridge[0] + 4) * s)))
+    crossing = float(smoothstep(np.median(steep[rows, columns], 1).max(), 0.042, 0.058))
+    # Seen from the side, the outline of the nose looks like a bridge: nothing is told then.
+    reach = np.hypot(*(points[[33, 263]] - bridge).T)
+    crossing *= float(smoothstep(reach.min() / reach.max(), 0.30, 0.42))
+    if crossing == 0:
+        return np.zeros_like(light)
+    size = max(3, round(7 * s))
+    hollow = ndimage.grey_closing(light, size=(size, size)) - light
+    shine = light - ndimage.grey_opening(light, size=(size, size))
+    thin = np.maximum(smoothstep(hollow, 0.035, 0.09), 0.7 * smoothstep(shine, 0.06, 0.15))
+    x, y = grid(n)
+    zone = np.zeros_like(light)
+    under = []
+    for upper, lower in zip(UPPER_LID, LOWER_LID):
+        lids = points[[*upper, *lower[-2:0:-1]]]
+        centre = lids.mean(0)
+        radius = np.hypot((x - centre[0]) / 34, (y - centre[1] - 4) / 24)
+        eye = polygon(centre + (lids - centre) * (1.25, 1.7), n, 0.8)
+        zone = np.maximum(zone, (1 - smoothstep(radius, 0.8, 1.1)) * (1 - eye))
+        # Rays downwards: nearly each of them meets the rim.
+        angle = np.linspace(0.15, 0.85, 15)[:, None] * np.pi
+        length = np.linspace(0.0, 1.0, 40)[None, :]
+        ray_x = centre[0] + np.cos(angle) * (8 + 17 * length)
+        ray_y = centre[1] + np.sin(angle) * (8 + 15 * length)
+        index = [np.clip((a * s).astype(int), 0, n - 1) for a in (ray_y, ray_x)]
+        under.append(float(thin[index[0], index[1]].max(1).mean()))
+    # What lies in pieces is a bag or a wrinkle.
+    coarse = reduce(thin * zone, UNIT)
+    pieces, count = ndimage.label(coarse > 0.25, np.ones((3, 3)))
+    long = [max(part.stop - part.start for part in box) > 15 for box in ndimage.find_objects(pieces)]
+    kept = np.array([False, *long], bool)[pieces] if count else coarse > 2
+    zone = zone * enlarge(ndimage.grey_dilation(kept.astype(np.float32), size=3), n).clip(0, 1)
+    around = float(smoothstep(min(under), 0.2, 0.33) * smoothstep(max(under), 0.4, 0.58))
+    return crossing * around * zone * thin
