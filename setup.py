@@ -161,7 +161,7 @@ def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
     link = [*tools.cxx, "-shared"]
     if tools.nvcc:
         cuda = [*tools.nvcc, *COMMON, "-arch=all-major", "--threads", "0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-        for source in ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad"):
+        for source in ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad", "haar"):
             compilation(f"{source}.cu", f"{source}.cuda", [*cuda, "-DTOON_ISA=cuda"])
         link = [*tools.nvcc, "-shared", "-cudart=static"]
     objects = [step.out for step in steps]

@@ -121,13 +121,14 @@ typedef struct ToonConv3x3Pack {
   int64_t in_step, out_step, tap_step;  // of any sign
 } ToonConv3x3Pack;
 
-// The orthonormal Haar transform of 2x2 pixels, or its inverse (haar.h has the matrix); float32.
+// The orthonormal Haar transform of 2x2 pixels, or its inverse; haar.h has the matrix.
 typedef struct ToonHaar {
-  float *out;           // up: [n, c, 2 h, 2 w]; else [n, 4 c, h, w]
-  const float *x;       // the other one, in the same layout
+  void *out;            // up: [n, c, 2 h, 2 w]; else [n, 4 c, h, w]
+  const void *x;        // the other one, in the same layout
   int64_t n, c, h, w;
   int64_t up;
   int64_t channels_last;
+  int64_t dtype;        // CPU: TOON_FLOAT32
 } ToonHaar;
 
 // A depthwise-separable layer in one pass over memory; CPU, float32, channels_last:
@@ -280,6 +281,7 @@ TOON_API const char *toon_epilogue_grad_cpu(const ToonEpilogueGrad *p, int threa
 TOON_API const char *toon_cuda_check(int device);
 TOON_API const char *toon_bias_act_cuda(const ToonBiasAct *p, int device, void *stream);
 TOON_API const char *toon_upfirdn2d_cuda(const ToonUpfirdn2d *p, int device, void *stream);
+TOON_API const char *toon_haar_cuda(const ToonHaar *p, int device, void *stream);
 TOON_API const char *toon_epilogue_cuda(const ToonEpilogue *p, int device, void *stream);
 TOON_API const char *toon_epilogue_grad_cuda(const ToonEpilogueGrad *p, int device, void *stream);
 

@@ -52,6 +52,7 @@ inline const char *toon_invalid(const ToonConv3x3Pack &p) {
 }
 
 inline const char *toon_invalid(const ToonHaar &p) {
+  if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (!p.out || !p.x) return "a tensor is missing";
   return p.n < 1 || p.c < 1 || p.h < 1 || p.w < 1 ? "a size is out of range" : nullptr;
 }

@@ -105,6 +105,7 @@ int64_t toon_conv3x3_packed_cpu(int64_t kind, int64_t c_in, int64_t c_out) {
 
 const char *toon_haar_cpu(const ToonHaar *p, int threads) {
   if (const char *error = toon_invalid(*p)) return error;
+  if (p->dtype != TOON_FLOAT32) return "on the CPU there is a kernel for float32";
   kernels->haar2d(*p, threads);
   return nullptr;
 }

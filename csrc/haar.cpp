@@ -36,7 +36,8 @@ void plane_row(bool up, float *const part[4], float *top, float *bottom, int64_t
 
 void haar2d(const ToonHaar &p, int threads) {
   const bool up = p.up != 0;
-  float *const wide = const_cast<float *>(up ? p.out : p.x), *const parts = const_cast<float *>(up ? p.x : p.out);
+  float *const wide = static_cast<float *>(up ? p.out : const_cast<void *>(p.x));
+  float *const parts = static_cast<float *>(up ? const_cast<void *>(p.x) : p.out);
   const int64_t pixels = p.h * p.w;
   if (p.n * p.c * pixels <= 1 << 12) threads = 1;
   if (p.channels_last)

@@ -59,7 +59,7 @@ inline void some_rows(int64_t rows, Matrix a, const float *b, int64_t b_k, int64
 }
 
 // Calls store(row, column, vector) for a [rows, columns] result; columns are a multiple of the vector's width. Panel q
-// of b begins at b + q * b_panel. kTall: vectors side by side in registers.
+// of b begins at b + q * b_panel.
 template <class Store>
 inline void product(int64_t rows, int64_t columns, int64_t depth, Matrix a, const float *b, int64_t b_k,
                     int64_t b_panel, const Store &store) {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import library, workspace
 
-_PARAMS = struct.Struct("2P6q")  # ToonHaar of csrc/api.h
+_PARAMS = struct.Struct("2P7q")  # ToonHaar of csrc/api.h
 _CORNERS = struct.Struct("4P5q")  # ToonCorners
 _CORNERS_GRAD = struct.Struct("7P6q")  # ToonCornersGrad
 
@@ -136,14 +136,20 @@ def _empty(x: Tensor, up: bool) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
 
 
+def _taken(x: Tensor) -> bool:
+    """Whether the compiled kernels take the transform: on the CPU there is one for float32."""
+    return (x.dtype == torch.float32 or not x.is_cpu) and library.usable(x)
+
+
 def _forward(x: Tensor, up: bool) -> Tensor:
     x = library.dense(x)
-    if x.dtype != torch.float32 or not x.is_cpu or not library.usable(x) or x.numel() == 0:
+    if not _taken(x) or x.numel() == 0:
         return reference(x, up)
     out = workspace.lent(_empty(x, up))
     n, c, h, w = (x if not up else out).shape
-    channels_last = library.is_channels_last(x)
-    library.launch("haar", out, _PARAMS.pack(out.data_ptr(), x.data_ptr(), n, c, h // 2, w // 2, up, channels_last))
+    sizes = n, c, h // 2, w // 2
+    options = up, library.is_channels_last(x), library.DTYPES[x.dtype]
+    library.launch("haar", out, _PARAMS.pack(out.data_ptr(), x.data_ptr(), *sizes, *options))
     return out
 
 

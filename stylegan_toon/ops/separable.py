@@ -5,7 +5,8 @@
 The backward pass keeps x and y, both of which the neighbours have anyway; what the depthwise convolution and the Haar
 transform made is made again. It is one op where nobody will differentiate it again, else made of ops that can be.
 
-The kernels take float32 on the CPU, with channel counts that are multiples of 16; everything else is plain PyTorch.
+The kernels take float32 on the CPU, with channel counts that are multiples of 16. Elsewhere a layer is PyTorch's
+convolutions between our Haar transform and, on other devices, our `epilogue`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from . import haar, library, workspace
 from .conv3x3 import empty, remember
+from .epilogue import epilogue
 
 
 def separable_layer(
@@ -138,10 +140,14 @@ def _reference(
     x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor, noise: Tensor | None,
     up_style: Tensor | None, slope: float,
 ) -> Tensor:  # fmt: skip
-    scaled = _before_style(x, up_style) * style[:, :, None, None]
-    u = F.conv2d(F.conv2d(scaled, depthwise, padding=1, groups=scaled.shape[1]), pointwise) + bias[:, None, None]
+    u = _convolved(x, style, depthwise, pointwise, up_style) + bias[:, None, None]
     u = u if noise is None else u + noise
     return F.leaky_relu(u, slope).contiguous(memory_format=_layout(x, pointwise))
+
+
+def _convolved(x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, up_style: Tensor | None) -> Tensor:
+    scaled = _before_style(x, up_style) * style[:, :, None, None]
+    return F.conv2d(F.conv2d(scaled, depthwise, padding=1, groups=scaled.shape[1]), pointwise)
 
 
 def _reference_grad(
@@ -241,7 +247,10 @@ def _forward(
     up_style: Tensor | None, slope: float, keep: bool, brief: bool,
 ) -> Tensor:  # fmt: skip
     if not _taken(x, pointwise) or x.numel() == 0:
-        return _reference(x, style, depthwise, pointwise, bias, noise, up_style, slope)
+        if x.is_cpu:
+            return _reference(x, style, depthwise, pointwise, bias, noise, up_style, slope)
+        u = _convolved(x, style, depthwise, pointwise, up_style).contiguous(memory_format=_layout(x, pointwise))
+        return epilogue(u, bias, noise=noise, act="lrelu", alpha=slope, gain=1.0)  # one pass
     x = x.contiguous(memory_format=torch.channels_last)
     style, depthwise, bias, noise, up_style = (
         None if t is None else t.contiguous() for t in (style, depthwise, bias, noise, up_style)

@@ -17,15 +17,17 @@ from pathlib import Path
 import pytest
 import test_bias_act
 import test_epilogue
+import test_haar
 import test_upfirdn2d
 import torch
 from accuracy import DTYPES, TOLERANCE, relative_error
 
 from stylegan_toon import ops
-from stylegan_toon.ops import library
+from stylegan_toon.ops import haar, library
 from stylegan_toon.ops.bias_act import ACTIVATIONS
 
 SOURCES = Path(__file__).parents[2] / "csrc"
+CUDA_SOURCES = ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad", "haar")
 SHIM = Path(__file__).parent / "cuda_on_cpu"
 
 
@@ -35,7 +37,7 @@ def emulated(tmp_path_factory) -> ctypes.CDLL:
     if not shutil.which(compiler[0]):
         pytest.skip(f"there is no C++ compiler ({compiler[0]})")
     out = tmp_path_factory.mktemp("cuda_on_cpu") / "kernels.so"
-    sources = [str(SOURCES / f"{name}.cu") for name in ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad")]
+    sources = [str(SOURCES / f"{name}.cu") for name in CUDA_SOURCES]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-unknown-pragmas", "-DTOON_ISA=cuda"]
     command = [*compiler, *flags, f"-I{SHIM}", f"-I{SOURCES}", "-x", "c++", *sources, "-o", str(out)]
     subprocess.run(command, check=True)
@@ -155,6 +157,17 @@ def test_epilogue_grad_matches(dtype, launches, monkeypatch):
             for result, true in zip(results, truths):
                 assert relative_error(result, true) < TOLERANCE[result.dtype]
     assert len(launches) == 8 * 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_haar_matches(dtype, launches, monkeypatch):
+    monkeypatch.setattr(haar, "_taken", lambda x: True)
+    for size, layout in itertools.product([(2, 12, 5, 9), (1, 64, 3, 1), (3, 20, 16, 33)], test_haar.LAYOUTS):
+        x = torch.randn(size).to(dtype).contiguous(memory_format=layout)
+        y = ops.haar_up(x)
+        assert relative_error(y, test_haar.definition(x.double())) < TOLERANCE[dtype]
+        assert relative_error(ops.haar_down(y), x) < 2 * TOLERANCE[dtype]
+    assert launches == ["haar"] * 12
 
 
 def test_indices_beyond_32_bits(launches):

@@ -14,7 +14,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 
 # How many kernels a source has (by dtype, width, ...), and the registers that they stay within.
 KERNELS = {"bias_act": (3 * (3 * 2 + 1), 64), "upfirdn2d": (3 * 3 * 2 + 4 * 2, 112), "epilogue": (3 * 2 + 4 * 4, 112),
-           "epilogue_grad": (4 * 4, 96)}  # fmt: skip
+           "epilogue_grad": (4 * 4, 96), "haar": (4 * 2, 64)}  # fmt: skip
 
 
 @pytest.mark.skipif(not shutil.which("nvcc") or not CSRC.is_dir(), reason="needs nvcc and the sources in csrc")

@@ -185,5 +185,5 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 def test_the_launcher_refuses_an_empty_struct():
-    for op, fields in (("haar", 8), ("separable", 15), ("separable_grad", 23), ("separable_pack", 6)):
+    for op, fields in (("haar", 9), ("separable", 15), ("separable_grad", 23), ("separable_pack", 6)):
         assert b"missing" in library._launcher(op, "cpu")(bytes(8 * fields), 1)
