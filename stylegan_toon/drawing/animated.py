@@ -14,9 +14,10 @@ from PIL import Image
 
 from ..faces.mesh import face_mesh
 from .eyes import Eye, paint_eye, study
-from .face import edges, square
+from .face import square
 from .features import Brow, brow_ribbon, paint_brow, paint_mouth, study_brows
 from .hair import render_strands
+from .parts import edges
 from .pen import UNIT
 from .regions import Regions, fast_guided, normalised, reduce, regions_of, rims_of, skin_tone, soft
 from .sculpt import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, enlarge, enlarge_all, film_warp, grid, polygon, relief

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from .face import edges
+from .parts import edges
 from .pen import UNIT
 from .regions import fast_guided, normalised, reduce
 from .tools import blur

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from .face import WORK, Face, edges
+from .face import Face
+from .parts import WORK, edges
 from .pen import UNIT
 from .sculpt import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, enlarge, enlarge_all, grid, light_of, polygon
 from .tools import blur, guided_filter, resized, smoothstep

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .face import edges
+from .parts import edges
 from .pen import UNIT
 from .regions import CHEEK_PATCHES, Regions, fast_guided, normalised, reduce
 from .sculpt import (

@@ -22,6 +22,9 @@ from .stop import stop_requests
 from .update import Terms, untrained
 
 
+WARM_UP = 50  # steps of the pairs phase
+
+
 class Trainer(Engine):
     """One training, see `engine.Engine` for the arguments; ``run`` trains to the end or to Ctrl-C."""
 
@@ -111,8 +114,10 @@ class Trainer(Engine):
         if not progress.batch_gpu:
             self._choose_part(self.pair_terms)
         share = progress.pairs_steps / max(int(config.pairs_kimg * 1000) // config.batch, 1)
+        # Adam's first steps move every weight by the full rate, before it knows which way is noise.
+        warm = min(1.0, (progress.pairs_steps + 1) / WARM_UP)
         for group in self.learners["pairs"].optimizer.param_groups:
-            group["lr"] = config.pairs_lr * (1 + math.cos(math.pi * min(share, 1))) / 2
+            group["lr"] = config.pairs_lr * (1 + math.cos(math.pi * min(share, 1))) / 2 * warm
         seen = self._update("pairs", PAIRS, self.pair_terms)
         self.log.report(pairs=seen["loss"])
         self._average(rampup=0.05)
