@@ -29,7 +29,8 @@ from .training.perceptual import Perceptual, fit, perceptual
 from .weights import descend, load_network, save_networks
 
 STEPS = {"w": 1000, "w+": 400}
-SEARCHED_AT = 256
+SEARCHED_AT = 512
+BEGUN_WITH = ((0.4, 128), (0.8, 256))
 
 
 @dataclass
@@ -110,7 +111,8 @@ def project(
         tune_steps: at most this many steps of pivotal tuning of the weights afterwards.
         seed: of the noise.
         lr: Adam's peak rate; 0.1 if None.
-        resolution: side of the pictures that are compared, one that ``G`` makes; None = see `search_size`.
+        resolution: side of the pictures that are compared, one that ``G`` makes; None = 512 where the mobile family
+            makes it, begun with smaller ones, else the size of ``G``.
         noise: search for the noise inputs, too.
         features: perceptual distance, see `training.perceptual.perceptual`.
         accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`; of the search for ws.
@@ -135,11 +137,12 @@ def project(
     G = copy.deepcopy(G).eval().requires_grad_(False)
     found = invert(
         G, target, measure, space=space, steps=steps or STEPS[space], lr=lr or 0.1, seed=seed, noise=noise,
-        accelerate=accelerate, callback=callback,
+        sizes=search_sizes(G, size), accelerate=accelerate, callback=callback,
     )  # fmt: skip
     history, tuned, interrupted = found.history, 0, found.interrupted
     if tune_steps and not interrupted:
-        better = tune(G, found.ws, target, measure, steps=tune_steps, callback=callback)
+        mobile = isinstance(G, MobileGenerator)
+        better = tune(G, found.ws, target, measure, steps=tune_steps, heads_stay=mobile, callback=callback)
         history, tuned, interrupted = history + better.history, len(better.history), better.interrupted
     with torch.no_grad():
         shown = G.synthesis(found.ws, noise_mode="const", resolution=size)
@@ -161,9 +164,16 @@ def project(
 
 
 def search_size(G: Generator) -> int:
-    """Side of the pictures to compare in a search: 256 where ``G`` has a head for it (the mobile family), or its own."""
+    """Side of the pictures that a search ends with."""
     sizes = G.config.head_resolutions if isinstance(G, MobileGenerator) else [G.config.resolution]
     return max([size for size in sizes if size <= SEARCHED_AT] or sizes[:1])
+
+
+def search_sizes(G: Generator, last: int) -> list[tuple[float, int]]:
+    """What a search in the mobile family begins with, see `training.inversion.invert`: its small heads are pictures."""
+    if not isinstance(G, MobileGenerator):
+        return []
+    return [(share, size) for share, size in BEGUN_WITH if size in G.config.head_resolutions and size < last]
 
 
 def as_target(image: Image.Image | Tensor, G: Generator, size: int | None = None) -> Tensor:

@@ -91,8 +91,9 @@ def networks(
         raise ToonError(f"{source} holds no generator: give a network that has one.")
     known = family["G_ema"].config
     if pictures.resolution not in known.head_resolutions or known.c_dim != pictures.label_dim:
+        sizes_made = ", ".join(map(str, known.head_resolutions))
         raise ToonError(
-            f"{source} makes {', '.join(map(str, known.head_resolutions))} px pictures with labels of size {known.c_dim}, "
+            f"{source} makes {sizes_made} px pictures with labels of size {known.c_dim}, "
             f"the set has {pictures.resolution} px and {pictures.label_dim}: change --resolution or --cond."
         )
     trained = dict(family)

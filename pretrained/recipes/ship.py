@@ -1,7 +1,8 @@
-"""Store a trained network the way `pretrained/` ships it: G_ema and D in float16, with its history.
+"""Store a network the way `pretrained/` ships it: G_ema, large matrices in 8 bits, the rest in float16.
 
-    python pretrained/recipes/ship.py runs/faces/network.safetensors pretrained/faces.safetensors \
-        --data "5,000 faces sampled from MobileStyleGAN"
+    python pretrained/recipes/ship.py runs/comic/network.safetensors pretrained/comic.safetensors --data "483 drawings"
+
+Prints the size, and how far pictures of the file are from those of the source: at most 1/255 on average.
 """
 
 from __future__ import annotations
@@ -11,7 +12,18 @@ from pathlib import Path
 
 import torch
 
-from stylegan_toon.weights import load_networks, read_header, save_networks
+from stylegan_toon import load_network
+from stylegan_toon.nn import Generator
+from stylegan_toon.weights import save_networks
+
+
+@torch.no_grad()
+def difference(a: Generator, b: Generator, count: int = 8) -> float:
+    """Mean absolute difference of pictures of fixed seeds at psi 0.7 and 512 px (or the largest size), of 255."""
+    size = 512 if 512 in a.config.head_resolutions else None
+    z = torch.randn(count, a.config.z_dim, generator=torch.Generator().manual_seed(0))
+    pairs = [[G(row[None], psi=0.7, resolution=size).clamp(-1, 1) for G in (a, b)] for row in z]
+    return sum(float((x - y).abs().mean()) for x, y in pairs) / count * 127.5
 
 
 def main() -> None:
@@ -21,11 +33,15 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="What it was trained on, for the header.")
     parser.add_argument("--licence", default="non-commercial research")
     args = parser.parse_args()
-    networks = load_networks(args.source)
-    provenance = {**read_header(args.source).provenance, "data": args.data, "licence": args.licence}
-    kept = {name: networks[name] for name in ("G_ema", "D")}
-    save_networks(args.out, kept, provenance=provenance, dtype=torch.float16, overwrite=True)
-    print(args.out, args.out.stat().st_size)
+    network = load_network(args.source)
+    provenance = {**network.provenance, "data": args.data, "licence": args.licence}
+    for name in ("name", "sha256"):
+        provenance.pop(name, None)
+    save_networks(
+        args.out, {"G_ema": network}, provenance=provenance, dtype=torch.float16, eight_bits=True, overwrite=True
+    )
+    shift = difference(network, load_network(args.out))
+    print(f"{args.out}: {args.out.stat().st_size} bytes, {shift:.2f} of 255 from the source")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.conv2d import modulated_1x1
-from ..ops.haar import haar_up
+from ..ops.haar import haar_rgb
 from ..ops.separable import separable_layer, separable_up_layer
 from .generator import NOISE_MODES, Generator, check_resolution
 from .layers import compute_dtype, memory_format
@@ -113,8 +113,8 @@ class MobileLayer(nn.Module):
         style, noise = self.affine(w), _noise(self, x.shape[0], noise_mode)
         weights = self.depthwise(), self.pointwise(), self.bias()
         if self.up:
-            return separable_up_layer(x, self.affine_up(w), style, *weights, noise)
-        return separable_layer(x, style, *weights, noise)
+            return separable_up_layer(x, self.affine_up(w), style, *weights, noise, keep=not self.training)
+        return separable_layer(x, style, *weights, noise, keep=not self.training)
 
 
 class DenseLayer(nn.Module):
@@ -159,6 +159,11 @@ class Head(nn.Module):
         self.affine = ScaledLinear(w_dim, in_channels)
         self.weight = Scaled(torch.randn(out_channels, in_channels, 1, 1), in_channels**-0.5)
         self.bias = Scaled(torch.zeros(out_channels))
+
+    def whole(self, x: Tensor, w: Tensor) -> Tensor:
+        """The picture ``[N, out_channels / 4, 2 H, 2 W]`` float32 whose Haar bands the channels are."""
+        x = x.float()
+        return haar_rgb(x, self.affine(w), self.weight(), self.bias())
 
     def forward(self, x: Tensor, w: Tensor, bands: slice = slice(None)) -> Tensor:
         """``[N, out_channels, H, W]`` float32; ``bands``: only these of the channels."""
@@ -267,8 +272,7 @@ class MobileSynthesis(nn.Module):
             if block.resolution in sizes:
                 pictures.append(self._picture(block, x, ws[:, used].float()))
         if sizes[-1] > config.feature_resolution:
-            bands = getattr(self, f"b{config.resolution}").torgb(x, ws[:, used].float())
-            pictures.append(haar_up(bands))
+            pictures.append(getattr(self, f"b{config.resolution}").torgb.whole(x, ws[:, used].float()))
         return pictures
 
     def _picture(self, block: MobileBlock, x: Tensor, w: Tensor) -> Tensor:

@@ -24,9 +24,21 @@ class Scaled(nn.Module):
         super().__init__()
         self.value = nn.Parameter(value)
         self.register_buffer("gain", torch.full([], float(gain)))
+        self._kept: tuple[tuple, Tensor] | None = None
 
     def forward(self) -> Tensor:
-        return self.value * self.gain
+        value, gain = self.value, self.gain
+        learning = self.training or (value.requires_grad and torch.is_grad_enabled())
+        if learning or torch.compiler.is_compiling() or value.is_inference() or gain.is_inference():
+            return value * gain
+        # The same tensor again and again, so that what a kernel makes of it can be kept, too.
+        now = value.data_ptr(), gain.data_ptr(), value._version, gain._version, value.device
+        if self._kept is None or self._kept[0] != now:
+            self._kept = now, (value * gain).detach()
+        return self._kept[1]
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_kept": None}
 
     @torch.no_grad()
     def adopt(self, tensor: Tensor, smallest: float = 1e-4) -> None:

@@ -93,7 +93,7 @@ class Engine:
         adams = {
             "G": (G, adam(G, config.lr, config.g_reg_interval if config.pl_weight else None)),
             "D": (D, adam(D, config.lr, config.d_reg_interval if config.gamma else None)),
-            "pairs": (G.synthesis, torch.optim.Adam(G.synthesis.parameters(), config.pairs_lr, betas=(0.9, 0.99))),
+            "pairs": (G.synthesis, torch.optim.Adam(G.synthesis.parameters(), config.pairs_lr, betas=(0.5, 0.99))),
         }
         self.learners = {name: Learner(name, *parts, team) for name, parts in adams.items()}
         size = config.batch if config.batch_gpu is None else config.batch_gpu

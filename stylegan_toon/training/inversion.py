@@ -161,6 +161,7 @@ def invert(
     lr: float = 0.1,
     seed: int = 303,
     noise: bool = True,
+    sizes: Sequence[tuple[float, int]] = (),
     accelerate: str = "auto",
     callback: Callback | None = None,
 ) -> Inversion:
@@ -175,13 +176,14 @@ def invert(
         G: gradients of its parameters must be off; it is changed, so hand in a copy.
         target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes: what larger ones need is not computed.
         noise: search for the noise, too; else it stays what it is.
+        sizes: (share of the steps until which it is compared, side of the pictures compared), rising, sides that G
+            makes: a small picture costs a fraction of a large one and shows most. R for the rest.
         accelerate: see `nn.accelerate.accelerate`: graphs of whole steps, or a compiled synthesis network.
         callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
     """
     prior = latent_prior(G)
     plus = space == "w+"
     maps = list(noise_maps(G).values()) if noise else []
-    size = target.shape[-1]
     random = torch.Generator().manual_seed(seed)
     for one in maps:
         one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
@@ -192,17 +194,20 @@ def invert(
     rate = torch.tensor(lr, device=target.device) if graphs else lr
     optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], lr=rate, betas=(0.9, 0.999), capturable=graphs)
     paint = accelerated(G.synthesis, accelerate if accelerate == "compile" else "off")
-    with torch.no_grad():
-        goal = perceptual(target)
+    targets, goals = {}, {}
+    for size in {*(size for _, size in sizes), target.shape[-1]}:
+        targets[size] = F.interpolate(target, size=(size, size), mode="area")
+        with torch.no_grad():
+            goals[size] = perceptual(targets[size])
 
-    def advance(jitter: Tensor, wide: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def advance(jitter: Tensor, wide: bool, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """One step; perceptual distance, picture and ws before it."""
         ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
         image = paint(ws + jitter, noise_mode="const", resolution=size)
-        distance = (perceptual(image) - goal).square().sum()
+        distance = (perceptual(image) - goals[size]).square().sum()
         loss = distance + NOISE_WEIGHT * noise_regularization(maps) if maps else distance
         if plus:
-            loss = loss + PIXEL_WEIGHT * pixel_distance(image, target)
+            loss = loss + PIXEL_WEIGHT * pixel_distance(image, targets[size])
             loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -221,7 +226,8 @@ def invert(
                 group["lr"] = group["lr"].fill_(now) if graphs else now
             wide = plus and step >= steps // 3
             jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
-            distance, image, found.ws = advance(jitter, wide)
+            size = next((side for share, side in sizes if step < share * steps), target.shape[-1])
+            distance, image, found.ws = advance(jitter, wide, size)
             found.history.append(distance.item())
             if callback is not None:
                 callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image))
@@ -241,6 +247,7 @@ def tune(
     steps: int = 100,
     lr: float = 2e-3,
     stop: float | None = None,
+    heads_stay: bool = False,
     callback: Callback | None = None,
 ) -> Inversion:
     """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
@@ -250,6 +257,7 @@ def tune(
 
     Args:
         G: changed in place; its noise and mapping network are not touched.
+        heads_stay: leave the torgb layers alone.
         stop: perceptual distance at which to stop early; None = 0.06 for LPIPS as in the paper, 0 for other measures.
 
     Returns:
@@ -258,7 +266,8 @@ def tune(
     if stop is None:
         stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
     found = Inversion(ws)
-    parameters = list(G.synthesis.parameters())
+    # The heads stay: a colour that only they get right is lost when another network, or another head, shows the face.
+    parameters = [p for name, p in G.synthesis.named_parameters() if ".torgb." not in f".{name}" or not heads_stay]
     for p in parameters:
         p.requires_grad_()
     optimizer = torch.optim.Adam(parameters, lr=lr)

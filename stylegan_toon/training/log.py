@@ -202,5 +202,6 @@ class SampleGrid:
     def save(self, G: Generator, path: Path, psi: float = 0.7) -> None:
         """Paint the grid at truncation ``psi`` and write it, replacing an older one."""
         labels = [None] * len(self.z) if self.c is None else self.c.split(8)
-        images = [to_pil(img) for z, c in zip(self.z.split(8), labels) for img in G(z, c, psi=psi, resolution=self.resolution)]
+        batches = (G(z, c, psi=psi, resolution=self.resolution) for z, c in zip(self.z.split(8), labels))
+        images = [to_pil(img) for batch in batches for img in batch]
         save_image(image_grid(images, columns=self.columns), path)

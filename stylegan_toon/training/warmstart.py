@@ -16,6 +16,7 @@ from ..nn import Generator
 from ..nn.generator import MappingNetwork
 from ..ops.haar import haar_down
 
+WINDOW = 128  # pixels; a whole picture of 512 px would cost more than the network that makes it
 _LRELU_SLOPE, _LRELU_GAIN = 0.2, math.sqrt(2)
 
 
@@ -89,8 +90,7 @@ def pair_loss(
     """How far the pictures of known latents are from the true ones.
 
     L1 at every resolution that is painted (so every block is taught directly), ``detail`` times `detail_loss`, plus
-    ``perceptual`` on a random window of the picture at a random one of the sizes 64, 128, ... up to its own: content
-    from the small, detail from the large.
+    ``perceptual`` on a random window of 128 px.
 
     Args:
         ws: ``[N, num_ws, w_dim]``.
@@ -130,11 +130,8 @@ def pyramid_loss(
         loss = loss + F.l1_loss(image, small) / (2 * max(len(images) - 1, 1))
     if perceptual is not None:
         image, side = images[-1], target.shape[-1]
-        if side > 64:  # a 64 px window of the picture at 64, 128, ... or its own size
-            sides = [64 << i for i in range((side // 64).bit_length())]
-            side = sides[int(torch.randint(len(sides), []))]
-            image, target = (F.interpolate(t, size=(side, side), mode="area") for t in (image, target))
-            y, x = (int(torch.randint(side - 63, [])) for _ in range(2))
-            image, target = image[:, :, y : y + 64, x : x + 64], target[:, :, y : y + 64, x : x + 64]
+        if side > WINDOW:
+            y, x = (int(torch.randint(side - WINDOW + 1, [])) for _ in range(2))
+            image, target = (t[:, :, y : y + WINDOW, x : x + WINDOW] for t in (image, target))
         loss = loss + perceptual(image, target)
     return loss

@@ -1,0 +1,89 @@
+"""How long pictures of the default networks take, beside other ways to run the same network.
+
+    python benchmarks/mobile.py --threads 2            # and once more with 1; needs openvino: pip install openvino
+
+The shipped `faces`, batch 1: our kernels, the same network in plain PyTorch operators (eager, and through
+torch.compile), and OpenVINO with those operators converted; alternately in one process. "step" is forward and backward
+to all weights at 256 px, with its peak memory beside that of torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from timing import alternately, describe
+from torch import Tensor, nn
+
+from stylegan_toon import load_network
+from stylegan_toon.ops import library
+from stylegan_toon.training.memory import keep_pages
+
+
+class Plain(nn.Module):
+    """The synthesis network at one size in PyTorch's own operators."""
+
+    def __init__(self, synthesis: nn.Module, resolution: int) -> None:
+        super().__init__()
+        self.synthesis, self.resolution = synthesis, resolution
+
+    def forward(self, ws: Tensor) -> Tensor:
+        with library.reference():
+            return self.synthesis(ws, "const", None, self.resolution)
+
+
+def openvino(network: Plain, ws: Tensor, threads: int) -> Callable[[], object]:
+    import openvino as ov
+
+    converted = ov.convert_model(network, example_input=ws)
+    compiled = ov.Core().compile_model(converted, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    return lambda: compiled([ws.numpy()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1024, 512, 256])
+    parser.add_argument("--no-step", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    keep_pages()
+    print(describe())
+    G = load_network("faces")
+    ws = G.mapping(torch.randn(1, 512, generator=torch.Generator().manual_seed(0)), psi=0.7)
+    print("\n| work | ours ms | eager | torch.compile | OpenVINO | faster than the best of them |")
+    print("|---|---|---|---|---|---|")
+    for size in args.sizes:
+        plain = Plain(G.synthesis, size).requires_grad_(False)
+        compiled = torch.compile(plain, dynamic=False)
+        other = openvino(plain, ws, args.threads)
+
+        def ours(size: int = size) -> object:
+            return G.synthesis(ws, "const", None, size)
+
+        with torch.no_grad():
+            seconds = alternately([ours, lambda: plain(ws), lambda: compiled(ws), other], args.rounds, warm_up=2)
+        row = " | ".join(f"{1e3 * s:.0f}" for s in seconds)
+        print(f"| {size} px | {row} | {min(seconds[1:]) / seconds[0]:.2f}x |", flush=True)
+    if args.no_step:
+        return
+    G = load_network("faces").train().requires_grad_(True)
+    plain = Plain(G.synthesis, 256)
+    compiled = torch.compile(plain, dynamic=False)
+
+    def step(paint: Callable[[Tensor], Tensor]) -> None:
+        G.zero_grad(set_to_none=True)
+        paint(ws.detach()).square().mean().backward()
+
+    def ours_256(ws: Tensor) -> Tensor:
+        return G.synthesis(ws, "const", None, 256)
+
+    seconds = alternately([lambda p=p: step(p) for p in (ours_256, plain, compiled)], args.rounds, warm_up=2)
+    row = " | ".join(f"{1e3 * s:.0f}" for s in seconds)
+    print(f"| step, 256 px | {row} | | {min(seconds[1:]) / seconds[0]:.2f}x |")
+
+
+if __name__ == "__main__":
+    main()
