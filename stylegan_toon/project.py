@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,10 +96,9 @@ def project(
     lr: float | None = None,
     resolution: int | None = None,
     noise: bool = True,
-    features: str | Path | Perceptual = "auto",
+    features: str | Path | Perceptual = "vgg",
     accelerate: str = "auto",
     callback: Callback | None = None,
-    say: Callable[[str], object] = lambda line: None,
 ) -> Projection:
     """Find ws and noise with which ``G`` shows an aligned picture.
 
@@ -117,7 +115,6 @@ def project(
         features: perceptual distance, see `training.perceptual.perceptual`.
         accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`; of the search for ws.
         callback: gets a `training.inversion.Progress` after every step.
-        say: gets a line about which features are used.
 
     Returns:
         A `Projection`. Ctrl-C ends the search, and what was found so far is returned.
@@ -132,7 +129,7 @@ def project(
     device = G.mapping.w_avg.device
     size = resolution or search_size(G)
     target = as_target(image, G, size).to(device)
-    measure = perceptual(features, device=device, say=say)
+    measure = perceptual(features, device=device)
 
     start = time.monotonic()
     G = copy.deepcopy(G).eval().requires_grad_(False)
@@ -214,7 +211,7 @@ def progress_bar(total: int, desc: str, quiet: bool) -> tuple[object, Callback]:
 @click.option("--space", type=click.Choice(list(STEPS)), default="w+", help="One w for all layers, or one for each.")
 @click.option("--steps", type=click.IntRange(1), help="Steps; 400 in w+, 1000 in w.")
 @click.option("--tune", "tune_steps", type=click.IntRange(0), default=0, help="Steps of pivotal tuning afterwards.")
-@click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
+@click.option("--features", default="vgg", help="Perceptual distance: vgg, lpips or a file.")
 @click.option("--aligned", is_flag=True, help="The photo is an aligned square crop already.")
 @click.option("--face", type=click.IntRange(1), default=1, help="Which face, counted from the left.")
 @cli.out("out/project")
@@ -244,7 +241,7 @@ def main(
     G = load_network(network, device=device)
     crop = open_photo(photo, G.config.resolution, aligned=aligned, face=None if aligned else face).faces[0].image
     output_folder(out)
-    measure = perceptual(features, device=device, say=say)
+    measure = perceptual(features, device=device)
     embedder = face_embedder(device=device, say=say)  # it may be refused: not after the long work
     bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
     with bar:
