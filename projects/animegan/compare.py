@@ -33,7 +33,7 @@ COLUMNS = ["photo", "AnimeGAN", "StyleGAN: projected", "StyleGAN: toon"]
 @click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
 @click.option("--steps", type=click.IntRange(1), default=STEPS, help="Steps of projection.")
 @click.option("--tune", type=click.IntRange(0), default=TUNE, help="Steps of pivotal tuning.")
-@click.option("--features", default="auto", help="Perceptual distance: auto, lpips, discriminator or a file.")
+@click.option("--features", default="vgg", help="Perceptual distance: vgg, lpips or a file.")
 @cli.out("out/compare")
 @cli.device()
 @cli.quiet()
@@ -50,7 +50,7 @@ def main(
     refuse_overwrite([out / "compare.png"], overwrite)
     G = load_generator(network, device)
     networks = [load_network(source, device=device) for source in (base, toon)]
-    measure = perceptual(features, device=device, say=lambda line: click.echo(line, err=True))
+    measure = perceptual(features, device=device)
     output_folder(out)
     rows: list[Image.Image] = []
     spent = [0.0, 0.0]
