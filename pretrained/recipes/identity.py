@@ -4,9 +4,9 @@
     python pretrained/recipes/identity.py package/model
 
 The package holds most filters in 8 bits: whole numbers from 0 to 255 with a step and an offset for each tensor. They
-are taken over as they are, so nothing is lost here that was not lost there; the rest is kept in float32. (Rounded anew to
-8 bits by row, `save_networks(eight_bits=True)`, embeddings would move by 0.013.) The factor and the summand that dlib
-applies after each convolution take in its bias.
+are taken over as they are, so nothing is lost here that was not lost there; the rest is kept in float32. (Rounded anew
+to 8 bits by row, `save_networks(eight_bits=True)`, embeddings would move by 0.013.) The factor and the summand that
+dlib applies after each convolution take in its bias.
 """
 
 from __future__ import annotations

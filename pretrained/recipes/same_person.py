@@ -4,9 +4,9 @@
     python pretrained/recipes/same_person.py table runs/portraits
 
 ``place`` fits dlib's chip to the landmarks of aligned faces (`portraits.py`) and prints the mean square, which
-`faces/recogniser.py` has as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png that ``portraits.py draw`` wrote,
-and compares each with copies of itself and with all the others: once with the chip that ships, which is in the
-same place of every picture, once with one fitted to each picture's landmarks.
+`faces/recogniser.py` has as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png and NAME-drawn.png that
+``portraits.py draw`` wrote and compares each photo with copies of itself, its drawing and all other photos: once with
+the chip that ships, which is in the same place of every picture, once with one fitted to each picture's landmarks.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def fitted(network: torch.nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
     return torch.cat([network(img.float()) for img in chips])
 
 
-def table(photos: Sequence[Image.Image]) -> str:
-    """Markdown: cosines and distances, mean and worst, of copies and of strangers."""
+def table(photos: Sequence[Image.Image], drawings: Sequence[Image.Image] = ()) -> str:
+    """Markdown: cosines and distances, mean and worst, of copies, of ``drawings`` of all photos, and of strangers."""
     network = recogniser()
-    lines = [f"| {len(photos)} portraits | cosine: mean | worst | distance: mean | worst | < 0.6 |"]
-    lines.append("|---|---|---|---|---|---|")
+    head = f"| {len(photos)} portraits | cosine: mean | worst | distance: mean | worst | < 0.6 |"
+    lines = [head, "|---|---|---|---|---|---|"]
     for label, embed in (("fixed chip", fixed), ("fitted chip", fitted)):
         known = embed(network, photos)
         for name, change in COPIES.items():
@@ -72,6 +72,8 @@ def table(photos: Sequence[Image.Image]) -> str:
                 continue  # landmarks are not found in pictures so small as well as in others
             other = embed(network, [change(photo) for photo in photos])
             lines.append(_row(f"{name}, {label}", known, other, worst_is_far=True))
+        if drawings:
+            lines.append(_row(f"drawn, {label}", known, embed(network, drawings), worst_is_far=True))
         a, b = torch.triu_indices(len(photos), len(photos), 1)
         lines.append(_row(f"strangers, {label}", known[a], known[b], worst_is_far=False))
     return "\n".join(lines)
@@ -98,8 +100,11 @@ def main() -> None:
     if args.verb == "place":
         print(place(ImageDataset(args.set), args.count))
         return
-    files = [args.folder / f"{Path(name).stem}-aligned.png" for name in listed()]
-    print(table([read_image(file) for file in files if file.exists()]))
+    stems = [Path(name).stem for name in listed() if (args.folder / f"{Path(name).stem}-aligned.png").exists()]
+    photos, drawings = (
+        [read_image(args.folder / f"{stem}-{column}.png") for stem in stems] for column in ("aligned", "drawn")
+    )
+    print(table(photos, drawings))
 
 
 if __name__ == "__main__":

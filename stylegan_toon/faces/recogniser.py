@@ -1,7 +1,7 @@
 """Whose face it is: dlib's recogniser, 128 numbers of which those of one person lie close together.
 
-The network is a residual one of 27 convolutions (He et al., arXiv 1512.03385, with half the layers of the 34 and half
-their filters), taught by Davis King to keep pictures of one person within a distance of 0.6 and others apart
+The network is a residual one of 29 convolutions (ResNet-34 of He et al., arXiv 1512.03385, with some layers less and
+half the filters), taught by Davis King to keep pictures of one person within a distance of 0.6 and others apart
 ("High quality face recognition with deep metric learning", dlib blog, 2017). `pretrained/recipes/identity.py` fills it.
 """
 

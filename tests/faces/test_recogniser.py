@@ -49,8 +49,8 @@ def test_gradients_are_those_of_finite_differences(faces):
     for _ in range(3):
         way = torch.randn(img.shape, dtype=torch.float64, generator=draws)
         with torch.no_grad():
-            slope = (score(img + 1e-5 * way) - score(img - 1e-5 * way)) / 2e-5
-        assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-4)
+            slope = (score(img + 1e-6 * way) - score(img - 1e-6 * way)) / 2e-6  # few kinks are so near
+        assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-5)
 
 
 def test_weights_follow_the_network(faces):
@@ -105,7 +105,7 @@ def test_the_chip_is_what_alignment_would_cut(side):
         assert face_chip(stripes).abs().max() < 0.35
 
 
-def test_one_person_and_another(network, face_picture):
+def test_one_person_and_another(network):
     """The example's photo beside its mirror image, and beside two other faces."""
     from stylegan_toon.data.faces import open_photo
 

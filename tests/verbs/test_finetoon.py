@@ -45,7 +45,8 @@ def child(tmp_path, checkpoint) -> Path:
 @pytest.fixture
 def options(checkpoint, child, tmp_path) -> list[object]:
     """A short run of the verb into ``out``; the recogniser that ships compares the faces."""
-    return ["--base", checkpoint, "--toon", child, "--swap", "b16-", "--seeds", "0-2", "--epochs", 2, "--batch", 2, "--lr", 1e-3, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
+    return ["--base", checkpoint, "--toon", child, "--swap", "b16-", "--seeds", "0-2", "--epochs", 2, "--batch", 2,
+            "--lr", 1e-3, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
 
 
 run, refused = partial(shell.run, main), partial(shell.refused, main)
@@ -109,7 +110,7 @@ def test_the_face_comes_closer_and_with_the_legacy_sign_goes_away(tiny_G, tiny_t
     legacy = finetoon(tiny_G, tiny_toon, "b16-", legacy_sign=True, **settings)
     person, toon = ([likeness(G, other, faces) for G in (legacy, start, tuned)] for other in (tiny_G, negative))
     assert person[0] + 0.05 < person[1] < person[2] - 0.05, person
-    assert toon[0] - toon[1] > 0.05 and toon[2] - toon[1] < toon[0] - toon[1], toon
+    assert toon[0] - toon[1] > 0.02 and toon[2] - toon[1] < toon[0] - toon[1], toon
     assert tuned.provenance["loss"][-1] < tuned.provenance["loss"][0]
     assert same(tiny_G, tiny_generator(0)) and same(tiny_toon, tiny_generator(1))
 
