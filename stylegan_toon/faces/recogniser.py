@@ -18,8 +18,7 @@ from ..nn.padded import zero_conv3x3
 from ..weights import KINDS, load_networks, pretrained_folder
 
 SIDE = 150  # of the picture that the network takes: a face with a quarter of its side around it
-# Of RGB from 0 to 255. dlib's own code takes these of all three channels in this order.
-_MEAN = (122.782, 117.001, 104.298)
+_MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, 0 to 255
 # The chip in an aligned crop, as shares of its side: centre from the left and the top, and side. Mean of what dlib's
 # alignment gives in 150 synthetic faces (pretrained/recipes/same_person.py place), made symmetric; 50 portraits gave
 # (0.506, 0.600) and 0.700.
@@ -56,15 +55,20 @@ class _Conv(nn.Module):
         self._weight: Tensor | None = None
 
     def weight(self) -> Tensor:
-        """Filters times ``factor``, ``[after, before, side, side]``; kept until the layer changes type or device."""
-        found = self._weight
-        if found is None or found.device != self.factor.device or found.dtype != self.factor.dtype:
-            filters = self.step * (self.levels.to(self.step.dtype) - self.zero) if self.eight_bits else self.filters
-            # A plain tensor also when the first call is made in inference mode.
-            with torch.inference_mode(False):
-                found = filters.clone() * self.factor.clone()[:, None, None, None]
-            self._weight = found
-        return found
+        """Filters times ``factor``, ``[after, before, side, side]``; kept until the layer's tensors change."""
+        if self._weight is None:
+            with torch.inference_mode(False):  # a plain tensor whatever the mode of the first call
+                filters = self.step * (self.levels.to(self.step.dtype) - self.zero) if self.eight_bits else self.filters
+                self._weight = filters * self.factor[:, None, None, None]
+        return self._weight
+
+    def _apply(self, *args, **options) -> _Conv:  # what `to`, `double` and their like call
+        self._weight = None
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args, **options) -> None:
+        self._weight = None
+        super()._load_from_state_dict(*args, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         if (self.side, self.stride) == (3, 1):

@@ -62,6 +62,8 @@ def test_weights_follow_the_network(faces):
     assert twice.dtype == torch.float64 and twice.requires_grad
     torch.testing.assert_close(twice.detach().float(), first, rtol=1e-3, atol=1e-4)
     assert network.float()(faces).dtype == torch.float32
+    network.load_state_dict({name: torch.zeros_like(t) for name, t in network.state_dict().items()})
+    assert (network(faces) == 0).all()
 
 
 def test_the_file_holds_the_levels_of_the_package(tmp_path, network, faces):
