@@ -53,7 +53,7 @@ def sheet(measured: list[Image.Image], reals: ImageDataset | None) -> Image.Imag
 @cli.verb(
     """python -m stylegan_toon.evaluate --network faces --data faces.zip --samples 2000
 python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metrics fid,kid
-python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity,detection"""
+python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity-dlib,detection"""
 )
 @cli.network(None)
 @click.option("--pictures", help="Measure these pictures instead: folder, zip or tar shards.")
@@ -64,8 +64,8 @@ python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics i
 @click.option(
     "--metrics", type=MetricsType(), metavar="NAME,...",
     help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or efficientnet-lite0, which works offline), "
-    "ppl-zfull, ppl-wfull, ppl-zend, ppl-wend, identity, detection; ppl and identity also with -discriminator. "
-    "By default fd, kd and pr with efficientnet-lite0 and detection; identity of pairs.",
+    "ppl-zfull, ppl-wfull, ppl-zend, ppl-wend, identity, detection; offline ppl-...-vgg and identity-dlib. "
+    "By default fd, kd and pr with efficientnet-lite0 and detection; identity-dlib of pairs.",
 )  # fmt: skip
 @cli.base(None, help="Network that identity compares --network with, at the same latents.")
 @click.option(
@@ -97,7 +97,7 @@ def main(
     name = Path(str(given[0]).partition("#")[0]).resolve().stem
     files = [out / f"{name}.json", out / f"{name}.png"]
     refuse_overwrite(files, overwrite)
-    metrics = metrics or (DEFAULT if photos is None else ["identity"])
+    metrics = metrics or (DEFAULT if photos is None else ["identity-dlib"])
     if data is None and photos is None and any(parse_metric(metric).kind in COMPARED for metric in metrics):
         raise ToonError("These metrics compare with real pictures: give a set of them with --data.")
     # What is to be measured first: the networks that measure it may have to be downloaded.

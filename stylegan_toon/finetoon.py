@@ -151,10 +151,9 @@ def tune(
     lr: float = 1e-5,
     margin: float = 1.0,
     legacy_sign: bool = False,
-    identity: str | Path | FaceEmbedder = "auto",
+    identity: str | Path | FaceEmbedder = "dlib",
     seed: int = 0,
     callback: Callable[[Progress], object] = lambda progress: None,
-    say: Callable[[str], object] = lambda line: None,
 ) -> Generator:
     """Train the anchor, in place, mapping network and all, with Adam on the triplet loss; noise inputs are constant.
 
@@ -170,7 +169,6 @@ def tune(
         seed: of the order of the pictures.
         callback: called after every step. Ctrl-C from the first step on ends the training, and what was learnt is
             returned with ``provenance["interrupted"]`` true.
-        say: gets a line about which face embedding is used.
 
     Returns:
         The anchor in eval mode. Its provenance holds the parents, the options, ``identity`` (name of the
@@ -183,7 +181,7 @@ def tune(
     if not pool:
         raise ToonError("Fine-tooning needs at least one seed.")
     device = G.mapping.w_avg.device
-    embedder = face_embedder(identity, device=device, say=say)
+    embedder = face_embedder(identity, device=device)
     z = latents(pool, G.config.z_dim).to(device)
 
     def embed(network: Generator, part: Tensor) -> Tensor:
@@ -246,7 +244,7 @@ def tune(
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-5, help="Learning rate, for all of G.")
 @click.option("--margin", type=click.FloatRange(0), default=1.0, help="Of the triplet loss.")
 @click.option("--legacy-sign", is_flag=True, help="The mistake of the first fine-tooning: move away from the person.")
-@click.option("--identity", default="auto", help="Face embedding: auto, facenet, discriminator, or a file of weights.")
+@click.option("--identity", default="dlib", help="Face embedding: dlib, facenet, or a file with FaceNet's weights.")
 @cli.psi()
 @cli.out("out/finetoon")
 @cli.seed(help="Seed of the order of the pictures.")
@@ -286,7 +284,7 @@ def main(
 
     steps = epochs * -(-len(set(options["seeds"])) // options["batch"])
     with cli.progress(total=steps, quiet=quiet, unit="step") as bar:
-        G = tune(networks, callback=tell, say=lambda line: click.echo(line, err=True), **options)
+        G = tune(networks, callback=tell, **options)
     save_networks(network, {"G_ema": G}, provenance=G.provenance, overwrite=overwrite)
     sheet(G, picture)
     if G.provenance["interrupted"]:

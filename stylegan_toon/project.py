@@ -244,15 +244,12 @@ def main(
     )
     refuse_overwrite([latent, picture, report, *([tuned] if tune_steps else [])], overwrite)
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     keep_pages()
     G = load_network(network, device=device)
     crop = open_photo(photo, G.config.resolution, aligned=aligned, face=None if aligned else face).faces[0].image
     output_folder(out)
     measure = perceptual(features, device=device)
-    embedder = face_embedder(device=device, say=say)  # it may be refused: not after the long work
+    embedder = face_embedder(device=device)
     bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
     with bar:
         found = project(

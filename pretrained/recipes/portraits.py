@@ -108,15 +108,23 @@ def recogniser(folder: Path) -> nn.Module:
     return module.DlibFace(module.load_tfjs(f"{stem}-weights_manifest.json", f"{stem}.bin")).eval()
 
 
-def chip(picture: Image.Image, mesh: Mesh) -> Image.Image:
-    """The picture that the recogniser takes: turned, scaled and shifted so that landmarks fit dlib's mean face best."""
+def chip_corners(mesh: Mesh) -> np.ndarray:
+    """Corners of the chip in pixels of the crop, ``[4, 2]``: top left, bottom left, bottom right, top right.
+
+    The square is turned, scaled and shifted so that landmarks fit dlib's mean face best, by least squares.
+    """
     here = mesh.points[list(MEAN_FACE)] @ (1, 1j)
     there = CHIP * (np.array(list(MEAN_FACE.values())) + PADDING) / (1 + 2 * PADDING) @ (1, 1j)
-    # Positions as complex numbers: here = scale_and_turn * there + shift, by least squares.
+    # Positions as complex numbers: here = scale_and_turn * there + shift.
     off = there - there.mean()
     factor = (off.conj() @ (here - here.mean())) / (off.conj() @ off)
     corners = here.mean() + factor * (CHIP * np.array([0, 1j, 1 + 1j, 1]) - there.mean())
-    return crop(picture, np.stack([corners.real, corners.imag], 1), CHIP)
+    return np.stack([corners.real, corners.imag], 1)
+
+
+def chip(picture: Image.Image, mesh: Mesh) -> Image.Image:
+    """The picture that the recogniser takes."""
+    return crop(picture, chip_corners(mesh), CHIP)
 
 
 @torch.inference_mode()

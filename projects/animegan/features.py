@@ -1,7 +1,7 @@
 """What a network sees in a picture: the features in which content and style are compared.
 
 Published is VGG19's conv4_4 before its activation. Where torchvision's weights cannot be had, a stand-in takes its
-place under its own name: VGG16's conv4_3 from a file, or the deepest 16 x 16 features of the shipped discriminator.
+place under its own name: VGG16's conv4_3 from a file, or conv3_3 of the one that ships.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn import Discriminator
 from stylegan_toon.nn.padded import zero_conv3x3
 from stylegan_toon.training.hub import Unavailable, hub_file, load_state
-from stylegan_toon.training.perceptual import fit
-from stylegan_toon.weights import load_network
+from stylegan_toon.training.vgg import STAGES
+from stylegan_toon.training.vgg import vgg16 as shipped_vgg16
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 # Features of different networks differ by orders of magnitude, and the Gram matrix squares that. All are scaled so that
 # those of photos are this large in the mean, taken absolutely: the published loss weights are in balance there.
 LEVEL = 100.0
+CAFFE = ([103.939, 116.779, 123.68], [1.0, 1.0, 1.0])  # mean and deviation of VGG16's input
 
 
 class Features(nn.Module, ABC):
@@ -57,7 +57,7 @@ class Features(nn.Module, ABC):
 
 
 class Vgg(Features):
-    """The last convolution of a VGG's fourth stage, before its activation: a cell is 8 px wide.
+    """The last convolution of a VGG's last stage here, before its activation: a cell of a fourth stage is 8 px wide.
 
     Args:
         name: of network and layer.
@@ -93,21 +93,6 @@ class Vgg(Features):
         return x
 
 
-class DiscriminatorFeatures(Features):
-    """Activations on the 16 x 16 grid of a StyleGAN2 discriminator, which sees pictures at its own resolution."""
-
-    name = "discriminator b16"
-
-    def __init__(self, network: Discriminator) -> None:
-        super().__init__()
-        self.network = network
-
-    def raw(self, img: Tensor) -> Tensor:
-        config = self.network.config
-        found = self.network.features(fit(img, config.resolution, config.img_channels))
-        return next(x for x in found if x.shape[-1] <= 16).float()
-
-
 def vgg19(path: Path) -> Vgg:
     """VGG19's conv4_4 of torchvision's file. Raises Unavailable if it is damaged or another file."""
     from torchvision.models.vgg import cfgs
@@ -127,6 +112,13 @@ def vgg19(path: Path) -> Vgg:
     return Vgg("vgg19 conv4_4", stages[:4], mean, std, bgr=False)
 
 
+def vgg16_shipped() -> Vgg:
+    """VGG16's conv3_3 of the weights that ship. Raises ToonError if they are missing."""
+    network = shipped_vgg16()
+    stages = [[(layer.weight, layer.bias) for layer in map(network.get_submodule, names)] for names in STAGES]
+    return Vgg("vgg16 conv3_3", stages, *CAFFE, bgr=True)
+
+
 def vgg16(path: Path) -> Vgg:
     """VGG16's conv4_3 of an ``.npz`` in Caffe's convention, ``convI_J.weight`` and ``convI_J.bias``.
 
@@ -140,7 +132,7 @@ def vgg16(path: Path) -> Vgg:
             for name in names:
                 weight, bias = (torch.from_numpy(table[f"{name}.{part}"]) for part in ("weight", "bias"))
                 stages[int(name[4]) - 1].append((weight, bias))
-        found = Vgg(f"{path.stem} {names[-1]}", stages, [103.939, 116.779, 123.68], [1.0, 1.0, 1.0], bgr=True)
+        found = Vgg(f"{path.stem} {names[-1]}", stages, *CAFFE, bgr=True)
         found.raw(torch.zeros(1, 3, 16, 16))  # do the layers fit each other?
     except (OSError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise ToonError(f"{path} does not hold VGG16 weights (conv1_1.weight … conv4_3.bias): {error}.") from error
@@ -151,9 +143,8 @@ def features(choice: str = "auto", *, say: Callable[[str], object] = lambda line
     """The feature network to use: frozen, in eval mode, on the CPU, not calibrated yet.
 
     Args:
-        choice: "vgg19"; "discriminator" (the shipped ``faces`` D); "auto" = VGG19 where its weights are cached or can
-            be downloaded within two minutes, else the discriminator; a path: a ``.pth`` with torchvision's VGG19, or
-            an ``.npz`` with VGG16.
+        choice: "vgg19"; "vgg16", which ships; "auto" = VGG19 where its weights are cached or can be downloaded within
+            two minutes, else VGG16; a path: a ``.pth`` with torchvision's VGG19, or an ``.npz`` with VGG16.
         say: gets one line on what "auto" chose and why, when that is not VGG19.
 
     Raises:
@@ -166,13 +157,11 @@ def features(choice: str = "auto", *, say: Callable[[str], object] = lambda line
             found = vgg19(Path(choice) if choice.endswith(".pth") else hub_file(VGG19_URL, sha256_prefix="dcbb9e9d"))
         except Unavailable as error:
             if choice != "auto":
-                raise ToonError(
-                    f"VGG19 is not to be had ({error}): take --features discriminator or a file."
-                ) from error
-            say(f"VGG19 is not to be had ({error}): using the discriminator's features.")
-            return features("discriminator")
-    elif choice == "discriminator":
-        found = DiscriminatorFeatures(load_network("faces", which="D"))
+                raise ToonError(f"VGG19 is not to be had ({error}): take --features vgg16 or a file.") from error
+            say(f"VGG19 is not to be had ({error}): using VGG16, which ships.")
+            return features("vgg16")
+    elif choice == "vgg16":
+        found = vgg16_shipped()
     else:
-        raise ToonError(f"There are no features {choice!r}: take auto, vgg19, discriminator, a .pth or an .npz file.")
+        raise ToonError(f"There are no features {choice!r}: take auto, vgg19, vgg16, a .pth or an .npz file.")
     return found.eval().requires_grad_(False)

@@ -180,8 +180,8 @@ python -m projects.animegan.train --photos faces.zip --drawings comic.zip --resu
 @click.option("--drawings", type=cli.PATH, required=True, help="... of drawings; not of the same things.")
 @click.option(
     "--features", "choice", default="auto",
-    help="Network content and style are compared in: vgg19, discriminator, a .pth of torchvision's VGG19 or an .npz "
-    "of VGG16; auto is vgg19, or discriminator where that cannot be had.",
+    help="Network content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an .npz of "
+    "VGG16; auto is vgg19, or vgg16 where that cannot be had.",
 )  # fmt: skip
 def main(start: Start, photos: Path, drawings: Path, choice: str) -> Path:
     """Teach a generator to paint photos in the manner of drawings.

@@ -143,7 +143,7 @@ python -m projects.xgan.train --faces faces-white.zip --cartoons avatars.zip --r
 )
 @click.option("--faces", type=cli.PATH, required=True, help="Folder, zip or shards of aligned faces on white.")
 @click.option("--cartoons", type=cli.PATH, required=True, help="... of cartoons.")
-@click.option("--identity", default="auto", help="The teacher, if it has a weight: auto, facenet, discriminator, file.")
+@click.option("--identity", default="dlib", help="The teacher, if it has a weight: dlib, facenet or a file.")
 def main(start: Start, faces: Path, cartoons: Path, identity: str) -> Path:
     """Teach an embedding that faces and cartoons share, and decoders for both.
 
@@ -168,7 +168,7 @@ def main(start: Start, faces: Path, cartoons: Path, identity: str) -> Path:
     }
     teacher = None
     if config.teacher:
-        teacher = face_embedder(identity, device=start.device, say=lambda line: click.echo(line, err=True))
+        teacher = face_embedder(identity, device=start.device)
         length = teacher(torch.zeros(1, 3, config.resolution, config.resolution, device=start.device)).shape[1]
         if length > config.embedding:
             raise ToonError(f"The teacher's embedding has {length} entries: --embedding must be at least as long.")

@@ -30,7 +30,7 @@ class FaceDetection(Extractor):
 
 
 def embedder(network: str, *, device: torch.device | str = "cpu") -> FaceEmbedder:
-    """The face embedding behind the metrics ``identity`` ("facenet") and ``identity-discriminator``.
+    """The face embedding behind the metrics ``identity`` ("facenet") and ``identity-dlib``.
 
     Raises:
         ToonError: FaceNet is not to be had.
@@ -40,6 +40,6 @@ def embedder(network: str, *, device: torch.device | str = "cpu") -> FaceEmbedde
             return load_facenet().eval().requires_grad_(False).to(device)
         except Unavailable as error:
             raise ToonError(
-                f"FaceNet is not to be had ({error}): use identity-discriminator, which needs no connection."
+                f"FaceNet is not to be had ({error}): use identity-dlib, which needs no connection."
             ) from error
     return face_embedder(network, device=device)

@@ -5,7 +5,7 @@
     ppl-zfull, ppl-wfull, ppl-zend, ppl-wend    perceptual path length with LPIPS, whole pictures
     identity                  cosine of FaceNet embeddings of the same latents in two networks, or of photo and toon
     detection                 share of pictures in which MTCNN finds a face
-    ppl-...-discriminator, identity-discriminator    the same with features of the shipped discriminator
+    ppl-...-vgg, identity-dlib    the same with networks that ship
 
 The published names stand for the published networks alone; whatever else a figure comes from is in its name.
 """
@@ -31,7 +31,7 @@ class Metric:
     Attributes:
         name: as asked for.
         kind: "fd", "kd", "pr", "ppl", "identity" or "detection".
-        network: whose features: a name in ``NAMES``, "lpips", "facenet", "discriminator" or "mtcnn".
+        network: whose features: a name in ``NAMES``, "lpips", "vgg", "facenet", "dlib" or "mtcnn".
         path: which of ``PATHS``, for ppl.
     """
 
@@ -57,13 +57,14 @@ def parse_metric(name: str, networks: Sequence[str] = NAMES) -> Metric:
     if found := re.fullmatch(r"(fd|kd|pr)-(.+)", text):
         if found[2] in networks:
             return Metric(name, found[1], found[2])
-    elif found := re.fullmatch(rf"ppl-({'|'.join(PATHS)})(-discriminator)?", text):
-        return Metric(name, "ppl", "discriminator" if found[2] else "lpips", found[1])
-    elif found := re.fullmatch(r"identity(-discriminator)?", text):
-        return Metric(name, "identity", "discriminator" if found[1] else "facenet")
+    elif found := re.fullmatch(rf"ppl-({'|'.join(PATHS)})(-vgg)?", text):
+        return Metric(name, "ppl", "vgg" if found[2] else "lpips", found[1])
+    elif found := re.fullmatch(r"identity(-dlib)?", text):
+        return Metric(name, "identity", "dlib" if found[1] else "facenet")
     elif text == "detection":
         return Metric(name, "detection", "mtcnn")
     raise ToonError(
         f"There is no metric named {name!r}: choose from fid, kid, fd-NET, kd-NET, pr-NET (NET is one of "
-        f"{', '.join(networks)}), {', '.join(f'ppl-{path}' for path in PATHS)}, identity, detection."
+        f"{', '.join(networks)}), {', '.join(f'ppl-{path}' for path in PATHS)}, each also "
+        "with -vgg, identity, identity-dlib, detection."
     )

@@ -67,7 +67,7 @@ def evaluate_pairs(
 
     Args:
         pairs: paths of photo and toon; the toon is an aligned square crop, as `toonify` writes it.
-        suite: of the metrics identity, identity-discriminator, detection.
+        suite: of the metrics identity, identity-dlib, detection.
         aligned: the photos are aligned square crops, too.
 
     Raises:

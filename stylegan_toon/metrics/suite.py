@@ -172,5 +172,5 @@ def _perceptual(name: str, device: torch.device | str) -> Perceptual:
         return load_lpips().eval().requires_grad_(False).to(device)
     except Unavailable as error:
         raise ToonError(
-            f"LPIPS is not to be had ({error}): use ppl-wend-discriminator or the like, which needs no connection."
+            f"LPIPS is not to be had ({error}): use ppl-wend-vgg or the like, which needs no connection."
         ) from error

@@ -21,7 +21,6 @@ from .losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 from .stop import stop_requests
 from .update import Terms, untrained
 
-
 WARM_UP = 50  # steps of the pairs phase
 
 

@@ -83,7 +83,7 @@ def test_what_cannot_be_matched(folders, tmp_path):
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    return Suite(["identity-discriminator", "detection"])
+    return Suite(["identity-dlib", "detection"])
 
 
 def test_identity_of_pairs(folders, suite):
@@ -91,9 +91,9 @@ def test_identity_of_pairs(folders, suite):
     (other, nobody, same) = match(*folders)
     with pytest.warns(UserWarning, match=r"nobody\.png is left out: No face"):
         found = evaluate_pairs([other, nobody, same], suite)
-    alone = evaluate_pairs([same], suite).figures["identity-discriminator"]
+    alone = evaluate_pairs([same], suite).figures["identity-dlib"]
     assert found.count == 2 and found.figures["detection"] == 1
-    assert alone > 0.99 > 0.9 > found.figures["identity-discriminator"]
+    assert alone > 0.998 > 0.996 > found.figures["identity-dlib"]
     assert found.sheet.width > 4 * 128
 
 
@@ -109,5 +109,5 @@ def test_facenet_that_is_not_to_be_had(monkeypatch):
         raise Unavailable("no download from there (no answer)")
 
     monkeypatch.setattr(module, "load_facenet", fail)
-    with pytest.raises(ToonError, match=r"no answer.*identity-discriminator"):
+    with pytest.raises(ToonError, match=r"no answer.*identity-dlib"):
         Suite(["identity"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from projection import write_pictures
-from tiny import tiny_discriminator, tiny_generator
+from tiny import TinyFaces, tiny_discriminator, tiny_generator
 
 from stylegan_toon.data.dataset import ImageDataset
 from stylegan_toon.data.images import save_image, to_pil
@@ -31,7 +31,6 @@ from stylegan_toon.metrics import suite as suite_module
 from stylegan_toon.metrics.cache import content_digest
 from stylegan_toon.metrics.collect import collect, labels_of, latents
 from stylegan_toon.training.hub import Unavailable
-from stylegan_toon.training.identity import DiscriminatorFaces
 from stylegan_toon.training.perceptual import DiscriminatorFeatures
 
 NAMES = ["fd-project", "kd-project", "pr-project"]
@@ -136,12 +135,11 @@ def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project)
 
 
 def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
-    """With features of a discriminator; each figure against its own definition, sample by sample."""
-    D = tiny_discriminator(0)
-    measure, embed = DiscriminatorFeatures(D), DiscriminatorFaces(D)
+    """With stand-ins for the networks; each figure against its own definition, sample by sample."""
+    measure, embed = DiscriminatorFeatures(tiny_discriminator(0)), TinyFaces()
     monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
-    names = ["ppl-wend-discriminator", "ppl-wfull-discriminator", "identity-discriminator"]
+    names = ["ppl-wend-vgg", "ppl-wfull-vgg", "identity-dlib"]
     found = evaluate_generator(tiny_G, None, names, samples=5, base=tiny_toon, batch=3)
     z, other = latents(tiny_G, 5, 0), latents(tiny_G, 5, 1)
     with torch.no_grad():
@@ -149,11 +147,11 @@ def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
         w, v = tiny_G.mapping(z), tiny_G.mapping(other)
         d = [float(measure.distance(tiny_G.synthesis(a), tiny_G.synthesis(a.lerp(b, 1e-4))) * 1e8)
              for a, b in zip(w.split(1), v.split(1))]  # fmt: skip
-    assert found["identity-discriminator"] == pytest.approx(float(alike), rel=1e-4)
-    assert found["ppl-wend-discriminator"] == pytest.approx(np.mean(d), rel=0.02)
-    assert 0 < found["ppl-wfull-discriminator"] != found["ppl-wend-discriminator"]
+    assert found["identity-dlib"] == pytest.approx(float(alike), rel=1e-4)
+    assert found["ppl-wend-vgg"] == pytest.approx(np.mean(d), rel=0.02)
+    assert 0 < found["ppl-wfull-vgg"] != found["ppl-wend-vgg"]
     same = evaluate_generator(tiny_G, None, names[2:], samples=3, base=tiny_G)
-    assert same["identity-discriminator"] == pytest.approx(1)
+    assert same["identity-dlib"] == pytest.approx(1)
 
 
 # The cache
@@ -281,8 +279,9 @@ def test_collect_keeps_the_order():
         ("fd-efficientnet-lite0", "fd", "efficientnet-lite0", ("fd-efficientnet-lite0",)),
         ("pr-vgg16", "pr", "vgg16", ("precision-vgg16", "recall-vgg16")),
         ("ppl-zfull", "ppl", "lpips", ("ppl-zfull",)),
-        ("ppl-wend-discriminator", "ppl", "discriminator", ("ppl-wend-discriminator",)),
+        ("ppl-wend-vgg", "ppl", "vgg", ("ppl-wend-vgg",)),
         ("identity", "identity", "facenet", ("identity",)),
+        ("identity-dlib", "identity", "dlib", ("identity-dlib",)),
         ("detection", "detection", "mtcnn", ("detection",)),
     ],
 )
@@ -318,7 +317,7 @@ def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
         evaluate_pictures(pictures, ImageDataset(pictures.path, 16, resize=True), suite)
     with pytest.raises(ToonError, match="at least one"):
         Suite([])
-    monkeypatch.setattr(suite_module, "embedder", lambda name, device: DiscriminatorFaces(tiny_discriminator(0)))
+    monkeypatch.setattr(suite_module, "embedder", lambda name, device: TinyFaces())
     identity = Suite(["identity"])
     with pytest.raises(ToonError, match="as the base"):
         evaluate_generator(tiny_G, None, identity, samples=5)
@@ -333,5 +332,5 @@ def test_lpips_that_is_not_to_be_had(monkeypatch):
         raise Unavailable("no download from there (no answer)")
 
     monkeypatch.setattr(suite_module, "load_lpips", fail)
-    with pytest.raises(ToonError, match=r"no answer.*ppl-wend-discriminator"):
+    with pytest.raises(ToonError, match=r"no answer.*ppl-wend-vgg"):
         Suite(["ppl-wend"])

@@ -32,6 +32,7 @@ from projects.animegan.presets import STYLES
 from projects.animegan.train import main as train_main
 from projects.animegan.video import paint_video
 from stylegan_toon.errors import ToonError
+from stylegan_toon.training.vgg import vgg16
 
 LONG = pytest.mark.skipif(not os.environ.get("STYLEGAN_TOON_LONG"), reason="set STYLEGAN_TOON_LONG=1 for a minute more")
 
@@ -253,8 +254,9 @@ def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "hub_file", unavailable)
     said = []
     found = features("auto", say=said.append)
-    assert found.name == "discriminator b16" and "VGG19 is not to be had" in said[0]
-    assert found.raw(torch.zeros(1, 3, 64, 64)).shape[2:] == (16, 16)
+    assert found.name == "vgg16 conv3_3" and "VGG19 is not to be had" in said[0]
+    img = torch.rand(1, 3, 32, 48) * 2 - 1
+    torch.testing.assert_close(F.relu(found.raw(img)), vgg16()(img)[2], rtol=1e-3, atol=1e-2)
     with pytest.raises(ToonError, match="VGG19 is not to be had"):
         features("vgg19")
     (tmp_path / "bad.npz").write_bytes(b"no")

@@ -5,26 +5,16 @@ import torch
 from facenet_pytorch import InceptionResnetV1, fixed_image_standardization
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from stylegan_toon.faces.recogniser import face_chip, recogniser
 from stylegan_toon.training import identity as module
 from stylegan_toon.training.hub import Unavailable
-from stylegan_toon.training.identity import FACE_BOX, DiscriminatorFaces, FaceNet, face_embedder
-
-SMALL = dict(resolution=32, channel_base=512, channel_max=32)
+from stylegan_toon.training.identity import FACE_BOX, DlibFaces, FaceNet, face_embedder
 
 
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(0)
     return InceptionResnetV1(pretrained=None).state_dict()
-
-
-@pytest.fixture(scope="module")
-def networks():
-    torch.manual_seed(0)
-    G = Generator(GeneratorConfig(z_dim=32, w_dim=32, mapping_layers=2, **SMALL))
-    D = Discriminator(DiscriminatorConfig(**SMALL))
-    return G.eval().requires_grad_(False), D.eval().requires_grad_(False)
 
 
 def test_facenet_equals_the_package(state):
@@ -41,43 +31,62 @@ def test_facenet_equals_the_package(state):
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
 
 
-def test_embeddings_are_unit_vectors_and_alike_to_themselves(networks):
-    G, D = networks
-    embed = DiscriminatorFaces(D, G)
-    img = G(torch.randn(4, 32))
-    torch.testing.assert_close(embed(img).norm(dim=1), torch.ones(4))
-    torch.testing.assert_close(embed.similarity(img, img), torch.ones(4))
-    assert (embed.similarity(img, img.roll(1, 0)) < 0.999).all()
+@pytest.fixture(scope="module")
+def dlib():
+    return face_embedder()
 
 
-def test_mean_face_is_taken_away(networks):
-    """Over the generator's pictures the centred features average to about nothing, the raw ones do not."""
-    G, D = networks
-    img = G(torch.randn(256, 32, generator=torch.Generator().manual_seed(5)))
-    centred, raw = DiscriminatorFaces(D, G, samples=256)(img), DiscriminatorFaces(D)(img)
-    assert centred.mean(dim=0).norm() < 0.3
-    assert raw.mean(dim=0).norm() > 0.8
+def test_dlib_is_the_default_and_ships(dlib):
+    assert isinstance(dlib, DlibFaces) and dlib.name == "dlib" and not dlib.training
+    assert type(face_embedder("dlib")) is DlibFaces
+
+
+def test_embeddings_are_unit_vectors_and_alike_to_themselves(dlib):
+    img = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(dlib(img).norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(dlib.similarity(img, img), torch.ones(3))
+    assert (dlib.similarity(img, img.roll(1, 0)) < 0.999).all()
+
+
+def test_the_distance_is_euclids_of_what_the_network_says(dlib):
+    """Pixels go to the network as 0 to 255, and its vectors are not brought to one length first."""
+    a, b = torch.rand(2, 2, 3, 100, 100, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        x, y = (recogniser()(face_chip(127.5 + 127.5 * img)).double() for img in (a, b))
+    torch.testing.assert_close(dlib.distance(a, b).double(), (x - y).square().sum(1).sqrt(), rtol=1e-3, atol=1e-4)
+    cosine = (x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()
+    torch.testing.assert_close(dlib.similarity(a, b).double(), cosine, rtol=1e-4, atol=1e-5)
+
+
+def test_grey_faces_are_looked_at_as_grey_pictures(dlib):
+    grey = torch.rand(1, 1, 64, 64) * 2 - 1
+    assert torch.equal(dlib(grey), dlib(grey.repeat(1, 3, 1, 1)))
+
+
+def test_gradients_reach_the_picture_and_nothing_else(dlib):
+    img = (torch.rand(1, 3, 64, 64) * 2 - 1).requires_grad_()
+    dlib.similarity(img, img.detach().flip(3)).sum().backward()
+    assert img.grad.isfinite().all() and (img.grad != 0).any()
+    assert not list(dlib.parameters())
 
 
 @pytest.fixture
-def offline(monkeypatch, networks):
+def offline(monkeypatch):
     def fail(url, **kwargs):
         raise Unavailable("no download from there (no answer)")
 
     monkeypatch.setattr(module, "hub_file", fail)
-    monkeypatch.setattr(module, "load_network", lambda name, which="G_ema": networks[which == "D"])
-    monkeypatch.delenv(module.ENVIRONMENT, raising=False)
-
-
-def test_auto_falls_back_and_says_so_once(offline):
-    lines = []
-    assert face_embedder("auto", say=lines.append).name == "discriminator"
-    assert len(lines) == 1 and "no answer" in lines[0]
 
 
 def test_facenet_asked_for_but_not_to_be_had(offline):
-    with pytest.raises(ToonError, match="--identity discriminator"):
+    with pytest.raises(ToonError, match=r"not to be had.*no answer.*use dlib"):
         face_embedder("facenet")
+
+
+@pytest.mark.parametrize("name", ["auto", "discriminator", "network.safetensors"])
+def test_no_such_embedding(name):
+    with pytest.raises(ToonError, match=rf"{name} is no face embedding: take dlib"):
+        face_embedder(name)
 
 
 def test_facenet_from_a_file(offline, state, tmp_path):

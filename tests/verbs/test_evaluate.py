@@ -79,12 +79,12 @@ def test_photos_and_toons(tmp_path, portrait, crop):
         (tmp_path / folder / name).write_bytes(file.read_bytes())
     result = run(
         "--photos", tmp_path / "photos", "--toons", tmp_path / "toons", "--out", tmp_path / "out",
-        "--metrics", "identity-discriminator,detection",
+        "--metrics", "identity-dlib,detection",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "photos.json").read_text())
     assert report["pairs"] == 1 and report["metrics"]["detection"] == 1
-    assert 0.8 < report["metrics"]["identity-discriminator"] < 1
+    assert 0.8 < report["metrics"]["identity-dlib"] < 1
     assert Image.open(tmp_path / "out" / "photos.png").height > 128
 
 
@@ -94,8 +94,8 @@ def test_what_to_measure_has_to_be_clear(tmp_path, checkpoint, data):
         assert "Say what to measure" in refused(*given, *out)
     assert "--data" in refused("--network", checkpoint, *out, "--metrics", FD)
     assert "no metric named 'fud'" in refused("--network", checkpoint, *out, "--metrics", "detection,fud")
-    assert "needs a network" in refused("--pictures", data, *out, "--metrics", "identity-discriminator")
-    assert "as the base" in refused("--network", checkpoint, *out, "--metrics", "identity-discriminator")
+    assert "needs a network" in refused("--pictures", data, *out, "--metrics", "identity-dlib")
+    assert "as the base" in refused("--network", checkpoint, *out, "--metrics", "identity-dlib")
     assert not list(tmp_path.glob("out/*"))
 
 

@@ -13,13 +13,10 @@ import pytest
 import shell
 from PIL import Image
 
-from stylegan_toon.training.identity import ENVIRONMENT
-
 
 @pytest.fixture(params=["project", "toonify"])
-def verb(request, checkpoint, toon_checkpoint, monkeypatch) -> tuple[object, list[object]]:
+def verb(request, checkpoint, toon_checkpoint) -> tuple[object, list[object]]:
     """The command and the options of a short run, offline."""
-    monkeypatch.setenv(ENVIRONMENT, str(checkpoint))
     networks = {
         "project": ["--network", checkpoint],
         "toonify": ["--base", checkpoint, "--toon", toon_checkpoint, "--swap", "b16-", "--paste-back"],

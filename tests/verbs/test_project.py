@@ -22,19 +22,13 @@ from stylegan_toon import load_network, project
 from stylegan_toon.data.images import to_pil, to_tensor
 from stylegan_toon.errors import ToonError
 from stylegan_toon.project import main
-from stylegan_toon.training.identity import ENVIRONMENT, DiscriminatorFaces
+from stylegan_toon.training.identity import face_embedder
 from stylegan_toon.training.inversion import Progress
 from stylegan_toon.training.perceptual import DiscriminatorFeatures
 from stylegan_toon.weights import sha256_of
 
 module = importlib.import_module("stylegan_toon.project")
 TUNED = ["-network.safetensors", "-projected.png", ".json", ".safetensors"]
-
-
-@pytest.fixture(autouse=True)
-def offline(checkpoint, monkeypatch):
-    """The discriminator in the file compares faces, so that nothing is downloaded."""
-    monkeypatch.setenv(ENVIRONMENT, str(checkpoint))
 
 
 @pytest.fixture
@@ -98,12 +92,12 @@ def test_the_file_shows_the_projected_picture_again(options, tmp_path, crop, che
     assert np.array_equal(aligned, enlarged(Image.open(crop).resize((32, 32), Image.Resampling.LANCZOS)))
 
 
-def test_the_scores_are_those_of_the_picture(options, tmp_path, crop, checkpoint, tiny_G, tiny_D):
+def test_the_scores_are_those_of_the_picture(options, tmp_path, crop, checkpoint, tiny_D):
     made(crop, *options, "--aligned", "--tune", 2)
     out = tmp_path / "out"
     scores = json.loads((out / "face.json").read_text())
     expected = {"space": "w+", "features": "discriminator", "steps": 6, "tuned": 2, "interrupted": False,
-                "identity_network": "discriminator"}  # fmt: skip
+                "identity_network": "dlib"}  # fmt: skip
     assert {key: scores[key] for key in expected} == expected
     assert set(scores) == {*expected, "distance", "psnr", "seconds", "identity"} and 0 < scores["seconds"] < 600
 
@@ -111,7 +105,7 @@ def test_the_scores_are_those_of_the_picture(options, tmp_path, crop, checkpoint
     target = to_tensor(Image.open(crop).resize((32, 32), Image.Resampling.LANCZOS))
     with torch.no_grad():
         distance = DiscriminatorFeatures(tiny_D).distance(shown, target)
-        identity = DiscriminatorFaces(tiny_D, tiny_G).similarity(shown, target)
+        identity = face_embedder("dlib").similarity(shown, target)
     psnr = 10 * math.log10(4 / np.square(shown.clamp(-1, 1).numpy() - target.numpy()).mean())
     assert scores["distance"] == pytest.approx(float(distance), rel=1e-4)
     assert scores["psnr"] == pytest.approx(psnr, rel=1e-5)
@@ -221,6 +215,6 @@ def test_what_cannot_be_is_said(tiny_G, checkpoint, toon_checkpoint):
 
 
 def test_a_face_network_that_cannot_be_had_is_told_before_the_search(options, tmp_path, crop, monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "nowhere.safetensors"))
-    assert "nowhere.safetensors" in refused(crop, *options, "--aligned")
+    monkeypatch.setattr("stylegan_toon.faces.recogniser.pretrained_folder", lambda: tmp_path / "nowhere")
+    assert "dlib-identity.safetensors does not exist" in refused(crop, *options, "--aligned")
     assert os.listdir(tmp_path / "out") == []
