@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from timing import alternately, describe
@@ -60,11 +61,10 @@ def main() -> None:
         compiled = torch.compile(plain, dynamic=False)
         other = openvino(plain, ws, args.threads)
 
-        def ours(size: int = size) -> object:
-            return G.synthesis(ws, "const", None, size)
-
+        ours = partial(G.synthesis, ws, "const", None, size)
         with torch.no_grad():
-            seconds = alternately([ours, lambda: plain(ws), lambda: compiled(ws), other], args.rounds, warm_up=2)
+            functions = [ours, partial(plain, ws), partial(compiled, ws), other]
+            seconds = alternately(functions, args.rounds, warm_up=2)
         row = " | ".join(f"{1e3 * s:.0f}" for s in seconds)
         print(f"| {size} px | {row} | {min(seconds[1:]) / seconds[0]:.2f}x |", flush=True)
     if args.no_step:
