@@ -20,6 +20,7 @@ from .data.making import Summary, make_set
 from .data.prepare import FORMATS, Preparation, Recipe
 from .data.shards import Shards, is_url, write_index
 from .data.sources import Source, open_source
+from .drawing import STYLES
 from .errors import ToonError
 
 
@@ -100,7 +101,7 @@ _STOP = click.option("--stop", type=click.IntRange(1), help="Picture to stop bef
 @cli.verb_group(
     """python -m stylegan_toon.dataset photos/ --crop align --front 20 --no-glasses --out faces.zip
 python -m stylegan_toon.dataset film.mp4 --fps 2 --crop align --duplicates --out film.zip
-python -m stylegan_toon.dataset comic faces.zip --out comic.zip
+python -m stylegan_toon.dataset draw faces.zip --style ink --out ink.zip
 python -m stylegan_toon.dataset avatars --count 5000 --out avatars.zip
 python -m stylegan_toon.dataset check faces.zip""",
     default="make",
@@ -174,9 +175,10 @@ def make(
     )  # fmt: skip
 
 
-@main.verb("comic", "python -m stylegan_toon.dataset comic faces.zip --out comic.zip")
+@main.verb("draw", "python -m stylegan_toon.dataset draw faces.zip --style ink --out ink.zip")
 @_SOURCES
-@cli.out("comic.zip", help="A .zip, or a folder for tar shards.")
+@click.option("--style", type=click.Choice(sorted(STYLES)), default="comic", help="Manner of the drawings.")
+@cli.out("drawings.zip", help="A .zip, or a folder for tar shards.")
 @click.option("--size", type=click.IntRange(32, 4096), default=256, help="Side of the pictures in pixels.")
 @click.option("--align", is_flag=True, help="The sources are photos: find and cut out the faces first.")
 @_FORMAT
@@ -187,12 +189,12 @@ def make(
 @_WORKERS
 @cli.quiet()
 @cli.overwrite()
-def comic(
-    sources: tuple[str, ...], out: Path, size: int, align: bool, format: str, labels: str, start: int,
+def draw_command(
+    sources: tuple[str, ...], style: str, out: Path, size: int, align: bool, format: str, labels: str, start: int,
     stop: int | None, per_shard: int, workers: int, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Draw faces: a cartoon set for people who have none."""
-    recipe = Recipe(size, crop="align" if align else "none", comic=True, format=format)
+    recipe = Recipe(size, crop="align" if align else "none", style=style, format=format)
     _run(
         dataset, sources, out, recipe, labels=labels, start=start, stop=stop, workers=workers, per_shard=per_shard,
         overwrite=overwrite, quiet=quiet,

@@ -185,7 +185,7 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 @click.option("--pairs-weight", type=click.FloatRange(0), default=0.0, help="Keep to the pairs while training.")
 @click.option("--pairs-detail", type=click.FloatRange(0), default=0.0, help="Weight of the finest detail in them.")
 @click.option("--pairs-noise", type=click.Choice(["none", "const"]), default="none", help="Noise inputs for pairs.")
-@click.option("--pairs-features", type=cli.PATH, help="npz of VGG16 weights for a perceptual loss on pairs.")
+@click.option("--pairs-features", help="Also compare pairs by VGG16: vgg (it ships), or an npz of its weights.")
 @click.option("--snapshot-kimg", type=click.FloatRange(0, min_open=True), default=10.0, help="Between snapshots.")
 @click.option("--keep", type=click.IntRange(1), default=3, help="Snapshots to keep.")
 @click.option("--metrics", help="Figures to take at every snapshot, like fd-efficientnet-lite0,detection.")
@@ -201,7 +201,7 @@ torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/f
 def main(
     data: str, out: Path, init_from: str | None, resume: str | None, cfg: str, resolution: int | None,
     channel_base: int | None, channel_max: int | None, mapping_layers: int | None, mapping_features: int | None,
-    skip_bad: bool, mirror: bool, cond: bool, pairs: Path | None, pairs_features: Path | None, wandb: str | None,
+    skip_bad: bool, mirror: bool, cond: bool, pairs: Path | None, pairs_features: str | None, wandb: str | None,
     metrics: str | None, metrics_samples: int,
     device: torch.device, tf32: bool, seed: int, overwrite: bool, quiet: bool, **_: Any,
 ) -> None:  # fmt: skip
@@ -244,6 +244,7 @@ def main(
                 fit_mapping(trained["G"].mapping, torch.from_numpy(table["samples"]))
         elif config.pairs_kimg or config.pairs_weight:
             raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
+        features = VggLoss(None if pairs_features == "vgg" else pairs_features) if pairs_features else None
         measure, panels = None, list(PANELS)
         if metrics:  # networks that cannot be had are told of now, not at the first snapshot
             suite = Suite([name.strip() for name in metrics.split(",")], device=device)
@@ -252,7 +253,7 @@ def main(
         try:
             training = Trainer(
                 pictures=pictures, folder=out, config=config, pairs=known, team=processes, resume=snapshot,
-                perceptual=VggLoss(pairs_features).to(device) if pairs_features else None, quiet=quiet, measure=measure,
+                perceptual=features and features.to(device), quiet=quiet, measure=measure,
                 provenance=history(said, family, resumed=snapshot is not None),
                 **{name: network.to(device) for name, network in trained.items()},
             )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..drawing import draw_comic
+from ..drawing import draw
 from ..errors import ToonError
 from .align import Face, align, detect_faces
 from .filters import GLASSES, blur, glasses, head_pose, perceptual_hash, remove_background
@@ -37,7 +37,7 @@ class Recipe:
         blur: `filters.blur` above which a picture is left out. None = any.
         background: "keep", "white" or "transparent".
         matting: how the background is found, see `filters.remove_background`.
-        comic: draw the face.
+        style: draw the face in this one of `drawing.STYLES`. None = keep it as it is.
         format: "png", "jpg" (quality 95) or "webp" (lossless).
     """
 
@@ -50,7 +50,7 @@ class Recipe:
     blur: float | None = None
     background: str = "keep"
     matting: str = "walker"
-    comic: bool = False
+    style: str | None = None
     format: str = "png"
 
     @property
@@ -150,8 +150,8 @@ def _judged(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
         measures["glasses"] = round(glasses(crop), 4)
         if measures["glasses"] > GLASSES:
             return _dropped("glasses", crop, measures)
-    if recipe.comic:
-        crop = draw_comic(crop)
+    if recipe.style is not None:
+        crop = draw(crop, recipe.style)
     if recipe.background != "keep":
         cut = remove_background(crop, recipe.matting)
         crop = cut

@@ -311,7 +311,7 @@ def test_faces_are_aligned_judged_and_cut_out(face_picture, face_landmarks):
     assert clear.shape[2] == 4 and clear[10, 10, 3] < 20 and clear[70, 64, 3] > 235
     white = decoded(one(file(face_picture), size=128, crop="none", background="white"))
     assert white[10, 10].min() > 240 and np.abs(white[70, 64] - clear[70, 64, :3].astype(int)).max() < 20
-    drawn = decoded(one(file(face_picture), size=128, crop="none", comic=True))
+    drawn = decoded(one(file(face_picture), size=128, crop="none", style="comic"))
     assert np.abs(drawn.astype(int) - np.asarray(face_picture.resize((128, 128)))).mean() > 4
     with pytest.raises(ToonError, match="no transparency"):
         Recipe(background="transparent", format="jpg")

@@ -61,7 +61,7 @@ def test_source_to_zip_to_shards_and_check(photos, tmp_path):
 def test_comic_draws(tmp_path, crop):
     (tmp_path / "faces").mkdir()
     crop.rename(tmp_path / "faces" / "0.png")
-    result = run("comic", tmp_path / "faces", "--size", 64, "--out", tmp_path / "c.zip", "--workers", 1, "--quiet")
+    result = run("draw", tmp_path / "faces", "--size", 64, "--out", tmp_path / "c.zip", "--workers", 1, "--quiet")
     assert result.exit_code == 0, result.output
     face = np.asarray(Image.open(tmp_path / "faces" / "0.png")).astype(int)
     drawn = np.asarray(ImageDataset(tmp_path / "c.zip").image(0))
