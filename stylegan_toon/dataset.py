@@ -166,7 +166,7 @@ def make(
     """
     recipe = Recipe(
         size, crop, "all" if all_faces else "largest", enlarge, front, not no_glasses,
-        BLUR if sharp and max_blur is None else max_blur, background, matting, False, format,
+        BLUR if sharp and max_blur is None else max_blur, background, matting, format=format,
     )  # fmt: skip
     distance = DUPLICATE if duplicates and max_distance is None else max_distance
     _run(

@@ -28,8 +28,8 @@ from .training.memory import keep_pages
 from .training.perceptual import Perceptual, perceptual
 from .weights import load_network, name_of
 
-SWAP = "b8-"
-STEPS, TUNE = 100, 40
+SWAP = "b4-"
+STEPS, TUNE = 90, 25
 RESOLUTION = 512
 
 

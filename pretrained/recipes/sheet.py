@@ -1,0 +1,45 @@
+"""The picture at the top of the README: photos, what `faces` makes of them, the toons, and the renderer's drawing.
+
+    python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg --out pretrained/examples/readme.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from stylegan_toon import load_network
+from stylegan_toon.data.faces import open_photo
+from stylegan_toon.data.images import image_grid, save_image, to_pil
+from stylegan_toon.drawing import draw
+from stylegan_toon.project import project
+from stylegan_toon.toonify import RESOLUTION, STEPS, TUNE, carry_over
+from stylegan_toon.training.memory import keep_pages
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("--styles", nargs="+", default=["comic", "animated"])
+    parser.add_argument("--drawn", nargs="+", default=["comic", "ink"])
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    keep_pages()
+    faces, toons = load_network("faces"), [load_network(style) for style in args.styles]
+    cells, labels = [], ["photo", "projected", *args.styles, *(f"{style}, drawn" for style in args.drawn)]
+    for photo in args.photos:
+        crop = open_photo(photo, RESOLUTION).faces[0].image
+        found = project(faces, crop, steps=STEPS, tune_steps=TUNE, noise=False)
+        networks = [found.generator, *(carry_over(faces, found.generator, toon) for toon in toons)]
+        with torch.no_grad():
+            shown = [to_pil(G.synthesis(found.ws, noise_mode="const", resolution=RESOLUTION)[0]) for G in networks]
+        cells += [crop, *shown, *(draw(crop, style) for style in args.drawn)]
+        print(f"{photo.name}: {found.psnr:.1f} dB in {found.seconds:.0f} s", flush=True)
+    save_image(image_grid(cells, columns=len(labels), size=args.size, column_labels=labels), args.out)
+
+
+if __name__ == "__main__":
+    main()
