@@ -258,7 +258,7 @@ def base(default: str | None = "faces", **changes: Any) -> Callable:
 
 
 def toon(default: str | None = "comic", **changes: Any) -> Callable:
-    text = f"Cartoon: a style (comic, animated, ink), or another network: {_NETWORK}."
+    text = f"Cartoon network: {_NETWORK}."
     return _option("--style", "--toon", "toon", default=default, help=text, changes=changes)
 
 

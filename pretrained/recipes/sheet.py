@@ -1,6 +1,6 @@
 """The picture at the top of the README: photos, what `faces` makes of them, the toons, and the renderer's drawing.
 
-    python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg --out pretrained/examples/readme.png
+    python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg --out runs/sheet.png
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def test_the_real_catalogue_is_sound():
             assert entry.licence
 
 
-@pytest.mark.parametrize("name", ["faces", "comic", "animated"])
+@pytest.mark.parametrize("name", ["faces", "comic"])
 def test_shipped_weights_are_pinned_and_load(name):
     path = pretrained_folder() / f"{name}.safetensors"
     assert catalogue()[name].sha256 == sha256_of(path)
