@@ -110,11 +110,13 @@ class MobileLayer(nn.Module):
         _add_noise(self, resolution)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str = "random") -> Tensor:
-        style, noise = self.affine(w), _noise(self, x.shape[0], noise_mode)
-        weights = self.depthwise(), self.pointwise(), self.bias()
+        noise = _noise(self, x.shape[0], noise_mode)
+        operands = self.affine(w), self.depthwise(), self.pointwise(), self.bias()
         if self.up:
-            return separable_up_layer(x, self.affine_up(w), style, *weights, noise, keep=not self.training)
-        return separable_layer(x, style, *weights, noise, keep=not self.training)
+            operands = self.affine_up(w), *operands
+        layer = separable_up_layer if self.up else separable_layer
+        operands = (operand.to(x.dtype) for operand in operands)
+        return layer(x, *operands, noise if noise is None else noise.to(x.dtype), keep=not self.training)
 
 
 class DenseLayer(nn.Module):

@@ -248,6 +248,8 @@ def test_pairs_match_rows_to_names(folder):
     assert len(pairs) == 3 and w.dtype == torch.float32
     assert w.tolist() == table[3].tolist()
     np.testing.assert_array_equal(image.numpy(), PIXELS[1].transpose(2, 0, 1))
+    every = PairDataset(ImageDataset(folder), table.reshape(5, 2, 4), first=2)
+    assert every[1][1].tolist() == table[3].reshape(2, 4).tolist()
     with pytest.raises(ToonError, match="too few rows"):
         PairDataset(ImageDataset(folder), table, first=3)
     with pytest.raises(ToonError, match="mirrored"):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
+from stylegan_toon.nn import Generator, GeneratorConfig
 from stylegan_toon.weights import load_networks, read_header, save_networks, sha256_of
 from stylegan_toon.weights.checkpoint import MAX_HEADER
 
@@ -183,7 +184,7 @@ def test_somebody_elses_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
-        ({"format_version": "2"}, "newer version"),
+        ({"format_version": "3"}, "newer version"),
         ({"format_version": "one"}, "cannot be parsed"),
         ({"kind": "{"}, "cannot be parsed"),
         ({"kind": ""}, "cannot be parsed"),
@@ -274,3 +275,32 @@ def test_any_flipped_header_byte_is_refused_or_harmless(checkpoint, position, by
     else:
         assert set(loaded) == {"G_ema", "D"}
         assert all(tensor.device.type == "cpu" for net in loaded.values() for tensor in net.state_dict().values())
+
+
+def test_eight_bits_are_within_half_a_step(tmp_path):
+    """Large matrices: each number within half of 1/127 of its row's largest. All else, the mapping too: as float16."""
+    G = Generator(GeneratorConfig(resolution=8, z_dim=300, w_dim=300, mapping_layers=2, channel_base=2400))
+    path = tmp_path / "eight.safetensors"
+    save_networks(path, {"G_ema": G}, dtype=torch.float16, eight_bits=True)
+    assert read_header(path).format_version == 2
+    loaded, small = load_networks(path)["G_ema"].state_dict(), 0
+    for name, tensor in G.state_dict().items():
+        if name.startswith("synthesis") and tensor.numel() >= 65536:
+            step = tensor.flatten(1).abs().amax(dim=1) / 127
+            error = (loaded[name] - tensor).flatten(1).abs().amax(dim=1)
+            assert bool((error <= 0.5001 * step).all()), name
+            assert error.max() > 0, name
+            small += 1
+        else:
+            assert torch.equal(loaded[name], tensor.half().float()), name
+    assert small >= 4
+    save_networks(tmp_path / "plain.safetensors", {"G_ema": G}, dtype=torch.float16)
+    assert read_header(tmp_path / "plain.safetensors").format_version == 1
+    assert path.stat().st_size < 0.6 * (tmp_path / "plain.safetensors").stat().st_size
+
+
+def test_a_scale_without_its_numbers(tmp_path, checkpoint):
+    def with_a_stray(tensors):
+        return {**tensors, "G_ema.mapping.fc9.weight:scale": torch.ones(4)}
+
+    assert "nothing to scale" in refused(tampered(checkpoint, tensors=with_a_stray))
