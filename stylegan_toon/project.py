@@ -165,14 +165,12 @@ def project(
 
 def search_size(G: Generator) -> int:
     """Side of the pictures that a search ends with."""
-    sizes = G.config.head_resolutions if isinstance(G, MobileGenerator) else [G.config.resolution]
+    sizes = G.config.head_resolutions
     return max([size for size in sizes if size <= SEARCHED_AT] or sizes[:1])
 
 
 def search_sizes(G: Generator, last: int) -> list[tuple[float, int]]:
     """What a search in the mobile family begins with, see `training.inversion.invert`: its small heads are pictures."""
-    if not isinstance(G, MobileGenerator):
-        return []
     return [(share, size) for share, size in BEGUN_WITH if size in G.config.head_resolutions and size < last]
 
 

@@ -66,8 +66,8 @@ class GeneratorConfig:
 
     @property
     def head_resolutions(self) -> list[int]:
-        """Sides of the pictures that can be asked for, smallest first: all in "skip", else the full one."""
-        return self.block_resolutions if self.architecture == "skip" else [self.resolution]
+        """Sides of the pictures that can be asked for: one, as the sums that "skip" passes on are no pictures yet."""
+        return [self.resolution]
 
     @property
     def num_ws(self) -> int:
@@ -247,8 +247,7 @@ class SynthesisNetwork(nn.Module):
             noise_mode: "const" (the stored noise), "random" or "none".
             dtype: None = as configured; torch.float32 = everywhere; torch.float16 or bfloat16 = in the four
                 highest resolutions.
-            resolution: side of the picture, one of ``config.head_resolutions``; None = the largest. What larger
-                ones need beyond it is not computed.
+            resolution: side of the picture, one of ``config.head_resolutions``, which here is one.
 
         Returns:
             ``[N, img_channels, resolution, resolution]`` float32, about [-1, 1].
@@ -258,9 +257,9 @@ class SynthesisNetwork(nn.Module):
     def pyramid(
         self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None, resolution: int | None = None
     ) -> list[Tensor]:
-        """Pictures of all ``config.head_resolutions`` up to ``resolution``, smallest first; the last is ``forward``'s.
+        """The picture after each block that paints one, smallest first; the last is ``forward``'s.
 
-        Arguments as for ``forward``.
+        Arguments as for ``forward``. Architecture "skip" gives ``len(block_resolutions)`` pictures, others one.
         """
         resolution = resolution or self.config.resolution
         if resolution not in self.config.head_resolutions:
@@ -274,8 +273,6 @@ class SynthesisNetwork(nn.Module):
         x = img = None
         used, images = 0, []
         for block in self.blocks():
-            if block.resolution > resolution:
-                break
             used += block.num_conv
             x, img = block(x, img, it, rows[used], noise_mode, dtype)
             if img is not None:

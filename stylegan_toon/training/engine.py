@@ -76,7 +76,7 @@ class Engine:
         self.provenance = provenance or {}
         self.device = G.mapping.w_avg.device
         self.dtype = getattr(torch, config.dtype) if config.dtype else None
-        self.resolution = pictures.resolution  # G may be able to make larger ones
+        self.resolution = D.config.resolution  # G may be able to make larger pictures
         self.unit = min(D.config.mbstd_group_size or config.batch, config.batch)
         check_batch(config, self.unit, team)
         G.train().requires_grad_(True)

@@ -52,10 +52,13 @@ def test_value_and_derivatives(isa, kind, size):
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
 def test_wide_networks_lose_little(kind):
-    """512 channels add up 4608 products; the algorithm costs less than ten times the error of a plain sum."""
+    """512 channels add up 4608 products, and the error stays within what is allowed of every size.
+
+    torch's own is no measure: some processors sum in blocks, which is more exact than a plain sum.
+    """
     x, w = make((1, 512, 32, 16, 16))
     exact = reference.conv3x3(x.double(), w.double(), kind)
-    assert relative_error(conv3x3(x, w, kind), exact) < 10 * relative_error(reference.conv3x3(x, w, kind), exact)
+    assert relative_error(conv3x3(x, w, kind), exact) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
