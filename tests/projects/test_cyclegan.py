@@ -132,7 +132,7 @@ def test_the_pool():
 
 def test_it_learns(sets, tmp_path):
     """What goes there and back comes back better, what should stay stays, and D tells stripes from drawn ones."""
-    go(sets, tmp_path / "run", replace(TINY, kimg=0.06, g_channels=8, lr=2e-3))
+    go(sets, tmp_path / "run", replace(TINY, kimg=0.1, g_channels=8, lr=2e-3))
     rows = log(tmp_path / "run")
     for name, part in {"cycle": 0.87, "identity": 0.75, "D_toon": 0.5}.items():
         first, last = (np.mean([row[name] for row in rows]) for rows in (rows[:5], rows[-5:]))
