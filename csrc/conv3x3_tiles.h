@@ -1,24 +1,15 @@
-// What the forward and the gradient kernels of conv3x3 share: vectors, tiles, patches.
+// What the forward and the gradient kernels of conv3x3 share: tiles and patches.
 #pragma once
-
-#include <stdlib.h>
 
 #include <cmath>
 
 #include "conv3x3.h"
 #include "parallel.h"
-#include "simd.h"
+#include "tiles.h"
 
 namespace toon {
 namespace TOON_ISA {
 namespace {
-
-using Vec = Vector<float>;
-constexpr int kWidth = kLanes<float>;
-constexpr int kRowsAtOnce = kVectorBytes == 64 ? 12 : 6;  // twice as many sums, 2 weights, 1 input: of 32 or 16 registers
-constexpr int kPanel = 2 * kWidth;                        // output channels that one pass over the inputs makes
-
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // to[i * to_step] = sum over j of m[i][j] * from[j * from_step]. All constants: zeros cost nothing.
 template <const auto &kMatrix, int kRows, int kColumns>
@@ -100,23 +91,6 @@ struct Tiles {
   }
 };
 
-// Numbers from frequency to frequency: an odd multiple of a cache line, or they would fight for the same places in it.
-inline int64_t odd_lines(int64_t numbers) { return ((numbers + 15) / 16 | 1) * 16; }
-
-// Per thread and kept: fresh pages for every call would cost more than the work.
-struct Scratch {
-  float *data = nullptr;
-  int64_t size = 0;
-  ~Scratch() { free(data); }
-  float *get(int64_t numbers) {
-    if (numbers > size) {
-      free(data);
-      data = static_cast<float *>(malloc(numbers * sizeof(float)));
-      size = data ? numbers : 0;
-    }
-    return data;
-  }
-};
 thread_local Scratch scratch;
 
 }  // namespace

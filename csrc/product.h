@@ -5,26 +5,15 @@
 // and store(r, vector, sum) takes it from there, so that bias and activation cost no pass of their own.
 #pragma once
 
-#include <stdlib.h>
-
 #include "parallel.h"
-#include "simd.h"
+#include "tiles.h"
 
 namespace toon {
 namespace TOON_ISA {
 namespace {
 
-using Vec = Vector<float>;
-constexpr int kWidth = kLanes<float>;
-constexpr int kRowsAtOnce = kVectorBytes == 64 ? 12 : 6;  // twice as many sums, 2 of b, 1 of a: of 32 or 16 registers
-constexpr int kPanel = 2 * kWidth;                        // columns of a panel of packed weights
-
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Numbers from row to row of a tile: an odd multiple of a cache line, or rows would fight for the same places in it.
-inline int64_t odd_lines(int64_t numbers) { return ((numbers + 15) / 16 | 1) * 16; }
 
 struct Matrix {
   const float *at;
@@ -84,21 +73,6 @@ inline float horizontal(Vec v) {
   for (int i = 0; i < kWidth; i++) sum += v[i];
   return sum;
 }
-
-// Per thread and kept: fresh pages for every call would cost more than the work.
-struct Scratch {
-  float *data = nullptr;
-  int64_t size = 0;
-  ~Scratch() { free(data); }
-  float *get(int64_t numbers) {
-    if (numbers > size) {
-      free(data);
-      data = static_cast<float *>(aligned_alloc(64, round_up(numbers, 16) * sizeof(float)));
-      size = data ? numbers : 0;
-    }
-    return data;
-  }
-};
 
 // Calls body(t) for t in [0, parts), each in a thread of its own.
 template <class Body>

@@ -129,7 +129,7 @@ def table(networks: dict[str, nn.Module]) -> str:
 
 @cli.verb(
     "python -m stylegan_toon.convert ffhq.pkl --out ffhq.safetensors\n"
-    "python -m stylegan_toon.convert comic --out comic.pt\n"
+    "python -m stylegan_toon.convert network-snapshot.pkl --out mine.safetensors\n"
     "python -m stylegan_toon.convert random_face-2021.7.21.1-py3-none-any.whl --resolution 256 --out face.safetensors"
 )
 @click.argument("network")

@@ -244,7 +244,7 @@ def main(
 
     keep_pages()
     G = load_network(network, device=device)
-    crop = open_photo(photo, G.config.resolution, aligned=aligned, face=None if aligned else face).faces[0].image
+    crop = open_photo(photo, search_size(G), aligned=aligned, face=None if aligned else face).faces[0].image
     output_folder(out)
     measure = perceptual(features, device=device)
     embedder = face_embedder(device=device)

@@ -1,4 +1,5 @@
-"""The figures on the model cards: how often a face detector finds a face in uncurated seeds, and a sample grid.
+"""The figures on the model cards: how often a face detector finds a face in uncurated seeds, the energy of the finest
+Haar bands (levels of 255, squared), how near the pictures of smaller sizes are to the reduced large one; a sample grid.
 
     python pretrained/recipes/check.py --network faces --seeds 1000 --out runs/check
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from stylegan_toon import load_network
@@ -33,10 +36,16 @@ def main() -> None:
     keep_pages()
     out = output_folder(args.out)
     G = load_network(args.network)
-    found, energy, shown = 0, 0.0, []
+    sizes = [size for size in G.config.head_resolutions if size < args.resolution]
+    found, energy, shown, errors = 0, 0.0, [], dict.fromkeys(sizes, 0.0)
     for z in tqdm(latents(range(args.seeds), G.config.z_dim), unit="img"):
         with torch.no_grad():
-            picture = G(z[None], psi=args.psi, resolution=args.resolution)
+            ws = G.mapping(z[None], psi=args.psi)
+            picture = G.synthesis(ws, "const", resolution=args.resolution)
+            for size in sizes:
+                small = F.interpolate(picture, size=(size, size), mode="area")
+                mse = float((G.synthesis(ws, "const", resolution=size) - small).square().mean())
+                errors[size] += 10 * math.log10(4 / mse) / args.seeds
         energy += float((haar_down(picture.clamp(-1, 1))[:, 3:] * 127.5).square().mean()) / args.seeds
         image = to_pil(picture[0])
         found += has_face(image, confidence=args.confidence)
@@ -45,6 +54,7 @@ def main() -> None:
     save_image(image_grid(shown, columns=8, size=192), out / f"{name}.jpg")
     report = {"network": args.network, "psi": args.psi, "seeds": args.seeds, "resolution": args.resolution}
     report |= {"confidence": args.confidence, "detected": found / args.seeds, "finest_band": round(energy, 1)}
+    report["heads_dB"] = {size: round(error, 1) for size, error in errors.items()}
     (out / f"{name}.json").write_text(json.dumps(report) + "\n")
     print(json.dumps(report))
 

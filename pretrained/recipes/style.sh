@@ -8,5 +8,5 @@ python "$recipes/faces.py" --network "$faces" --count "$count" --out "$run/faces
 python "$recipes/draw.py" --faces "$run/faces512" --style "$STYLE" --out "$run/$STYLE-drawings"
 python -m stylegan_toon.train --data "$run/$STYLE-drawings" --pairs "$run/$STYLE-drawings/ws.npz" --resolution 512 \
     --init-from "$faces" --freeze-g mapping --channel-base 1024 --batch 4 --batch-gpu 1 --pairs-kimg "$kimg" --kimg 0 \
-    --pairs-lr 0.0015 --pairs-detail 3 --pairs-noise const --pairs-features vgg --pl-weight 0 --ema-kimg 0.06 \
+    --pairs-lr 0.0008 --pairs-detail 3 --pairs-noise const --pairs-features vgg --pl-weight 0 --ema-kimg 0.06 \
     --snapshot-kimg 0.4 --keep 1 --workers 0 --out "$run/$STYLE" --resume auto

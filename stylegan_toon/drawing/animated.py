@@ -20,9 +20,9 @@ from .hair import render_strands
 from .parts import edges
 from .pen import UNIT
 from .regions import Regions, fast_guided, normalised, reduce, regions_of, rims_of, skin_tone, soft
-from .sculpt import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, enlarge, enlarge_all, film_warp, grid, polygon, relief
+from .sculpt import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, enlarge_all, film_warp, grid, polygon, relief
 from .skin import render_skin
-from .tools import from_oklab, mix, smoothstep, to_oklab
+from .tools import from_oklab, mix, resized, smoothstep, to_oklab
 
 WORKED_AT = (256, 512)  # smaller crops are enlarged; in larger ones only the features are drawn at full size
 SURE = 0.5  # score of the mesh from which on a face is a face
@@ -85,7 +85,7 @@ def draw_animated(
     out, light_x = _body(lab, regions, rims, mesh, form, eyes, brows, tone)
     size = picture.width
     if size != n:
-        out, lab, rims = (_sharp(layer, size) for layer in (out, lab, rims))
+        out, lab, rims = (resized(layer, size) for layer in (out, lab, rims))
     out = np.ascontiguousarray(out, np.float32)
     plain = out.copy()
     paint_mouth(out, lab, points, tone)
@@ -94,16 +94,10 @@ def draw_animated(
     for eye in eyes:
         paint_eye(out, points, eye, light_x)
     if glasses > 0:  # rims lie over brows and eyes
-        out = mix(out, plain, rims * (1 - enlarge(_openings(points, eyes), size)))
+        out = mix(out, plain, rims * (1 - resized(_openings(points, eyes), size)))
     out[..., 1:] *= 1.03
     result = Image.fromarray(from_oklab(out.astype(np.float32)))
     return result if side == size else result.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def _sharp(layer: np.ndarray, n: int) -> np.ndarray:
-    """Bicubic enlargement of ``[m, m]`` or ``[m, m, c]``: edges of hair stay crisp."""
-    planes = [enlarge(plane, n) for plane in np.moveaxis(np.atleast_3d(layer), -1, 0)]
-    return planes[0] if layer.ndim == 2 else np.stack(planes, -1)
 
 
 def _openings(points: np.ndarray, eyes: list[Eye]) -> np.ndarray:

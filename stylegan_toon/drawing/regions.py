@@ -15,7 +15,7 @@ from scipy import ndimage
 from .face import Face
 from .parts import WORK, edges
 from .pen import UNIT
-from .sculpt import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, enlarge, enlarge_all, grid, light_of, polygon
+from .sculpt import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, enlarge_all, grid, light_of, polygon
 from .tools import blur, guided_filter, resized, smoothstep
 
 
@@ -35,15 +35,10 @@ class Regions:
 
 
 def reduce(x: np.ndarray, side: int) -> np.ndarray:
-    """Box average of ``[n, n]`` or ``[n, n, c]`` to ``side`` pixels."""
+    """`tools.resized` by box average, ``[n, n]`` or ``[n, n, c]`` to ``side`` pixels; faster where that divides n."""
     n = x.shape[0]
     if n % side:
-        planes = [x] if x.ndim == 2 else np.moveaxis(x, -1, 0)
-        small = [
-            np.asarray(Image.fromarray(np.ascontiguousarray(p, np.float32)).resize((side, side), Image.Resampling.BOX))
-            for p in planes
-        ]
-        return small[0] if x.ndim == 2 else np.stack(small, -1)
+        return resized(x, side, Image.Resampling.BOX)
     planes = np.array(np.atleast_3d(x).transpose(2, 0, 1), np.float32, order="C")
     small = torch.nn.functional.avg_pool2d(torch.from_numpy(planes)[None], n // side)
     return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy().reshape(side, side, *x.shape[2:]))
@@ -67,25 +62,10 @@ def soft(x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def fast_guided(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> np.ndarray:
-    """`tools.guided_filter` with its coefficients found on a coarser grid (He and Sun 2015)."""
+    """`tools.guided_filter` with its coefficients found on as coarse a grid as the radius allows."""
     n = guide.shape[0]
-    times = 4 if radius >= 5 and n % 4 == 0 else 2
-    if n % 2 or radius < 2:
-        return guided_filter(guide, x, radius, eps)
-    small_guide, small = reduce(guide, n // times), reduce(x, n // times)
-    side = 2 * max(1, round(radius / times)) + 1
-
-    def mean(a: np.ndarray) -> np.ndarray:
-        return ndimage.uniform_filter(a, (side, side, 1)[: a.ndim], mode="nearest")
-
-    mean_guide = mean(small_guide)
-    variance = mean(small_guide * small_guide) - mean_guide**2
-    if x.ndim == 3:
-        small_guide, mean_guide, variance, guide = (a[..., None] for a in (small_guide, mean_guide, variance, guide))
-    mean_x = mean(small)
-    slope = (mean(small_guide * small) - mean_guide * mean_x) / (variance + eps)
-    slope, offset = (enlarge_all(mean(a), n) for a in (slope, mean_x - slope * mean_guide))
-    return slope * guide + offset
+    step = 1 if n % 2 or radius < 2 else 4 if radius >= 5 and n % 4 == 0 else 2
+    return guided_filter(guide, x, radius, eps, step)
 
 
 CHEEK_PATCHES = (50, 280, 205, 425)
@@ -108,7 +88,7 @@ def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     n = lab.shape[0]
     if n == WORK:
         return found
-    return smoothstep(fast_guided(edges(lab), enlarge(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
+    return smoothstep(fast_guided(edges(lab), resized(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
 
 
 def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray, covered: float = 0.0) -> Regions:
@@ -122,8 +102,8 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     _, y = grid(n)
     light = lab[..., 0]
     person = person_of(lab, mesh)
-    oval = enlarge(blur(polygon(points[list(OVAL)], FINE), 1.0), n)
-    inside = enlarge(form.inside, n)
+    oval = resized(blur(polygon(points[list(OVAL)], FINE), 1.0), n)
+    inside = resized(form.inside, n)
 
     # The lightness that skin should have where it is, from the light on the form.
     small = reduce(lab, FINE)
@@ -132,7 +112,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     likely = likely * (1 - 0.9 * smoothstep(grid(FINE)[1], points[2, 1] - 6, points[2, 1] + 6))  # beards are dark
     fit = light_of(form.normal, small[..., 0], likely + 1e-4)
     expected = tone[0] + form.inside * (fit[0] + form.normal @ fit[1:] - tone[0])
-    expected = enlarge(np.clip(expected, tone[0] - 0.25, tone[0] + 0.2), n)
+    expected = resized(np.clip(expected, tone[0] - 0.25, tone[0] + 0.2), n)
     brighter = light - expected
 
     off = lab - tone
@@ -148,7 +128,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     closed = ndimage.grey_closing(coarse, footprint=_disc(4))
     brow_y = float(points[[66, 296, 105, 334], 1].mean())
     below_brows = smoothstep(y - brow_y - 10 * covered, -10, 0)
-    skin = np.maximum(skin, enlarge(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
+    skin = np.maximum(skin, resized(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
 
     # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
     upright, across = (
@@ -162,7 +142,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     # The edge of the hair is steep as well, but narrow.
     textures = reduce(np.stack(textures, -1), FINE)
     opened = [ndimage.grey_opening(textures[..., k], footprint=_disc(radius)) for k, radius in enumerate((3, 4, 3))]
-    fringe = smoothstep(enlarge(blur(np.maximum.reduce(opened), 1.2), n), 0.2, 0.7) * (1 - below_brows)
+    fringe = smoothstep(resized(blur(np.maximum.reduce(opened), 1.2), n), 0.2, 0.7) * (1 - below_brows)
     skin = skin * (1 - fringe)
 
     beard = _beard(lab, mesh, brighter, tone, inside)
@@ -200,7 +180,7 @@ def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.nda
     coarse = reduce(np.stack([hairy, mouth], -1), FINE)
     hairy = normalised(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)
     hairy = ndimage.grey_opening(hairy, footprint=_disc(3))
-    return smoothstep(enlarge(blur(hairy, 1.6), n), 0.10, 0.48) * low * (1 - mouth)
+    return smoothstep(resized(blur(hairy, 1.6), n), 0.10, 0.48) * low * (1 - mouth)
 
 
 def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -243,6 +223,6 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     pieces, count = ndimage.label(coarse > 0.25, np.ones((3, 3)))
     long = [max(part.stop - part.start for part in box) > 15 for box in ndimage.find_objects(pieces)]
     kept = np.array([False, *long], bool)[pieces] if count else coarse > 2
-    zone = zone * enlarge(ndimage.grey_dilation(kept.astype(np.float32), size=3), n).clip(0, 1)
+    zone = zone * resized(ndimage.grey_dilation(kept.astype(np.float32), size=3), n).clip(0, 1)
     around = float(smoothstep(min(under), 0.2, 0.33) * smoothstep(max(under), 0.4, 0.58))
     return crossing * around * zone * thin

@@ -15,7 +15,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import ConvexHull
 
 from .pen import UNIT
-from .tools import blur, smoothstep
+from .tools import blur, resized, smoothstep
 
 # Image-left eye first; each from the outer corner to the inner one.
 UPPER_LID = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
@@ -42,21 +42,14 @@ def grid(n: int) -> tuple[np.ndarray, np.ndarray]:
     return x, x.T
 
 
-def enlarge(field: np.ndarray, n: int) -> np.ndarray:
-    """A smooth field ``[m, m]`` on a grid of ``n`` x ``n``."""
-    return np.asarray(Image.fromarray(np.asarray(field, np.float32)).resize((n, n), Image.Resampling.BICUBIC))
-
-
 def enlarge_all(field: np.ndarray, n: int) -> np.ndarray:
-    """`enlarge` for ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear: faster, and nothing overshoots."""
+    """`tools.resized` of ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear: faster, and nothing overshoots."""
     times = n // field.shape[0]
     if n in (2 * field.shape[0], 4 * field.shape[0]):
         planes = np.array(np.atleast_3d(field).transpose(2, 0, 1), np.float32, order="C")
         large = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], scale_factor=times, mode="bilinear")
         return large[0].permute(1, 2, 0).numpy().reshape(n, n, *field.shape[2:])
-    if field.ndim == 2:
-        return enlarge(field, n)
-    return np.stack([enlarge(field[..., c], n) for c in range(field.shape[2])], -1)
+    return resized(field, n)
 
 
 def polygon(points: np.ndarray, n: int, soft: float = 0.0) -> np.ndarray:
@@ -90,7 +83,7 @@ class Warp:
         n = picture.shape[0]
         x, y = grid(n)
         source = np.stack(
-            [(base + enlarge(self.shift[..., k], n)) * (2 / UNIT) - 1 for k, base in enumerate((x, y))], -1
+            [(base + resized(self.shift[..., k], n)) * (2 / UNIT) - 1 for k, base in enumerate((x, y))], -1
         )
         tensor = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32))[None]
         out = torch.nn.functional.grid_sample(

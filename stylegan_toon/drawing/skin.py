@@ -19,13 +19,12 @@ from .sculpt import (
     UPPER_LID,
     WINGS,
     Relief,
-    enlarge,
     enlarge_all,
     grid,
     light_of,
     polygon,
 )
-from .tools import blur, mix, smoothstep
+from .tools import blur, mix, resized, smoothstep
 
 
 def render_skin(
@@ -95,7 +94,7 @@ def render_skin(
     made = np.concatenate([light[..., None], colour], -1)
     shift = ((made - small[..., :3]) * cheeks[..., None]).sum((0, 1)) / (cheeks.sum() + 1e-6)
     made -= np.clip(shift * (1, 0.9, 1), -0.05, 0.05)
-    face = np.stack([enlarge(made[..., channel], n) for channel in range(3)], -1)
+    face = resized(made[..., :3], n)
     # How the lights changed the skin, fading outwards: temples, ears and thin hair beside it follow.
     support = blur(within, 5 * px)[..., None]
     drift = enlarge_all(blur((made - small[..., :3]) * within[..., None], 5 * px) / (support + 0.12), n)
@@ -121,11 +120,11 @@ def render_skin(
     below = smoothstep(y, float(points[[234, 454], 1].mean()), float(points[[58, 288], 1].mean()))
     above = 1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4)
     # The jaw is an edge, the temples are none.
-    wide = enlarge(np.maximum(inside, blur(oval_small, 3 * px)), n)
+    wide = resized(np.maximum(inside, blur(oval_small, 3 * px)), n)
     whole = np.maximum(oval * below + wide * (1 - below), above)
     # The head throws a soft shadow on the neck.
     cast = blur(polygon(points[list(OVAL)] + (-3 * np.sign(key[0]), 7), FINE), 4 * px)
-    cast = enlarge(cast, n).clip(0, 1) * below * (1 - oval)
+    cast = resized(cast, n).clip(0, 1) * below * (1 - oval)
     other[..., 0] -= 0.11 * cast
     other[..., 1] += 0.010 * cast
     return mix(other, face, np.clip(whole, 0, 1)), drift, light_x

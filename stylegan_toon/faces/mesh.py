@@ -88,7 +88,7 @@ def face_mesh(face: Image.Image, *, device: str = "cpu") -> Mesh:
     """Landmarks of a face.
 
     The network looks three times: at nearly the whole crop, then at the square around the landmarks it found. Against
-    small shifts and changes of scale of the crop, they then hold to 0.1 % of its side (0.3 % after one look).
+    small shifts and changes of scale of the crop, they then hold better than after one look.
 
     Args:
         face: FFHQ-aligned square crop of any size from 32 px on.

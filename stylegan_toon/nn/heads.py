@@ -29,7 +29,7 @@ def fit_heads(
     """Fit the heads of smaller pictures, in place, to what the network itself paints.
 
     A published MobileStyleGAN often has the last head only. Its picture at the size of the last features is taken for
-    the truth, and made smaller by the mean of squares of pixels; a head is the linear map (1x1 convolution) from the
+    the truth, and reduced by the mean over blocks of pixels; a head is the linear map (1x1 convolution) from the
     features of its size that comes closest to it, by ordinary least squares over pixels of ``pictures`` pictures. It
     begins without modulation: its style is 1 for every w, and can be learned from there.
 

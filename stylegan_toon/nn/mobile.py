@@ -236,9 +236,7 @@ class MobileSynthesis(nn.Module):
 
         Args:
             ws: ``[N, num_ws, w_dim]``, or only the rows that a smaller picture needs (``config.ws_for``).
-            noise_mode: "const" (the stored noise), "random" or "none".
-            dtype: None = as configured; torch.float32 = everywhere; torch.float16 or bfloat16 = in the four
-                highest resolutions.
+            noise_mode, dtype: as for `generator.SynthesisNetwork`.
             resolution: side of the picture, one of ``config.head_resolutions``; None = the largest. What larger
                 ones need beyond it is not computed.
 
