@@ -26,7 +26,7 @@ from .project import Projection, progress_bar, project
 from .training.inversion import Callback
 from .training.memory import keep_pages
 from .training.perceptual import Perceptual, perceptual
-from .weights import load_network, name_of
+from .weights import catalogue, load_network, name_of
 
 SWAP = "b4-"
 STEPS, TUNE = 90, 25
@@ -219,7 +219,7 @@ def _paths(photo: Path, out: Path, count: int, paste: bool, ending: str) -> tupl
 @cli.toon()
 @cli.swap(SWAP)
 @click.option("--width", type=click.FloatRange(0, min_open=True), help="Smooth the swap: a logistic curve, in octaves.")
-@click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in a second.")
+@click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(
     "--resolution", type=click.IntRange(8, 4096), help="Side of the cartoon: 256, 512 or 1024 px.  [default: 512]"
 )
@@ -255,6 +255,8 @@ def main(
     size, networks = resolution or RESOLUTION, []
     if drawn and toon not in STYLES:
         raise ToonError(f"--draw has no style {toon!r}: say --style {', '.join(STYLES)}.")
+    if not drawn and toon in STYLES and toon not in catalogue():
+        raise ToonError(f"No network has learnt the style {toon} yet: add --draw to draw without one.")
     if not drawn:
         networks = [load_network(source, device=device) for source in (base, toon)]
         size = side_of(networks[0], resolution)

@@ -336,3 +336,8 @@ def test_functions_raise_what_the_verb_says(short, tmp_path, crop, toon_checkpoi
         toonify(crop, toon=tiny_generator(1, resolution=64), aligned=True, **short)
     with pytest.raises(ToonError, match="does not exist"):
         toonify(tmp_path / "nobody.jpg", toon=load_network(toon_checkpoint), **short)
+
+
+def test_a_style_that_no_network_has_learnt(crop, tmp_path):
+    assert "--draw" in refused(crop, "--aligned", "--style", "pop", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
