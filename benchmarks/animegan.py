@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from projects.animegan.model import AnimeGenerator
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.memory import keep_pages
 
 
 class PlainLayer(nn.Sequential):

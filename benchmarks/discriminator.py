@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from timing import alternately, describe, peer_module, resident
 
-from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from stylegan_toon.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 RESOLUTION, BASE = 256, 16384
 

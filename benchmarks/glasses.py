@@ -12,11 +12,11 @@ import io
 from pathlib import Path
 
 from stylegan_toon.cli import progress
-from stylegan_toon.data.align import align, detect_faces
 from stylegan_toon.data.archive import Archive
-from stylegan_toon.data.filters import GLASSES, glasses
 from stylegan_toon.data.images import read_image
+from stylegan_toon.dataset_builder.filters import GLASSES, glasses
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.align import align, detect_faces
 
 
 def labelled(section: str) -> set[str]:

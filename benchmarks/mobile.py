@@ -18,8 +18,8 @@ from timing import alternately, describe
 from torch import Tensor, nn
 
 from stylegan_toon import load_network
+from stylegan_toon.memory import keep_pages
 from stylegan_toon.ops import library
-from stylegan_toon.training.memory import keep_pages
 
 
 class Plain(nn.Module):

@@ -30,9 +30,9 @@ from PIL import Image
 from timing import describe, resident
 from training import Job, ours, rate, write_pictures
 
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.shards import write_shards
-from stylegan_toon.nn import Discriminator, Generator, preset
+from stylegan_toon.models import Discriminator, Generator, preset
 from stylegan_toon.training.feed import Rows, batches
 
 # stylegan2-ada-pytorch's README: seconds a thousand pictures, `auto` on one V100 (the middle of its range).

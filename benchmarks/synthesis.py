@@ -21,9 +21,9 @@ from unittest.mock import patch
 import torch
 from timing import alternately, describe, matrix_rate, peer_module
 
-from stylegan_toon.generate import latents
-from stylegan_toon.nn import Generator, GeneratorConfig, layers
-from stylegan_toon.nn.accelerate import accelerate
+from stylegan_toon.models import Generator, GeneratorConfig, layers
+from stylegan_toon.models.accelerate import accelerate
+from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.weights import load_network
 
 

@@ -33,12 +33,12 @@ import torch
 from PIL import Image
 from timing import describe, peer_module, resident
 
-from stylegan_toon.data.dataset import ImageDataset
-from stylegan_toon.nn import Discriminator, Generator, preset
+from stylegan_toon.data.datasets import ImageDataset
+from stylegan_toon.distributed import team
+from stylegan_toon.memory import keep_pages
+from stylegan_toon.models import Discriminator, Generator, preset
 from stylegan_toon.training.config import TrainConfig
-from stylegan_toon.training.distributed import team
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.memory import keep_pages
 
 KINDS = {1: 12, 4: 3, 16: 1}  # number of a step that is plain, has path length, has R1 too -> how many in a cycle
 

@@ -4,39 +4,76 @@ from __future__ import annotations
 
 import importlib
 import sys
+import types
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-_VERBS = ("blend", "project", "toonify", "finetoon", "generate")
-__all__ = ["ToonError", "load_network", "ops", *_VERBS]
+# Public name -> the module it is taken from when it is asked for, so that importing the package imports nothing else.
+_NAMES = {
+    "ToonError": "errors",
+    "blend": "pipelines.blend",
+    "evaluate": "metrics",
+    "finetoon": "pipelines.finetoon",
+    "generate": "pipelines.generate",
+    "load_network": "weights",
+    "ops": "ops",
+    "project": "pipelines.project",
+    "toonify": "pipelines.toonify",
+    "train": "pipelines.train",
+}
+__all__ = [
+    "ToonError",
+    "blend",
+    "evaluate",
+    "finetoon",
+    "generate",
+    "load_network",
+    "ops",
+    "project",
+    "toonify",
+    "train",
+]
 
 if TYPE_CHECKING:
     from . import ops as ops
-    from .blend import blend as blend
     from .errors import ToonError as ToonError
-    from .finetoon import finetoon as finetoon
-    from .generate import generate as generate
-    from .project import project as project
-    from .toonify import toonify as toonify
+    from .metrics import evaluate as evaluate
+    from .pipelines.blend import blend as blend
+    from .pipelines.finetoon import finetoon as finetoon
+    from .pipelines.generate import generate as generate
+    from .pipelines.project import project as project
+    from .pipelines.toonify import toonify as toonify
+    from .pipelines.train import train as train
     from .weights import load_network as load_network
 
 
-if sys.argv[:1] == ["-m"]:  # so it reads while `python -m stylegan_toon.VERB` looks for the verb
+if sys.argv[:1] == ["-m"]:  # so it reads while `python -m stylegan_toon.NAME` looks for the command
 
-    def _explain(kind, error, trace) -> None:
+    def _explain(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
         """Ctrl-C while torch is being imported is no reason for a traceback."""
         print("stopped", file=sys.stderr) if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = _explain
 
 
-def __getattr__(name: str):
-    # Lazy, so that importing the package costs little more than importing torch.
-    if name in _VERBS or name == "ops":
-        return importlib.import_module(f".{name}", __name__)
-    if name == "load_network":
-        return importlib.import_module(".weights", __name__).load_network
-    if name == "ToonError":
-        return importlib.import_module(".errors", __name__).ToonError
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{_NAMES[name]}", __name__)
+    return module if name == "ops" else getattr(module, name)
+
+
+class _Package(types.ModuleType):
+    """The package, whose function ``blend`` and command module ``stylegan_toon.blend`` have one name.
+
+    Importing a submodule binds its name in the package. For public functions that is refused, so that
+    ``stylegan_toon.blend`` is the function whatever else has been imported.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, types.ModuleType) and name in _NAMES and name != "ops"):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import click
 import torch
-from PIL import Image
 
 from . import cli
-from ._callable import callable_module
-from .data.images import image_grid, save_image, to_pil
+from .data.images import save_image
 from .files import output_folder, refuse_overwrite
-from .generate import generate
-from .nn import Generator
-from .nn.swap import swap_layers
-from .weights import descend, load_network, name_of, save_networks, unrelated
+from .pipelines.blend import blend, comparison
+from .weights import load_network, name_of, save_networks
 
 
-def blend(
-    base: Generator | str | Path,
-    toon: Generator | str | Path,
-    swap: str = "b64,b128",
-    width: float | None = None,
-) -> Generator:
-    """A new generator: the base's layers, but those listed in ``swap`` from the toon.
-
-    Warns when the files of the two show no common ancestor: layers of networks that were trained apart do not
-    fit together.
-
-    Args:
-        base, toon: generators, or sources for `load_network`.
-        swap: ``b64,b128`` · ranges ``b64-``, ``-b32``, ``b16-b64`` · layers ``b64.conv0`` · interpolation
-            ``b64=0.5`` · ``mapping`` · ``all`` · presets ``toonify``, ``fine-toon``. Empty = the base.
-            See `nn.swap.parse_swap` for the grammar, and `nn.swap` for what goes over with a layer.
-        width: smooth the swap over this many octaves; see `nn.swap.smooth`. None = hard.
-
-    Returns:
-        A generator in eval mode, with ``.provenance``.
-
-    Raises:
-        ToonError: the networks do not fit together, or a swap that cannot be.
-    """
-    base, toon = (load_network(part) if isinstance(part, (str, Path)) else part for part in (base, toon))
-    names = name_of(base, "base"), name_of(toon, "toon")
-    result = swap_layers(base, toon, swap, width, names=names)
-    if unrelated(base, toon):
-        warnings.warn(
-            f"{names[0]} and {names[1]} share no ancestor as far as their files say: blends of networks that were "
-            "not taught one from the other rarely look good.",
-            stacklevel=2,
-        )
-    result.provenance = descend("blend", {"swap": swap, "width": width}, [base, toon])
-    return result
-
-
-def comparison(networks: dict[str, Generator], seeds: list[int], **options) -> Image.Image:
-    """A sheet with a row for each seed and a column for each network. ``options`` go to `generate`."""
-    columns = [[to_pil(picture) for picture in generate(G, seeds, **options)] for G in networks.values()]
-    return image_grid(
-        [picture for row in zip(*columns) for picture in row],
-        columns=len(networks),
-        size=max(128, *(G.config.resolution for G in networks.values())),
-        column_labels=list(networks),
-        row_labels=[f"seed {seed}" for seed in seeds],
-    )
-
-
-@cli.verb(
+@cli.command(
     "python -m stylegan_toon.blend --swap b64,b128\n"
     "python -m stylegan_toon.blend --base faces --toon comic --swap b32-,mapping=0.3 --seeds 0-7"
 )
@@ -104,5 +50,3 @@ def main(
 
 if __name__ == "__main__":
     main()
-
-callable_module(__name__, blend)

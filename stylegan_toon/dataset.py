@@ -2,76 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from . import cli
-from ._callable import callable_module
-from .data.avatars import FRONTAL, Avatars
-from .data.dataset import ImageDataset
-from .data.filters import BLUR, DUPLICATE
-from .data.labels import KINDS, labels_of
-from .data.making import Summary, make_set
-from .data.prepare import FORMATS, Preparation, Recipe
-from .data.shards import Shards, is_url, write_index
-from .data.sources import Source, open_source
+from .data.datasets import ImageDataset
+from .dataset_builder.avatars import FRONTAL, Avatars
+from .dataset_builder.build import Summary
+from .dataset_builder.filters import BLUR, DUPLICATE
+from .dataset_builder.labels import KINDS
+from .dataset_builder.prepare import FORMATS, Recipe
 from .drawing import STYLES
 from .errors import ToonError
-
-
-def dataset(
-    sources: str | Path | Sequence[str | Path],
-    out: str | Path,
-    recipe: Recipe | None = None,
-    *,
-    labels: str = "auto",
-    fps: float | None = None,
-    start: int = 0,
-    stop: int | None = None,
-    distance: int | None = None,
-    **how: Any,
-) -> Summary:
-    """Make a set from folders, zips, tar shards, lmdbs and videos; going on where an earlier call was killed.
-
-    Args:
-        sources: one or several of what `open_source` takes.
-        out: a ``.zip``, or a folder for tar shards.
-        recipe: what is done with each picture.
-        labels: see `labels_of`.
-        fps: frames taken from each second of a video; all if None.
-        start, stop: only these of all pictures, in order of name.
-        distance: bits of 256 in which near-duplicates may differ; None keeps them.
-        how: ``workers``, ``per_shard``, ``overwrite``, ``quiet`` as for `make_set`.
-
-    Raises:
-        ToonError: as `open_source`, `labels_of` and `make_set` do. A damaged picture is left out and reported.
-    """
-    recipe = recipe or Recipe()
-    places = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    opened = [open_source(place, fps=fps) for place in places]
-    given, about = labels_of(labels, opened)
-    items = [
-        (number, name, label)
-        for number, (source, part) in enumerate(zip(opened, given))
-        for name, label in zip(source.names, part)
-    ]
-    chosen = items[start:stop]
-    if not chosen:
-        raise ToonError(f"There are {len(items)} pictures, none of them from {start} to {stop}.")
-    plan = {"sources": [_fingerprint(source) for source in opened], "labels": labels, "start": start, **asdict(recipe)}
-    work = Preparation(opened, recipe)
-    return make_set(out, chosen, work, plan, format=recipe.format, distance=distance, about=about, **how)
-
-
-def _fingerprint(source: Source) -> list[Any]:
-    """Tells a source from others without reading its pictures, wherever it lies."""
-    names = hashlib.sha256("\n".join(source.names).encode(errors="surrogatepass")).hexdigest()
-    return [Path(str(source.path)).name, len(source.names), names]
+from .pipelines.dataset import avatars, dataset, index_shards
 
 
 def _tell(summary: Summary) -> None:
@@ -98,7 +43,7 @@ _START = click.option("--start", type=click.IntRange(0), default=0, help="First 
 _STOP = click.option("--stop", type=click.IntRange(1), help="Picture to stop before.")
 
 
-@cli.verb_group(
+@cli.command_group(
     """python -m stylegan_toon.dataset photos/ --crop align --front 20 --no-glasses --out faces.zip
 python -m stylegan_toon.dataset film.mp4 --fps 2 --crop align --duplicates --out film.zip
 python -m stylegan_toon.dataset draw faces.zip --style ink --out ink.zip
@@ -115,7 +60,7 @@ def main() -> None:
     """
 
 
-@main.verb(
+@main.subcommand(
     "make",
     """python -m stylegan_toon.dataset photos/ --crop align --front 20 --no-glasses --out faces.zip
 python -m stylegan_toon.dataset drawings/ --size 128 --labels folders --duplicates --out shards/drawings""",
@@ -175,7 +120,7 @@ def make(
     )  # fmt: skip
 
 
-@main.verb("draw", "python -m stylegan_toon.dataset draw faces.zip --style ink --out ink.zip")
+@main.subcommand("draw", "python -m stylegan_toon.dataset draw faces.zip --style ink --out ink.zip")
 @_SOURCES
 @click.option("--style", type=click.Choice(sorted(STYLES)), default="comic", help="Manner of the drawings.")
 @cli.out("drawings.zip", help="A .zip, or a folder for tar shards.")
@@ -201,19 +146,7 @@ def draw_command(
     )  # fmt: skip
 
 
-def avatars(out: str | Path, count: int, artist: Avatars, **how: Any) -> Summary:
-    """Make a set of ``count`` vector avatars; the class of a picture is its style.
-
-    Args:
-        out: a ``.zip``, or a folder for tar shards; ``dataset.json`` names artist and licence of every class.
-        how: as for `make_set`.
-    """
-    about = {"classes": list(artist.styles), "licences": artist.licences(), "made_with": artist.versions()}
-    plan = {**asdict(artist), **artist.versions()}
-    return make_set(out, range(count), artist, plan, format=artist.format, about=about, **how)
-
-
-@main.verb("avatars", "python -m stylegan_toon.dataset avatars --count 5000 --styles toon-head --out avatars.zip")
+@main.subcommand("avatars", "python -m stylegan_toon.dataset avatars --count 5000 --styles toon-head --out avatars.zip")
 @cli.out("avatars.zip", help="A .zip, or a folder for tar shards.")
 @click.option("--count", type=click.IntRange(1), default=1000, help="Pictures.")
 @click.option("--styles", default=",".join(FRONTAL), help="DiceBear styles, each of them a class.")
@@ -249,7 +182,7 @@ def _three(text: str) -> tuple[float, float, float]:
     return left, upper, part
 
 
-@main.verb("check", "python -m stylegan_toon.dataset check faces.zip")
+@main.subcommand("check", "python -m stylegan_toon.dataset check faces.zip")
 @click.argument("source", metavar="SET")
 @click.option("--resolution", type=click.IntRange(1), help="Side they must have; that of the first if not given.")
 @click.option("--resize", is_flag=True, help="Any size will do, as for `train`.")
@@ -274,24 +207,5 @@ def check(source: str, resolution: int | None, resize: bool, write_index: bool, 
     click.echo(source)
 
 
-def index_shards(folder: str | Path) -> Path:
-    """Write ``index.json`` for the tars of a folder, so that they can be read over http. Returns its path."""
-    path = Path(folder)
-    if is_url(folder) or not path.is_dir():
-        raise ToonError(f"{folder} is no folder: --write-index needs the folder in which the tars lie.")
-    shards = Shards(path / "*.tar", index=False)
-    labels = shards.labels()
-    ends = [sum(shards.sizes[: number + 1]) for number in range(len(shards.sizes))]
-    return write_index(
-        path,
-        [
-            (shard.name, shard.size, None if labels is None else labels[end - shard.size : end])
-            for shard, end in zip(shards.shards, ends)
-        ],
-    )
-
-
 if __name__ == "__main__":
     main()
-
-callable_module(__name__, dataset)

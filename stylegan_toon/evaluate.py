@@ -11,17 +11,16 @@ import torch
 from PIL import Image
 
 from . import __version__, cli
-from ._callable import callable_module
-from .data.dataset import ImageDataset
+from .data.datasets import ImageDataset
 from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .files import append_line, atomic_path, output_folder, refuse_overwrite
-from .metrics import DEFAULT, Suite, evaluate_generator, evaluate_pictures, parse_metric
+from .metrics import DEFAULT, Suite, evaluate, evaluate_pictures, parse_metric
 from .metrics.collect import labels_of, latents
 from .metrics.names import COMPARED
 from .metrics.pairs import evaluate_pairs, match
 from .metrics.suite import MAX_REALS
-from .nn import Generator
+from .models import Generator
 from .weights import load_network, provenance_of
 
 SAMPLES = 5000
@@ -50,7 +49,7 @@ def sheet(measured: list[Image.Image], reals: ImageDataset | None) -> Image.Imag
     return image_grid(measured + beside, COLUMNS, size=128, row_labels=labels)
 
 
-@cli.verb(
+@cli.command(
     """python -m stylegan_toon.evaluate --network faces --data faces.zip --samples 2000
 python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metrics fid,kid
 python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity-dlib,detection"""
@@ -113,7 +112,7 @@ def main(
     report: dict[str, Any] = {"name": name, "metrics": {}}
     if G is not None:
         samples = samples or SAMPLES
-        figures = evaluate_generator(
+        figures = evaluate(
             G, known, suite, samples=samples, reals=reals, base=load_network(base, device=device) if base else None,
             seed=seed, psi=psi, dtype=dtype, batch=batch, quiet=quiet,
         )  # fmt: skip
@@ -160,5 +159,3 @@ def _print(suite: Suite, figures: dict[str, float]) -> None:
 
 if __name__ == "__main__":
     main()
-
-callable_module(__name__, evaluate_generator)

@@ -3,96 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from torch import Tensor
 
 from . import cli
-from ._callable import callable_module
 from .data.images import image_grid, save_image, to_pil
-from .errors import ToonError
 from .files import output_folder, refuse_overwrite
-from .nn import Generator
-from .nn.accelerate import accelerate as accelerated
-from .nn.generator import NOISE_MODES
+from .models.stylegan2 import NOISE_MODES
+from .pipelines.generate import _batches
 from .weights import load_network
 
 GRID = 64  # pictures on grid.png at most
 
 
-def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
-    """The z of each seed as the published tools draw it: ``RandomState(seed).randn(1, z_dim)``.
-
-    Returns:
-        ``[len(seeds), z_dim]`` float32 on the CPU.
-    """
-    rows = [np.random.RandomState(seed).randn(1, z_dim) for seed in seeds]
-    return torch.from_numpy(np.concatenate([np.zeros((0, z_dim)), *rows])).float()
-
-
-def generate(
-    G: Generator,
-    seeds: Sequence[int],
-    *,
-    psi: float = 0.7,
-    label: int | None = None,
-    noise_mode: str = "const",
-    batch: int = 8,
-    dtype: torch.dtype | None = None,
-    accelerate: str = "auto",
-) -> Tensor:
-    """Pictures of seeds, on the network's device.
-
-    Args:
-        G: in eval mode.
-        seeds: one picture each, 0 to 2**32 - 1.
-        psi: truncation, see `MappingNetwork`.
-        label: class, for conditional networks.
-        noise_mode: "const", "random" (from torch's global generator) or "none".
-        batch: how many to compute at once.
-        dtype: see `SynthesisNetwork`.
-        accelerate: "auto", "off", "graphs" or "compile", see `nn.accelerate.accelerate`.
-
-    Returns:
-        ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
-
-    Raises:
-        ToonError: a label the network does not have, or none where it needs one.
-    """
-    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
-    pictures = _batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
-    return torch.cat([torch.empty(0, *size), *pictures])
-
-
-@torch.no_grad()
-def _batches(
-    G: Generator, seeds: Sequence[int], psi: float, label: int | None, noise_mode: str, batch: int,
-    dtype: torch.dtype | None, accelerate: str,
-) -> Iterator[Tensor]:  # fmt: skip
-    """What `generate` makes, ``batch`` pictures at a time."""
-    device = next(G.parameters()).device
-    c = _one_hot(G.config.c_dim, label, device)
-    paint = accelerated(G, accelerate)
-    for z in latents(seeds, G.config.z_dim).split(batch):
-        rows = c.expand(len(z), -1) if c is not None else None
-        yield paint(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu()
-
-
-def _one_hot(classes: int, label: int | None, device: torch.device) -> Tensor | None:
-    if classes == 0:
-        if label is not None:
-            raise ToonError("This network knows no classes: leave out --class.")
-        return None
-    if label is None or not 0 <= label < classes:
-        raise ToonError(f"This network makes one of {classes} classes: choose --class 0 to {classes - 1}.")
-    return torch.eye(classes, device=device)[label : label + 1]
-
-
-@cli.verb("python -m stylegan_toon.generate --network faces --seeds 0-15,33 --psi 0.7")
+@cli.command("python -m stylegan_toon.generate --network faces --seeds 0-15,33 --psi 0.7")
 @cli.network()
 @cli.seeds("0-15")
 @cli.psi()
@@ -132,5 +58,3 @@ def main(
 
 if __name__ == "__main__":
     main()
-
-callable_module(__name__, generate)

@@ -12,57 +12,28 @@ import torch
 from click.core import ParameterSource
 
 from . import cli
-from ._callable import callable_module
-from .data.dataset import ImageDataset, PairDataset
+from .data.datasets import ImageDataset, PairDataset
 from .data.images import image_grid, save_image, to_pil
+from .distributed import team
 from .errors import ToonError
+from .features.vgg import VggLoss
 from .files import output_folder
-from .metrics import Suite, evaluate_generator
-from .nn import PRESETS, Discriminator, Generator, Preset, preset
+from .memory import keep_pages
+from .metrics import Suite, evaluate
+from .models import PRESETS, Preset, preset
+from .pipelines.train import check_precision, networks
 from .training.augment import AUGMENTATIONS, build_augment
 from .training.config import TrainConfig
 from .training.curves import draw_log
-from .training.distributed import team
 from .training.log import sinks
 from .training.loop import Trainer
-from .training.memory import keep_pages
+from .training.pairs import fit_mapping, read_latents
 from .training.snapshots import refuse_another, snapshots, start_folder
 from .training.state import Snapshot, find_snapshot
-from .training.vgg import VggLoss
-from .training.warmstart import fit_mapping, read_latents
 from .weights import load_family
 from .weights.provenance import descend, provenance_of
 
 PANELS = (("G", "D"), ("pairs",), ("real", "sign"), ("p",), ("r1",), ("path_length",))  # of curves.png
-
-
-def build(
-    resolution: int,
-    cfg: str,
-    *,
-    c_dim: int = 0,
-    channel_base: int | None = None,
-    channel_max: int | None = None,
-    mapping_layers: int | None = None,
-    mapping_features: int | None = None,
-) -> tuple[Generator, Discriminator]:
-    """New networks of preset ``cfg`` at ``resolution``; the other arguments override the preset."""
-    row = preset(cfg, resolution)
-    g, d = row.generator(resolution, c_dim=c_dim), row.discriminator(resolution, c_dim=c_dim)
-    sizes = {"channel_base": channel_base, "channel_max": channel_max}
-    sizes = {name: value for name, value in sizes.items() if value}
-    mapping = {"mapping_layers": mapping_layers, "mapping_features": mapping_features}
-    mapping = {name: value for name, value in mapping.items() if value}
-    return Generator(replace(g, **sizes, **mapping)), Discriminator(replace(d, **sizes))
-
-
-def train(G: Generator, D: Discriminator, pictures: ImageDataset, folder: Path, config: TrainConfig, **more) -> Path:
-    """Train ``G`` and ``D`` on ``pictures``; the arguments, also ``more``, are those of `Trainer`.
-
-    Returns:
-        path of ``network.safetensors`` (``G_ema`` and ``D``) in ``folder``.
-    """
-    return Trainer(G, D, pictures, folder, config, **more).run()
 
 
 class BatchPart(click.ParamType):
@@ -74,35 +45,6 @@ class BatchPart(click.ParamType):
         if value == "auto":
             return 0
         return click.IntRange(1).convert(value, param, ctx)
-
-
-def networks(
-    family: dict[str, torch.nn.Module], source: str, pictures: ImageDataset, cfg: str, **sizes: int | None
-) -> dict[str, torch.nn.Module]:
-    """``G`` and ``D`` to train and, where there is one already, ``G_ema``: what ``family`` has, the rest new.
-
-    Raises:
-        ToonError: the family, which came from ``source``, does not fit the pictures.
-    """
-    if not family:
-        G, D = build(pictures.resolution, cfg, c_dim=pictures.label_dim, **sizes)
-        return {"G": G, "D": D}
-    if "G_ema" not in family:
-        raise ToonError(f"{source} holds no generator: give a network that has one.")
-    known = family["G_ema"].config
-    if pictures.resolution not in known.head_resolutions or known.c_dim != pictures.label_dim:
-        sizes_made = ", ".join(map(str, known.head_resolutions))
-        raise ToonError(
-            f"{source} makes {sizes_made} px pictures with labels of size {known.c_dim}, "
-            f"the set has {pictures.resolution} px and {pictures.label_dim}: change --resolution or --cond."
-        )
-    trained = dict(family)
-    if "G" not in trained:
-        trained["G"] = trained.pop("G_ema")
-    if "D" not in trained:
-        channels = {name: sizes[name] or getattr(known, name, None) for name in ("channel_base", "channel_max")}
-        trained["D"] = build(pictures.resolution, cfg, c_dim=known.c_dim, **channels)[1]
-    return trained
 
 
 def configure(said: click.Context, row: Preset, snapshot: Snapshot | None) -> TrainConfig:
@@ -119,14 +61,6 @@ def configure(said: click.Context, row: Preset, snapshot: Snapshot | None) -> Tr
     return TrainConfig(**{**start, **usual, **{name: value for name, value in options.items() if value is not None}})
 
 
-def check_precision(config: TrainConfig, device: torch.device, trained: dict[str, torch.nn.Module]) -> None:
-    """Raise ToonError for a precision that would not work."""
-    if config.dtype == "float16" and device.type != "cuda":
-        raise ToonError("--dtype float16 trains on CUDA only: use bfloat16.")
-    if config.dtype == "float16" and any(network.config.conv_clamp is None for network in trained.values()):
-        raise ToonError("--dtype float16 needs networks with conv_clamp, and these have none: use bfloat16.")
-
-
 def history(said: click.Context, family: dict[str, torch.nn.Module], resumed: bool) -> dict[str, Any]:
     """The provenance of what is trained; going on adds nothing to it."""
     if resumed:
@@ -140,7 +74,7 @@ def history(said: click.Context, family: dict[str, torch.nn.Module], resumed: bo
     return descend("train", options, [family["G_ema"]] if family else [], data=names["data"])
 
 
-@cli.verb(
+@cli.command(
     """python -m stylegan_toon.train --data faces.zip --resolution 128 --out runs/faces
 python -m stylegan_toon.train --data cartoons/ --init-from faces --kimg 40 --freeze-d 4 --out runs/cartoons
 torchrun --nproc-per-node 8 -m stylegan_toon.train --data faces.zip --out runs/faces --resume auto"""
@@ -248,7 +182,7 @@ def main(
         measure, panels = None, list(PANELS)
         if metrics:  # networks that cannot be had are told of now, not at the first snapshot
             suite = Suite([name.strip() for name in metrics.split(",")], device=device)
-            measure = partial(evaluate_generator, pictures=pictures, metrics=suite, samples=metrics_samples)
+            measure = partial(evaluate, pictures=pictures, metrics=suite, samples=metrics_samples)
             panels += [[name] for metric in suite.metrics for name in metric.results]
         try:
             training = Trainer(
@@ -278,5 +212,3 @@ def main(
 
 if __name__ == "__main__":
     main()
-
-callable_module(__name__, train)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from tiny import tiny_discriminator, tiny_generator
 
-from stylegan_toon.nn import Discriminator, Generator
+from stylegan_toon.models import Discriminator, Generator
 from stylegan_toon.weights import save_networks
 
 # A shell's background job is started deaf to Ctrl-C, which several tests press.

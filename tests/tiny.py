@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan_toon.nn import (
+from stylegan_toon.features.identity import FaceEmbedder
+from stylegan_toon.models import (
     Discriminator,
     DiscriminatorConfig,
     Generator,
@@ -14,7 +15,6 @@ from stylegan_toon.nn import (
     MobileConfig,
     MobileGenerator,
 )
-from stylegan_toon.training.identity import FaceEmbedder
 
 TINY = dict(resolution=32, channel_base=512, channel_max=32)
 

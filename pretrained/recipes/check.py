@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from stylegan_toon import load_network
-from stylegan_toon.data.align import has_face
 from stylegan_toon.data.images import image_grid, save_image, to_pil
+from stylegan_toon.faces.align import has_face
 from stylegan_toon.files import output_folder
-from stylegan_toon.generate import latents
+from stylegan_toon.memory import keep_pages
 from stylegan_toon.ops.haar import haar_down
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.pipelines.generate import latents
 
 
 def main() -> None:

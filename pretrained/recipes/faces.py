@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from stylegan_toon import load_network
 from stylegan_toon.data.images import save_image, to_pil
-from stylegan_toon.nn import Generator
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.memory import keep_pages
+from stylegan_toon.models import Generator
 
 
 @torch.no_grad()

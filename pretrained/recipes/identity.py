@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan_toon.faces.recogniser import DlibNetwork
+from stylegan_toon.features.dlib import DlibNetwork
 from stylegan_toon.weights import save_networks
 
 BIN, MANIFEST = "face_recognition_model.bin", "face_recognition_model-weights_manifest.json"

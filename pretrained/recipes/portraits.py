@@ -37,12 +37,12 @@ from faceres import Faceres
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from stylegan_toon.data.align import crop
-from stylegan_toon.data.faces import open_photo
 from stylegan_toon.data.images import image_grid, read_image, save_image
 from stylegan_toon.drawing import draw_comic
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.align import crop
 from stylegan_toon.faces.mesh import Mesh, face_mesh
+from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import atomic_path, output_folder
 from stylegan_toon.metrics.skin import SkinShift, cheeks_lab, skin_shift
 

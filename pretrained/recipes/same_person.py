@@ -4,7 +4,7 @@
     python pretrained/recipes/same_person.py table runs/portraits
 
 ``place`` fits dlib's chip to the landmarks of aligned faces (`portraits.py`) and prints the mean square, which
-`faces/recogniser.py` has as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png and NAME-drawn.png that
+`features/dlib.py` has as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png and NAME-drawn.png that
 ``portraits.py draw`` wrote and compares each photo with copies of itself, its drawing and all other photos: once with
 the chip that ships, which is in the same place of every picture, once with one fitted to each picture's landmarks.
 """
@@ -21,10 +21,10 @@ from PIL import Image, ImageFilter, ImageOps
 from portraits import chip, chip_corners, listed
 from torch import Tensor
 
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import read_image, to_tensor
 from stylegan_toon.faces.mesh import face_mesh
-from stylegan_toon.faces.recogniser import face_chip, recogniser
+from stylegan_toon.features.dlib import face_chip, recogniser
 
 COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "mirrored": ImageOps.mirror,

@@ -1,6 +1,6 @@
 """The picture at the top of the README: photos, what `faces` makes of them, the toons, and the renderer's drawing.
 
-    python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg --out runs/sheet.png
+python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg --out runs/sheet.png
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from stylegan_toon import load_network
-from stylegan_toon.data.faces import open_photo
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.drawing import draw
-from stylegan_toon.project import project
-from stylegan_toon.toonify import RESOLUTION, STEPS, TUNE, carry_over
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.faces.photo import open_photo
+from stylegan_toon.memory import keep_pages
+from stylegan_toon.pipelines.project import project
+from stylegan_toon.pipelines.toonify import RESOLUTION, STEPS, TUNE, carry_over
 
 
 def main() -> None:

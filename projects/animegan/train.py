@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from projects._common import Start, trainer
 from stylegan_toon import cli
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
-from stylegan_toon.kit import Start, trainer
 from stylegan_toon.training.config import RunConfig, setting
 from stylegan_toon.training.run import Run
 from stylegan_toon.training.update import untrained

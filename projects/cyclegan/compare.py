@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 import torch
 
-from stylegan_toon import cli, kit
-from stylegan_toon.data.dataset import ImageDataset
+from projects import _common as kit
+from stylegan_toon import cli
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import atomic_path, refuse_overwrite
@@ -37,7 +38,7 @@ def trained(out: Path, arguments: list[str]) -> dict[str, float]:
     return {"cpu_seconds": used.ru_utime + used.ru_stime, "memory_mb": used.ru_maxrss * unit / 1e6}
 
 
-@cli.verb(
+@cli.command(
     """python -m projects.cyclegan.compare --photos data/photos-train.zip --cartoons data/cartoons-train.zip \\
     --test-photos data/photos-test.zip --test-cartoons data/cartoons-test.zip --kimg 2 --out runs/blocks"""
 )

@@ -8,11 +8,12 @@ import click
 import torch
 from PIL import Image, ImageOps
 
-from stylegan_toon import cli, kit
-from stylegan_toon.data.faces import open_photo
-from stylegan_toon.data.filters import remove_background
+from projects import _common as kit
+from stylegan_toon import cli
 from stylegan_toon.data.images import to_rgb
+from stylegan_toon.dataset_builder.filters import remove_background
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.weights import load_networks
 
 from .model import Generator
@@ -47,7 +48,7 @@ def cut_out(photo: Image.Image, white: bool = False) -> Image.Image:
     return to_rgb(remove_background(largest.image)) if white else largest.image
 
 
-@cli.verb(
+@cli.command(
     """python -m projects.cyclegan.infer photo.jpg --align
 python -m projects.cyclegan.infer drawings/ --to photo
 python -m projects.cyclegan.infer photos/ --align --white --network runs/cyclegan/network.safetensors"""

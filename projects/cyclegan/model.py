@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from stylegan_toon.nn.padded import ReflectConv3x3
+from stylegan_toon.models.padded import ReflectConv3x3
 from stylegan_toon.weights import KINDS
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from stylegan_toon import cli
-from stylegan_toon.data.avatars import Avatars
-from stylegan_toon.data.prepare import Recipe
-from stylegan_toon.dataset import avatars, dataset
+from stylegan_toon.dataset_builder.avatars import Avatars
+from stylegan_toon.dataset_builder.prepare import Recipe
 from stylegan_toon.files import output_folder
+from stylegan_toon.pipelines.dataset import avatars, dataset
 
 HEAD = (0.14, 0.12, 0.72)  # the square a toon-head has its head in: as large in the picture as an aligned face is
 
 
-@cli.verb("python -m projects.cyclegan.prepare faces.zip --size 128 --train 700 --test 300 --out data")
+@cli.command("python -m projects.cyclegan.prepare faces.zip --size 128 --train 700 --test 300 --out data")
 @click.argument("faces", metavar="FACES")
 @click.option("--size", type=click.IntRange(16, 1024), default=128, help="Side of the pictures.")
 @click.option("--train", type=click.IntRange(1), default=700, help="Drawings to learn from.")

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylegan_toon import kit
-from stylegan_toon.data.dataset import ImageDataset
+from projects import _common as kit
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil, to_tensor
 from stylegan_toon.training.config import RunConfig, setting
 from stylegan_toon.training.log import Sink

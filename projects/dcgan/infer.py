@@ -14,7 +14,7 @@ from stylegan_toon import cli
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import output_folder, refuse_overwrite
-from stylegan_toon.generate import latents
+from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.weights import load_networks
 
 from .model import Generator, sample
@@ -52,7 +52,7 @@ _WHICH = click.option("--which", type=click.Choice(["G_ema", "G"]), default="G_e
 _NETWORK = click.option("--network", type=cli.PATH, default=WEIGHTS, show_default=WEIGHTS.name, help="A trained file.")
 
 
-@cli.verb_group(
+@cli.command_group(
     """python -m projects.dcgan.infer --seeds 0-63
 python -m projects.dcgan.infer interpolate --seeds 3,8,21,4 --steps 8""",
     default="sample",
@@ -61,7 +61,9 @@ def main() -> None:
     """Pictures from a trained DCGAN; "infer --seeds 0-63" is short for "infer sample --seeds 0-63"."""
 
 
-@main.verb("sample", "python -m projects.dcgan.infer sample --network runs/dcgan/network.safetensors --seeds 0-63")
+@main.subcommand(
+    "sample", "python -m projects.dcgan.infer sample --network runs/dcgan/network.safetensors --seeds 0-63"
+)
 @_NETWORK
 @_WHICH
 @cli.seeds("0-63")
@@ -88,7 +90,7 @@ def sample_command(
     click.echo(out)
 
 
-@main.verb("interpolate", "python -m projects.dcgan.infer interpolate --seeds 3,8,21,4 --steps 8")
+@main.subcommand("interpolate", "python -m projects.dcgan.infer interpolate --seeds 3,8,21,4 --steps 8")
 @_NETWORK
 @cli.seeds("0-4")
 @click.option("--steps", type=click.IntRange(2, 1000), default=8, help="Pictures from one seed to the next.")

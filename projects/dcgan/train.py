@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stylegan_toon import kit
-from stylegan_toon.data.dataset import ImageDataset
+from projects import _common as kit
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
-from stylegan_toon.generate import latents
+from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.training.augment import build_augment
 from stylegan_toon.training.config import RunConfig, setting
 from stylegan_toon.training.log import Sink

@@ -8,14 +8,14 @@ import click
 import torch
 from PIL import Image
 
+from projects._common import SHEET, each_picture
 from stylegan_toon import cli
-from stylegan_toon.data.faces import open_photo
-from stylegan_toon.data.filters import remove_background
 from stylegan_toon.data.images import image_grid, read_image, save_image, to_pil, to_rgb, to_tensor
+from stylegan_toon.dataset_builder.filters import remove_background
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import output_folder, refuse_overwrite
-from stylegan_toon.kit import SHEET, each_picture
-from stylegan_toon.training.memory import keep_pages
+from stylegan_toon.memory import keep_pages
 from stylegan_toon.weights import load_networks
 
 from .model import DOMAINS, PAINTERS, Xgan
@@ -61,7 +61,7 @@ def translate(xgan: Xgan, picture: Image.Image, source: int, *, clean: bool = Tr
     return to_pil(xgan.translate(img, source, clean=clean))
 
 
-@cli.verb(
+@cli.command(
     """python -m projects.xgan.infer photos/ --out out/avatars
 python -m projects.xgan.infer crops/ --aligned --network runs/xgan/network.safetensors
 python -m projects.xgan.infer avatars.zip --source cartoons"""

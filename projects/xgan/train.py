@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from projects._common import Start, trainer
 from stylegan_toon import cli
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
-from stylegan_toon.kit import Start, trainer
+from stylegan_toon.features.identity import FaceEmbedder, face_embedder
 from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.identity import FaceEmbedder, face_embedder
 from stylegan_toon.training.run import Run
 from stylegan_toon.training.update import untrained
 from stylegan_toon.weights import save_networks

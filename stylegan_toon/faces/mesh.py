@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..errors import ToonError
 from ..weights import load_networks, pretrained_folder
-from .network import SIDE, FaceMesh
+from .mesh_network import SIDE, FaceMesh
 
 # Indices of points. The numbering is that of MediaPipe's face mesh.
 FACE_OVAL = (

@@ -1,8 +1,8 @@
 """Floor 4: how good a network or a set of pictures is."""
 
+from ..features.extractors import Extractor, extractor
 from .distances import frechet_distance, kernel_distance, mmd, moments, precision_recall
-from .extractors import Extractor, extractor
-from .measure import evaluate_generator, evaluate_pictures
+from .measure import evaluate, evaluate_pictures
 from .names import DEFAULT, Metric, parse_metric
 from .path import path_distances, path_length
 from .suite import Suite
@@ -12,7 +12,7 @@ __all__ = [
     "Extractor",
     "Metric",
     "Suite",
-    "evaluate_generator",
+    "evaluate",
     "evaluate_pictures",
     "extractor",
     "frechet_distance",

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.dataset import ImageDataset
+from ..data.datasets import ImageDataset
 from ..errors import ToonError
+from ..features.extractors import Extractor
 from ..files import atomic_path
 from ..weights import cache_folder
-from .extractors import Extractor
 
 FORMAT = 1  # raised whenever the same key would stand for other features
 

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.dataset import ImageDataset
-from ..nn import Generator
+from ..data.datasets import ImageDataset
+from ..models import Generator
 
 Step = Callable[[Tensor], dict[str, Tensor]]
 

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.align import has_face
 from ..errors import ToonError
-from ..training.hub import Unavailable
-from ..training.identity import FaceEmbedder, face_embedder, load_facenet
-from .extractors import Extractor
+from ..faces.align import has_face
+from ..features.extractors import Extractor
+from ..features.hub import Unavailable
+from ..features.identity import FaceEmbedder, face_embedder, load_facenet
 
 
 class FaceDetection(Extractor):

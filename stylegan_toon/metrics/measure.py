@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..data.dataset import ImageDataset
+from ..data.datasets import ImageDataset
 from ..errors import ToonError
-from ..nn import Generator
+from ..models import Generator
 from .cache import chosen
 from .collect import collect, labels_of, latents, to_bytes
 from .names import Metric
@@ -19,7 +19,7 @@ from .suite import Suite
 
 
 @torch.no_grad()
-def evaluate_generator(
+def evaluate(
     G: Generator,
     pictures: ImageDataset | None,
     metrics: Sequence[str] | Suite,
@@ -125,7 +125,7 @@ def evaluate_pictures(
     batch: int = 16,
     quiet: bool = True,
 ) -> dict[str, float]:
-    """Measure a set of pictures, as `evaluate_generator` does those of a network.
+    """Measure a set of pictures, as `evaluate` does those of a network.
 
     Args:
         fakes, reals: of the same resolution; ``reals`` None if no metric compares.

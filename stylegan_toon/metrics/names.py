@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import ToonError
-from .extractors import NAMES, OFFLINE
+from ..features.extractors import NAMES, OFFLINE
 from .path import PATHS
 
 DEFAULT = (f"fd-{OFFLINE}", f"kd-{OFFLINE}", f"pr-{OFFLINE}", "detection")

@@ -13,9 +13,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.archive import Archive
-from ..data.faces import open_photo
 from ..data.images import image_grid, read_image, to_tensor
 from ..errors import ToonError
+from ..faces.photo import open_photo
 from .collect import to_bytes
 from .suite import Suite
 

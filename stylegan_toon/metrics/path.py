@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nn import Generator
+from ..models import Generator
 
 EPSILON = 1e-4
 PATHS = ("zfull", "wfull", "zend", "wend")

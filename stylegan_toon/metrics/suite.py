@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.dataset import ImageDataset
+from ..data.datasets import ImageDataset
 from ..errors import ToonError
-from ..training.hub import Unavailable
-from ..training.perceptual import Perceptual, load_lpips, perceptual
+from ..features.extractors import NAMES, Extractor, extractor
+from ..features.hub import Unavailable
+from ..features.perceptual import Perceptual, load_lpips, perceptual
 from . import cache
 from .collect import agree, collect, processes, to_bytes
 from .distances import frechet_distance, kernel_distance, moments, precision_recall
-from .extractors import NAMES, Extractor, extractor
 from .faces import FaceDetection, embedder
 from .names import COMPARED, Metric, parse_metric
 from .path import path_length

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_type_hints
 
-from ..weights.checkpoint import fits
+from ..config import fits
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class TrainConfig:
         ada_target, ada_kimg: mean sign of real scores aimed at; pictures for p to cross from 0 to 1.
         freeze_d: layers of the discriminator to keep fixed (Freeze-D), counted from the highest resolution.
         no_noise: keep the strengths of the generator's noise at 0.
-        freeze_g: layers of the generator to keep fixed, in the words of ``nn.swap``: "mapping,b4-b16".
+        freeze_g: layers of the generator to keep fixed, in the words of ``models.swap``: "mapping,b4-b16".
         pairs_kimg: thousands of known (w, picture) pairs to learn before the discriminator joins in.
         pairs_lr: Adam's rate of that phase, falling to zero along a cosine.
         pairs_weight: weight of the pairs while training adversarially, on every second step. 0 = off.

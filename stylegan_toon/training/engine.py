@@ -11,22 +11,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.dataset import ImageDataset, PairDataset
+from ..data.datasets import ImageDataset, PairDataset
+from ..distributed import Team
 from ..errors import ToonError
-from ..nn import Discriminator, Generator
-from ..nn.swap import freeze_layers
+from ..memory import most_that_fits
+from ..models import Discriminator, Generator
+from ..models.swap import freeze_layers
 from .augment import AdaController, build_augment
 from .config import TrainConfig
-from .distributed import Team
 from .draws import Draws
 from .feed import Rows, batches
 from .log import Log, SampleGrid, Sink, with_warning
 from .losses import PathLength, mixed_ws
-from .memory import most_that_fits
+from .pairs import pair_loss
 from .snapshots import optimizer_tensors, restore_optimizer, write_folder
 from .state import Progress, Snapshot
 from .update import Learner, Terms, follow
-from .warmstart import pair_loss
 
 G_MAIN, PATH_LENGTH, D_MAIN, R1, PAIRS = range(5)  # part of the key of random numbers: see `draws`
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.dataset import ImageDataset, PairDataset
+from ..data.datasets import ImageDataset, PairDataset
 from ..errors import ToonError
 from .stop import ignore_interrupts
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..data.images import image_grid, save_image, to_pil
 from ..errors import ToonError
 from ..files import append_line, atomic_path
-from ..nn import Generator
+from ..models import Generator
 
 
 class Sink(Protocol):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..nn import Discriminator, Generator
+from ..models import Discriminator, Generator
 from ..ops.conv3x3 import no_weight_gradients
 
 

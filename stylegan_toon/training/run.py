@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.dataset import ImageDataset
+from ..data.datasets import ImageDataset
 from ..data.images import save_image
 from ..errors import ToonError
 from ..weights import save_networks

@@ -2,7 +2,7 @@
 
 The networks are G, G_ema and D; beside Adam's moments stand the path length mean and ADA's sums. No random state is
 stored: all random numbers are functions of the counters (`draws.Draws`), as is the order of the pictures
-(`data.dataset.InfiniteSampler`), so a snapshot fits any number of processes.
+(`data.sampling.InfiniteSampler`), so a snapshot fits any number of processes.
 """
 
 from __future__ import annotations

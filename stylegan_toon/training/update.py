@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..distributed import Team
 from ..errors import ToonError
-from .distributed import Team
 
 Terms = dict[str, Tensor]  # each [N, ...], one row a sample; the mean of "loss" is what is learnt from
 IN_CACHE = 1 << 18  # numbers that a CPU looks at while they are in its cache

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import types
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from ..config import fits
 from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
-from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MobileConfig, MobileGenerator
+from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MobileConfig, MobileGenerator
 from .assemble import assemble, members, misfit
 from .pickles import PickleError
 from .quantised import SUFFIX, Quantised, quantise, worth_it
@@ -281,17 +281,6 @@ def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: 
         return cls(**checked)
     except (TypeError, ValueError, OverflowError) as error:
         raise _odd(path, f"the config of {name} is wrong ({short(error)})") from error
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is what a type hint of a config asks for (numbers finite, no bool for an int)."""
-    if isinstance(hint, types.UnionType):
-        return any(fits(value, option) for option in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(fits(item, typing.get_args(hint)[0]) for item in value)
-    if hint is float:
-        return type(value) is int or (type(value) is float and math.isfinite(value))
-    return type(value) is hint  # bool is no int here
 
 
 def _odd(path: Path, reason: str) -> ToonError:

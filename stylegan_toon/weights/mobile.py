@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ToonError
-from ..nn.heads import fit_heads
-from ..nn.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
-from ..nn.scaled import ScaledLinear
+from ..models.heads import fit_heads
+from ..models.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
+from ..models.scaled import ScaledLinear
 from .assemble import misfit, outline
 
 _SAMPLES = 10_000  # latents whose mean stands in for a missing w_avg

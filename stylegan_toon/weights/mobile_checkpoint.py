@@ -2,7 +2,8 @@
 
 A file is what pytorch-lightning saved of a distillation, or a plain dict: a state dict (there under ``state_dict``)
 whose ``student.`` is the synthesis network, ``mapping_net.`` the mapping network and ``style_mean`` the mean of w; what
-else there is (teacher, losses, optimisers) is left out. The network is that of `nn.mobile` but for constant factors:
+else there is (teacher, losses, optimisers) is left out. The network is that of `models.mobile` but for
+constant factors:
 
 * styles are multiplied by ``1 / sqrt(fan in)``;
 * a convolution's output is divided by the norm of its weight under a style that was fixed when training began
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ToonError, short
-from ..nn.mobile import SMALLEST_HEAD
+from ..models.mobile import SMALLEST_HEAD
 from .assemble import members, misfit
 from .mobile import mobile_generator
 from .tensors import PickleFile, table

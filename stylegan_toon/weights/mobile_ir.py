@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ToonError
-from ..nn import MobileGenerator
+from ..models import MobileGenerator
 from .mobile import mobile_generator
 from .openvino import FILES, Graph, GraphError, Node, read_ir, refusal
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from ..errors import ToonError, short
-from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
 from .assemble import assemble, infer_channels, members, misfit
 from .pickles import PickleError, Record

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
-from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from ..nn.layers import Conv2d, FullyConnected
+from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..models.layers import Conv2d, FullyConnected
 from .mobile import refuse_mobile
 
 LAYOUTS = {"ada": "training.networks", "stylegan3": "training.networks_stylegan2"}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
-from ..nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
 from .assemble import assemble, check_tensors, infer_channels, members, misfit, outline
 from .mobile import refuse_mobile

@@ -24,8 +24,8 @@ import torch
 from torch import nn
 
 from ..errors import ToonError
-from ..nn import Discriminator, Generator
-from ..nn.swap import swap_layers
+from ..models import Discriminator, Generator
+from ..models.swap import swap_layers
 from .download import MAX_BYTES, download
 from .formats import read_networks
 from .provenance import descend

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from stylegan_toon.data import archive as archive_module
 from stylegan_toon.data.archive import Archive
-from stylegan_toon.data.dataset import ImageDataset, InfiniteSampler, PairDataset
+from stylegan_toon.data.datasets import ImageDataset, InfiniteSampler, PairDataset
 from stylegan_toon.errors import ToonError
 
 zipfile_info = zipfile.ZipInfo

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stylegan_toon.data import shards as shards_module
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.sampling import InfiniteSampler, ShardSampler
 from stylegan_toon.data.shards import Shards, write_index, write_shards
 from stylegan_toon.errors import ToonError

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from stylegan_toon.data.archive import Archive
-from stylegan_toon.data.dataset import ImageDataset
-from stylegan_toon.data.labels import labels_of, read_attributes
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.shards import Shards, write_shards
 from stylegan_toon.data.sources import Lmdb, Video, open_source
+from stylegan_toon.dataset_builder.labels import labels_of, read_attributes
 from stylegan_toon.errors import ToonError
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)

@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["stylegan_toon.weights"]):
 
 import torch
 
-from stylegan_toon.nn import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
+from stylegan_toon.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 
 def seeds(folder: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from projection import Project, write_pictures
 from threads import one_thread  # noqa: F401 (a fixture)
 
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stylegan_toon.data.align import has_face
-from stylegan_toon.data.dataset import ImageDataset
-from stylegan_toon.data.faces import open_photo
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.align import has_face
+from stylegan_toon.faces.photo import open_photo
+from stylegan_toon.features.hub import Unavailable
 from stylegan_toon.metrics import Suite, evaluate_pictures
 from stylegan_toon.metrics import faces as module
 from stylegan_toon.metrics.pairs import evaluate_pairs, match
-from stylegan_toon.training.hub import Unavailable
 
 PORTRAIT = Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg"
 

@@ -14,13 +14,15 @@ import torch
 from projection import write_pictures
 from tiny import TinyFaces, tiny_discriminator, tiny_generator
 
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import save_image, to_pil
 from stylegan_toon.data.shards import write_shards
 from stylegan_toon.errors import ToonError
+from stylegan_toon.features.hub import Unavailable
+from stylegan_toon.features.perceptual import DiscriminatorFeatures
 from stylegan_toon.metrics import (
     Suite,
-    evaluate_generator,
+    evaluate,
     evaluate_pictures,
     frechet_distance,
     kernel_distance,
@@ -30,8 +32,6 @@ from stylegan_toon.metrics import (
 from stylegan_toon.metrics import suite as suite_module
 from stylegan_toon.metrics.cache import content_digest
 from stylegan_toon.metrics.collect import collect, labels_of, latents
-from stylegan_toon.training.hub import Unavailable
-from stylegan_toon.training.perceptual import DiscriminatorFeatures
 
 NAMES = ["fd-project", "kd-project", "pr-project"]
 
@@ -51,13 +51,13 @@ def test_a_network_is_measured_as_its_pictures_are(tiny_G, pictures, suite, tmp_
         for i, z in enumerate(latents(tiny_G, 20, seed=3)):
             save_image(to_pil(tiny_G(z[None], psi=0.8)), tmp_path / "made" / f"{i:03d}.png")
     truth = evaluate_pictures(ImageDataset(tmp_path / "made"), pictures, suite)
-    found = evaluate_generator(tiny_G, pictures, suite, samples=20, seed=3, psi=0.8, batch=7)
+    found = evaluate(tiny_G, pictures, suite, samples=20, seed=3, psi=0.8, batch=7)
     assert found == pytest.approx(truth, rel=1e-3)
     assert list(found) == ["fd-project", "kd-project", "precision-project", "recall-project"]
 
 
 def test_figures_are_the_functions_on_the_features(tiny_G, pictures, suite, project):
-    found = evaluate_generator(tiny_G, pictures, suite, samples=20)
+    found = evaluate(tiny_G, pictures, suite, samples=20)
     real = project(torch.stack([pictures[i][0] for i in range(12)]))
     with torch.no_grad():
         img = tiny_G(latents(tiny_G, 20, seed=0))
@@ -75,17 +75,17 @@ def test_a_set_against_itself(pictures, suite):
 
 
 def test_batches_and_repetition_change_nothing(tiny_G, pictures, suite):
-    a, b = (evaluate_generator(tiny_G, pictures, suite, samples=11, batch=batch) for batch in (11, 3))
+    a, b = (evaluate(tiny_G, pictures, suite, samples=11, batch=batch) for batch in (11, 3))
     assert a == pytest.approx(b, rel=1e-4)
-    assert a == evaluate_generator(tiny_G, pictures, suite, samples=11, batch=11)
-    assert a != evaluate_generator(tiny_G, pictures, suite, samples=11, batch=11, seed=1)
+    assert a == evaluate(tiny_G, pictures, suite, samples=11, batch=11)
+    assert a != evaluate(tiny_G, pictures, suite, samples=11, batch=11, seed=1)
 
 
 def test_devices_agree(tiny_G, pictures, project, device):
     """A random picture is right on an edge of 8 bits now and then, hence the tolerance."""
-    truth = evaluate_generator(tiny_G, pictures, Suite(NAMES, networks={"project": project}), samples=20)
+    truth = evaluate(tiny_G, pictures, Suite(NAMES, networks={"project": project}), samples=20)
     suite = Suite(NAMES, networks={"project": project}, device=device)
-    assert evaluate_generator(tiny_G.to(device), pictures, suite, samples=20) == pytest.approx(truth, rel=1e-2)
+    assert evaluate(tiny_G.to(device), pictures, suite, samples=20) == pytest.approx(truth, rel=1e-2)
 
 
 def test_a_training_in_progress_does_not_notice(tiny_G, pictures, suite):
@@ -93,7 +93,7 @@ def test_a_training_in_progress_does_not_notice(tiny_G, pictures, suite):
     np.random.seed(7)
     before, state = torch.get_rng_state(), np.random.get_state()[1].copy()
     weights = {name: tensor.clone() for name, tensor in tiny_G.state_dict().items()}
-    evaluate_generator(tiny_G, pictures, suite, samples=5)
+    evaluate(tiny_G, pictures, suite, samples=5)
     assert torch.equal(torch.get_rng_state(), before) and (np.random.get_state()[1] == state).all()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in tiny_G.state_dict().items())
     assert all(p.requires_grad for p in tiny_G.parameters())
@@ -114,19 +114,19 @@ def test_labels_are_drawn_from_the_set(pictures, suite, tmp_path):
     drawn = labels_of(labelled, 100, seed=0)
     assert drawn.shape == (100, 2) and (drawn.sum(1) == 1).all() and 20 < drawn[:, 0].sum() < 80
     G = tiny_generator(0, c_dim=2)
-    found = evaluate_generator(G, labelled, suite, samples=10)
+    found = evaluate(G, labelled, suite, samples=10)
     with torch.no_grad():
         img = G(latents(G, 10, seed=0), labels_of(labelled, 10, seed=0))
     rows = suite.features((img * 127.5 + 127.5).round().clamp(0, 255).byte())["project"]
     truth = kernel_distance(rows, suite.reals(labelled)["project"]["rows"])
     assert found["kd-project"] == pytest.approx(truth, rel=1e-4)
     with pytest.raises(ToonError, match="2 classes"):
-        evaluate_generator(G, pictures, suite, samples=10)
+        evaluate(G, pictures, suite, samples=10)
 
 
 def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project):
     G = tiny_generator(0, img_channels=1)
-    evaluate_generator(G, pictures, suite, samples=5)
+    evaluate(G, pictures, suite, samples=5)
     seen = project.seen
     grey = suite.reals(pictures, grey=True)["project"]["rows"]
     assert project.seen == seen  # these are what was cached
@@ -140,7 +140,7 @@ def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
     monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
     names = ["ppl-wend-vgg", "ppl-wfull-vgg", "identity-dlib"]
-    found = evaluate_generator(tiny_G, None, names, samples=5, base=tiny_toon, batch=3)
+    found = evaluate(tiny_G, None, names, samples=5, base=tiny_toon, batch=3)
     z, other = latents(tiny_G, 5, 0), latents(tiny_G, 5, 1)
     with torch.no_grad():
         alike = embed.similarity(tiny_G(z), tiny_toon(z)).mean()
@@ -150,7 +150,7 @@ def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
     assert found["identity-dlib"] == pytest.approx(float(alike), rel=1e-4)
     assert found["ppl-wend-vgg"] == pytest.approx(np.mean(d), rel=0.02)
     assert 0 < found["ppl-wfull-vgg"] != found["ppl-wend-vgg"]
-    same = evaluate_generator(tiny_G, None, names[2:], samples=3, base=tiny_G)
+    same = evaluate(tiny_G, None, names[2:], samples=3, base=tiny_G)
     assert same["identity-dlib"] == pytest.approx(1)
 
 
@@ -237,15 +237,15 @@ import json, sys, torch, torch.distributed as dist
 sys.path[:0] = sys.argv[3:]
 from projection import Project
 from tiny import tiny_generator
-from stylegan_toon.data.dataset import ImageDataset
-from stylegan_toon.metrics import Suite, evaluate_generator
+from stylegan_toon.data.datasets import ImageDataset
+from stylegan_toon.metrics import Suite, evaluate
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}/store", rank=int(sys.argv[1]), world_size=2)
 project = Project()
 suite = Suite(["fd-project", "kd-project", "pr-project"], networks={"project": project})
 pictures = ImageDataset(sys.argv[2] + "/set")
 for _ in range(2):
-    print(json.dumps([evaluate_generator(tiny_generator(0), pictures, suite, samples=9, batch=2), project.seen]))
+    print(json.dumps([evaluate(tiny_generator(0), pictures, suite, samples=9, batch=2), project.seen]))
 """
 
 
@@ -260,7 +260,7 @@ def test_two_processes_equal_one(tiny_G, pictures, suite, tmp_path):
     told = [[json.loads(line) for line in stdout.splitlines()] for stdout, _ in outputs]
     (figures, first), (again, second) = told[0]
     assert told[0] == told[1] and figures == again and (first, second) == (5 + 6, 5 + 6 + 5)
-    assert figures == pytest.approx(evaluate_generator(tiny_G, pictures, suite, samples=9), rel=1e-3)
+    assert figures == pytest.approx(evaluate(tiny_G, pictures, suite, samples=9), rel=1e-3)
 
 
 def test_collect_keeps_the_order():
@@ -300,19 +300,19 @@ def test_what_is_no_metric(name):
 
 def test_few_pictures_are_said(tiny_G, pictures, suite):
     with pytest.warns(UserWarning, match=r"fd-project compares 8 pictures by 8 features"):
-        evaluate_generator(tiny_G, pictures, suite, samples=8)
+        evaluate(tiny_G, pictures, suite, samples=8)
     with pytest.warns(UserWarning, match=r"compares 7 pictures"):
-        evaluate_generator(tiny_G, pictures, suite, samples=20, reals=7)
+        evaluate(tiny_G, pictures, suite, samples=20, reals=7)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluate_generator(tiny_G, pictures, suite, samples=20)
+        evaluate(tiny_G, pictures, suite, samples=20)
 
 
 def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
     with pytest.raises(ToonError, match="real pictures"):
-        evaluate_generator(tiny_G, None, suite, samples=5)
+        evaluate(tiny_G, None, suite, samples=5)
     with pytest.raises(ToonError, match="32 px pictures, the set has 16 px"):
-        evaluate_generator(tiny_G, ImageDataset(pictures.path, 16, resize=True), suite, samples=5)
+        evaluate(tiny_G, ImageDataset(pictures.path, 16, resize=True), suite, samples=5)
     with pytest.raises(ToonError, match="same resolution"):
         evaluate_pictures(pictures, ImageDataset(pictures.path, 16, resize=True), suite)
     with pytest.raises(ToonError, match="at least one"):
@@ -320,9 +320,9 @@ def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: TinyFaces())
     identity = Suite(["identity"])
     with pytest.raises(ToonError, match="as the base"):
-        evaluate_generator(tiny_G, None, identity, samples=5)
+        evaluate(tiny_G, None, identity, samples=5)
     with pytest.raises(ToonError, match="taught from"):
-        evaluate_generator(tiny_G, None, identity, samples=5, base=tiny_generator(0, z_dim=16))
+        evaluate(tiny_G, None, identity, samples=5, base=tiny_generator(0, z_dim=16))
     with pytest.raises(ToonError, match="needs a network"):
         evaluate_pictures(pictures, None, identity)
 

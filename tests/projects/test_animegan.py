@@ -32,7 +32,7 @@ from projects.animegan.presets import STYLES
 from projects.animegan.train import main as train_main
 from projects.animegan.video import paint_video
 from stylegan_toon.errors import ToonError
-from stylegan_toon.training.vgg import vgg16
+from stylegan_toon.features.vgg import vgg16
 
 LONG = pytest.mark.skipif(not os.environ.get("STYLEGAN_TOON_LONG"), reason="set STYLEGAN_TOON_LONG=1 for a minute more")
 

@@ -14,12 +14,12 @@ from click.testing import CliRunner
 from PIL import Image
 from scipy import ndimage
 
+from projects import _common as kit
 from projects.cyclegan import compare, infer
 from projects.cyclegan import train as training
 from projects.cyclegan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
 from projects.cyclegan.train import Config, adversarial, learning_rate
-from stylegan_toon import kit
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.errors import ToonError
 from stylegan_toon.metrics.measure import evaluate_pictures
 from stylegan_toon.training import run as run_module

@@ -14,15 +14,15 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from projects import _common as kit
 from projects.dcgan import infer
 from projects.dcgan import train as training
 from projects.dcgan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, sample
 from projects.dcgan.train import Config
-from stylegan_toon import kit
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
-from stylegan_toon.generate import latents
+from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.training import run as run_module
 from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.run import find_run

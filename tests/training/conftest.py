@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import picture_set
 from threads import one_thread  # noqa: F401 (a fixture)
+from trainings import picture_set
 
 
 @pytest.fixture

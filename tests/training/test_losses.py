@@ -12,7 +12,7 @@ import torch
 from accuracy import relative_error
 from tiny import tiny_discriminator, tiny_generator
 
-from stylegan_toon.nn import Discriminator, DiscriminatorConfig
+from stylegan_toon.models import Discriminator, DiscriminatorConfig
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.losses import (

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import shell
 import torch
-from runs import SERVER, assert_same, go, picture_set, start
 from tiny import tiny_discriminator, tiny_generator
+from trainings import SERVER, assert_same, go, picture_set, start
 
 from stylegan_toon import files
 from stylegan_toon.errors import ToonError

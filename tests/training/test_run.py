@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from stylegan_toon import kit
-from stylegan_toon.data.dataset import ImageDataset
+from projects import _common as kit
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.training import run as run_module

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tiny import tiny_discriminator, tiny_generator
 
-from stylegan_toon.data.dataset import ImageDataset, PairDataset
+from stylegan_toon.data.datasets import ImageDataset, PairDataset
 from stylegan_toon.train import main
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.engine import adam

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import SMALL, go, tensors
 from tiny import tiny_discriminator, tiny_generator
 from torch import nn
+from trainings import SMALL, go, tensors
 
-from stylegan_toon.data.dataset import ImageDataset
+from stylegan_toon.data.datasets import ImageDataset
+from stylegan_toon.distributed import Team
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn import layers
-from stylegan_toon.nn.swap import freeze_layers
+from stylegan_toon.models import layers
+from stylegan_toon.models.swap import freeze_layers
 from stylegan_toon.training import update
 from stylegan_toon.training.config import TrainConfig
-from stylegan_toon.training.distributed import Team
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.state import read_snapshot
 from stylegan_toon.training.update import PATIENCE, Learner, untrained

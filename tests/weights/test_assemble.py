@@ -8,7 +8,7 @@ from tiny import tiny_discriminator, tiny_generator
 from torch import nn
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn import GeneratorConfig
+from stylegan_toon.models import GeneratorConfig
 from stylegan_toon.weights.assemble import assemble
 
 

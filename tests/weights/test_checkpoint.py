@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn import Generator, GeneratorConfig
+from stylegan_toon.models import Generator, GeneratorConfig
 from stylegan_toon.weights import load_networks, read_header, save_networks, sha256_of
 from stylegan_toon.weights.checkpoint import MAX_HEADER
 

@@ -19,7 +19,7 @@ from tiny import tiny_discriminator
 from torch import Tensor
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.nn import MobileConfig, MobileGenerator
+from stylegan_toon.models import MobileConfig, MobileGenerator
 from stylegan_toon.weights import load_networks, read_networks, save_networks, write_networks
 
 WHEEL = os.environ.get("STYLEGAN_TOON_WHEEL")

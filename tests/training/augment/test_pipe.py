@@ -17,9 +17,7 @@ from stylegan_toon.training.augment import (
     DiffAugment,
     build_augment,
 )
-from stylegan_toon.training.augment import (
-    pipe as pipe_module,
-)
+from stylegan_toon.training.augment import pipe as pipe_module
 from stylegan_toon.training.augment.base import Dice
 from stylegan_toon.training.augment.geometry import permute, warp
 

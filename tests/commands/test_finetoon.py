@@ -1,0 +1,294 @@
+"""Fine-tooning: the loss against numbers and torch's own, what training does to likeness, and the verb's files."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shell
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tiny import TinyFaces, tiny_generator
+
+from stylegan_toon import blend, finetoon, load_network
+from stylegan_toon.errors import ToonError
+from stylegan_toon.finetoon import main
+from stylegan_toon.models.swap import layer_names, swap_layers
+from stylegan_toon.pipelines.blend import comparison
+from stylegan_toon.pipelines.finetoon import toonier, triplet_loss
+from stylegan_toon.pipelines.generate import generate
+from stylegan_toon.weights import lineage, save_networks, sha256_of
+
+module = importlib.import_module("stylegan_toon.pipelines.finetoon")
+SEEDS = list(range(8))
+
+
+@pytest.fixture
+def faces() -> TinyFaces:
+    return TinyFaces()
+
+
+@pytest.fixture
+def child(tmp_path, checkpoint) -> Path:
+    """A toon network whose file says that it was taught from ``checkpoint``."""
+    path = tmp_path / "child.safetensors"
+    save_networks(path, {"G_ema": tiny_generator(1)}, provenance={"ancestors": [sha256_of(checkpoint)]})
+    return path
+
+
+@pytest.fixture
+def options(checkpoint, child, tmp_path) -> list[object]:
+    """A short run of the verb into ``out``; the recogniser that ships compares the faces."""
+    return ["--base", checkpoint, "--toon", child, "--swap", "b16-", "--seeds", "0-2", "--epochs", 2, "--batch", 2,
+            "--lr", 1e-3, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
+
+
+run, refused = partial(shell.run, main), partial(shell.refused, main)
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+# The loss
+
+
+@pytest.mark.parametrize(
+    ("anchor", "cosines", "legacy", "corrected"),
+    [("the person", (1.0, 0.3), 1.7, 0.3), ("the cartoon", (0.3, 1.0), 0.3, 1.7)],
+)
+def test_the_legacy_sign_rewards_the_cartoon(anchor, cosines, legacy, corrected):
+    """Person and cartoon have cosine 0.3, margin 1: the old loss is lowest where the anchor is the cartoon."""
+    cosines = [torch.tensor(c) for c in cosines]
+    assert float(triplet_loss(*cosines, legacy_sign=True)) == pytest.approx(legacy)
+    assert float(triplet_loss(*cosines)) == pytest.approx(corrected)
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.3, 1.0])
+def test_the_loss_is_that_of_torch(margin):
+    a, p, n = torch.randn(3, 64, 5, generator=torch.Generator().manual_seed(0))
+    to_person, to_toon = F.cosine_similarity(a, p), F.cosine_similarity(a, n)
+    for legacy, distance in ((False, lambda x, y: 1 - F.cosine_similarity(x, y)), (True, torch.nn.CosineSimilarity())):
+        torchs = torch.nn.TripletMarginWithDistanceLoss(distance_function=distance, margin=margin, reduction="none")
+        found = triplet_loss(to_person, to_toon, margin, legacy)
+        torch.testing.assert_close(found, torchs(a, p, n))
+        assert found.min() == 0 or margin == 1  # the hinge is reached
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("swap", "negative"), [("b16-", "b8"), ("b32", "b16"), ("b32.conv1", "b16"), ("b16=0.5,mapping", "b8")]
+)
+def test_the_negative_has_the_next_block_too(swap, negative):
+    names = layer_names(tiny_generator(0))
+    assert toonier(swap, names) == f"{swap},{negative}"
+
+
+@pytest.mark.parametrize("swap", ["", "mapping", "-b8", "all", "b16=0"])
+def test_no_block_below(swap):
+    with pytest.raises(ToonError, match="--negative-swap"):
+        toonier(swap, layer_names(tiny_generator(0)))
+
+
+def likeness(G, other, faces) -> float:
+    """Mean cosine of the pictures of two networks, straight from the pictures."""
+    return float(faces.similarity(generate(G, SEEDS), generate(other, SEEDS)).mean())
+
+
+def test_the_face_comes_closer_and_with_the_legacy_sign_goes_away(tiny_G, tiny_toon, faces):
+    start, negative = blend(tiny_G, tiny_toon, "b16-"), swap_layers(tiny_G, tiny_toon, "b8-")
+    settings = dict(seeds=SEEDS, epochs=10, lr=1e-3, identity=faces)
+    tuned = finetoon(tiny_G, tiny_toon, "b16-", **settings)
+    legacy = finetoon(tiny_G, tiny_toon, "b16-", legacy_sign=True, **settings)
+    person, toon = ([likeness(G, other, faces) for G in (legacy, start, tuned)] for other in (tiny_G, negative))
+    assert person[0] + 0.05 < person[1] < person[2] - 0.05, person
+    assert toon[0] - toon[1] > 0.02 and toon[2] - toon[1] < toon[0] - toon[1], toon
+    assert tuned.provenance["loss"][-1] < tuned.provenance["loss"][0]
+    assert same(tiny_G, tiny_generator(0)) and same(tiny_toon, tiny_generator(1))
+
+
+def test_one_step_is_adam_on_the_written_out_loss(tiny_G, tiny_toon, faces):
+    """A second writing with torch's loss: every parameter moves as it says, the mapping network's too."""
+    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=1, batch=8, psi=0.5, lr=1e-3, identity=faces)
+    mine = swap_layers(tiny_G, tiny_toon, "b16-")
+    z = torch.cat([torch.from_numpy(np.random.RandomState(seed).randn(1, 32)).float() for seed in SEEDS])
+    p, n = (faces(G(z, psi=0.5)).detach() for G in (tiny_G, swap_layers(tiny_G, tiny_toon, "b8-")))
+    distance = torch.nn.TripletMarginWithDistanceLoss(distance_function=lambda x, y: 1 - F.cosine_similarity(x, y))
+    loss = distance(faces(mine(z, psi=0.5)), p, n)
+    loss.backward()
+    assert tuned.provenance["loss"] == [pytest.approx(loss.item(), rel=1e-5)]
+    for (name, ours), theirs in zip(tuned.named_parameters(), mine.parameters(), strict=True):
+        # The first step of Adam is lr * g / (|g| + eps), all but the sign of the gradient.
+        step = -1e-3 * theirs.grad / (theirs.grad.abs() + 1e-8)
+        clear = theirs.grad.abs() > 1e-6  # where rounding cannot turn the sign
+        torch.testing.assert_close((ours - theirs)[clear], step[clear], rtol=0.05, atol=1e-6, msg=name)
+    assert not torch.equal(tuned.mapping.fc0.weight, mine.mapping.fc0.weight)
+
+
+def test_no_epochs_are_the_blend_bit_for_bit(tiny_G, tiny_toon, faces):
+    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=0, identity=faces)
+    assert same(tuned, blend(tiny_G, tiny_toon, "b16-")) and tuned.provenance["steps"] == 0
+
+
+def test_the_same_seed_gives_the_same_network(tiny_G, tiny_toon, faces):
+    first, again, other = (
+        finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=1, lr=1e-3, seed=seed, identity=faces)
+        for seed in (0, 0, 1)
+    )
+    assert same(first, again) and not same(first, other)
+
+
+def test_every_picture_once_an_epoch(tiny_G, tiny_toon, faces):
+    seen = []
+    finetoon(tiny_G, tiny_toon, "b16-", seeds=[*range(5), 0], epochs=2, batch=2, identity=faces, callback=seen.append)
+    assert [(p.epoch, p.step, p.steps) for p in seen] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
+
+
+def test_a_rate_that_blows_up(tiny_G, tiny_toon, faces):
+    with pytest.raises(ToonError, match="--lr"):
+        finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=3, lr=1e30, identity=faces)
+
+
+def test_no_seeds_and_classes(tiny_G, tiny_toon, faces):
+    with pytest.raises(ToonError, match="seed"):
+        finetoon(tiny_G, tiny_toon, "b16-", seeds=[], identity=faces)
+    with pytest.raises(ToonError, match="classes"):
+        finetoon(tiny_generator(0, c_dim=2), tiny_generator(1, c_dim=2), "b16-", seeds=SEEDS, identity=faces)
+
+
+# The verb
+
+
+def test_the_verb_writes_network_and_pictures(tmp_path, checkpoint, child, options):
+    result = run(*options)
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out"
+    assert result.stdout.splitlines()[-1] == str(out) and "loss=" in result.stderr
+    assert "Faces were compared by dlib." in result.stderr and "warning" not in result.stderr
+    pages = ["finetoon-epoch01.png", "finetoon-epoch02.png"]
+    assert sorted(os.listdir(out)) == [*pages, "finetoon.png", "finetoon.safetensors"]
+
+    network = load_network(out / "finetoon.safetensors")
+    base, toon = load_network(checkpoint), load_network(child)
+    expected = finetoon(base, toon, "b16-", seeds=range(3), epochs=2, batch=2, lr=1e-3)
+    assert same(network, expected)
+    known = network.provenance
+    assert known["verb"] == "finetoon" and known["identity"] == "dlib"
+    assert (known["epochs"], known["steps"], known["interrupted"], len(known["loss"])) == (2, 4, False, 2)
+    assert known["options"] == {
+        "swap": "b16-", "negative_swap": "b16-,b8", "seeds": [0, 1, 2], "epochs": 2, "batch": 2, "psi": 0.7,
+        "lr": 1e-3, "margin": 1.0, "legacy_sign": False, "seed": 0,
+    }  # fmt: skip
+    assert [parent["name"] for parent in known["parents"]] == ["tiny.safetensors", "child.safetensors"]
+    assert lineage(network) >= {sha256_of(checkpoint), sha256_of(child)}
+
+    columns = {"base": base, "blend": swap_layers(base, toon, "b16-"), "fine-tooned": network,
+               "toonier": swap_layers(base, toon, "b8-")}  # fmt: skip
+    sheet = np.asarray(comparison(columns, [0, 1, 2]))
+    first, second, last = (np.asarray(Image.open(out / name)) for name in (*pages, "finetoon.png"))
+    assert np.array_equal(last, sheet) and np.array_equal(second, sheet) and not np.array_equal(first, sheet)
+
+
+def test_another_negative_and_the_legacy_sign_reach_the_training(options, tmp_path, checkpoint, child):
+    assert run(*options, "--negative-swap", "all", "--legacy-sign", "--margin", 0.5, "--quiet").exit_code == 0
+    expected = finetoon(
+        checkpoint, child, "b16-", negative_swap="all", legacy_sign=True, margin=0.5, seeds=range(3), epochs=2, batch=2,
+        lr=1e-3,
+    )  # fmt: skip
+    assert same(load_network(tmp_path / "out" / "finetoon.safetensors"), expected)
+
+
+def test_ctrl_c_saves_what_was_learnt(tmp_path, checkpoint, child, options, monkeypatch):
+    """SIGINT in the fourth step, the second of the second epoch."""
+    calls = []
+
+    def loss(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return triplet_loss(*args)
+
+    monkeypatch.setattr(module, "triplet_loss", loss)
+    result = run(*options)
+    assert result.exit_code == 130 and "Stopped; what was learnt is in" in result.stderr
+    out = tmp_path / "out"
+    assert sorted(os.listdir(out)) == ["finetoon-epoch01.png", "finetoon.png", "finetoon.safetensors"]
+    network = load_network(out / "finetoon.safetensors")
+    known = network.provenance
+    assert (known["epochs"], known["steps"], known["interrupted"]) == (1, 3, True)
+    assert not same(network, blend(checkpoint, child, "b16-"))
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("swap", ["--swap", "--negative-swap"])
+def test_no_such_block(tmp_path, options, swap):
+    assert "'b7' in the swap is no part of these networks" in refused(*options, swap, "b7")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_toonier_blend(tmp_path, options):
+    assert "--negative-swap" in refused(*options, "--swap", "-b16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_networks_of_different_sizes(tmp_path, options):
+    big = tmp_path / "big.safetensors"
+    save_networks(big, {"G_ema": tiny_generator(1, resolution=64)})
+    line = refused(*options, "--toon", big)
+    assert "tiny.safetensors and big.safetensors cannot be blended, they differ in resolution (32 and 64)" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, options):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("finetoon.safetensors", "finetoon.png", "finetoon-epoch02.png"):
+        (out / name).write_bytes(b"mine")
+        assert "--overwrite" in refused(*options)
+        assert os.listdir(out) == [name] and (out / name).read_bytes() == b"mine"
+        (out / name).unlink()
+    (out / "finetoon.safetensors").write_bytes(b"mine")
+    assert run(*options, "--overwrite").exit_code == 0
+    assert load_network(out / "finetoon.safetensors").provenance["steps"] == 4
+
+
+def test_a_folder_that_cannot_be(tmp_path, options):
+    (tmp_path / "file").touch()
+    assert "is a file, not a folder" in refused(*options, "--out", tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written(options, monkeypatch):
+    """Permissions do not bind root, so the operating system's answer is given here."""
+
+    def denied(**where):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("stylegan_toon.files.tempfile.TemporaryFile", denied)
+    monkeypatch.setattr(
+        importlib.import_module("stylegan_toon.finetoon"),
+        "tune",
+        lambda *args, **options: pytest.fail("the long work came first"),
+    )
+    assert "cannot be written (no permission)" in refused(*options)
+
+
+def test_no_face_embedding(options, toon_checkpoint):
+    """A network file does not compare faces."""
+    assert "toon.safetensors is no face embedding" in refused(*options, "--identity", toon_checkpoint)
+
+
+def test_strangers_are_told_once(options, toon_checkpoint):
+    result = run(*options, "--toon", toon_checkpoint, "--epochs", 0)
+    assert result.exit_code == 0 and result.stderr.count("share no ancestor") == 1

@@ -1,0 +1,225 @@
+"""Detection, the FFHQ crop and its inverse, against geometry that is known beforehand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.align import Aligned, align, crop, detect_faces, ffhq_quad, paste_back
+
+
+def square(centre, side, degrees) -> np.ndarray:
+    """Corners upper left, lower left, lower right, upper right of a square turned clockwise (as seen)."""
+    t = math.radians(degrees)
+    x = np.array([math.cos(t), math.sin(t)]) * side / 2
+    y = np.array([-x[1], x[0]])
+    return np.array(centre) + np.stack([-x - y, -x + y, x + y, x - y])
+
+
+def scene(face: Image.Image, quad: np.ndarray, size=(640, 560)) -> Image.Image:
+    """A photo with ``face`` in the square ``quad``, placed by Pillow's perspective-free QUAD inverse: an affine map."""
+    matrix = np.column_stack([(quad[3] - quad[0]) / face.width, (quad[1] - quad[0]) / face.height, quad[0]])
+    inverse = np.linalg.inv(np.vstack([matrix, (0, 0, 1)]))[:2].ravel()
+    photo = Image.new("RGB", size, (108, 128, 150))
+    mask = Image.new("L", face.size, 255).transform(size, Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC)
+    photo.paste(face.transform(size, Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC), mask=mask)
+    return photo
+
+
+def waves(x, y):
+    """A smooth picture with a formula, [.., 3] in 0..255."""
+    return np.stack([128 + 100 * np.sin(x / 40), 128 + 100 * np.cos(y / 30), 128 + 60 * np.sin((x + y) / 50)], -1)
+
+
+def waves_photo(width: int, height: int) -> Image.Image:
+    return Image.fromarray(
+        np.rint(waves(*np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5))).astype("uint8")
+    )
+
+
+@pytest.mark.parametrize(
+    ("centre", "side", "degrees"),
+    [((300, 280), 256, 0), ((330, 260), 420, 18), ((250, 330), 150, -30), ((320, 280), 90, 5)],
+)
+def test_a_face_is_found_where_it_was_put(face_picture, face_landmarks, centre, side, degrees):
+    quad = square(centre, side, degrees)
+    (face,) = detect_faces(scene(face_picture, quad))
+    x, y = (quad[3] - quad[0]) / 256, (quad[1] - quad[0]) / 256
+    truth = quad[0] + face_landmarks[:, :1] * x + face_landmarks[:, 1:] * y
+    error = np.hypot(*(face.landmarks - truth).T) / side
+    assert error[[0, 1]].max() < 0.025 and error.max() < 0.05  # parts of the crop's side
+    assert face.confidence > 0.95
+    inside = (face.landmarks > face.box[:2]) & (face.landmarks < face.box[2:])
+    assert inside.all() and 0 < face.area < side**2
+
+    # The drawn face is aligned by construction, so aligning it again must give its own square back.
+    aligned = align(scene(face_picture, quad), face, 256)
+    corners = np.hypot(*(aligned.quad - quad).T) / side
+    assert corners.max() < 0.06
+    assert aligned.image.size == (256, 256)
+
+
+def test_faces_come_from_left_to_right(face_picture):
+    photo = Image.new("RGB", (720, 300), (108, 128, 150))
+    for x, side in ((440, 256), (250, 130), (20, 200)):
+        photo.paste(face_picture.resize((side, side)), (x, 20))
+    faces = detect_faces(photo)
+    lefts = [face.box[0] for face in faces]
+    assert len(faces) == 3 and lefts == sorted(lefts)
+    assert max(faces, key=lambda face: face.area) is faces[2]
+
+
+def test_detection_does_not_depend_on_the_size_of_the_copy(face_picture):
+    photo = scene(face_picture, square((310, 280), 300, 8))
+    (small,) = detect_faces(photo)
+    (large,) = detect_faces(photo.resize((2560, 2240), Image.Resampling.BICUBIC))
+    assert np.abs(large.landmarks / 4 - small.landmarks).max() < 300 * 0.015
+
+
+def test_a_face_cut_by_the_edge_of_the_photo_is_still_placed_well(face_picture, face_landmarks):
+    photo = face_picture.crop((60, 40, 256, 256))
+    (face,) = detect_faces(photo)
+    assert np.abs(face.landmarks - (face_landmarks - (60, 40))).max() < 0.05 * 256
+
+
+def test_no_face_and_too_small_are_one_sentence():
+    for photo, words in (
+        (waves_photo(300, 200), "No face was found in holiday.jpg"),
+        (Image.new("RGB", (1, 1)), "holiday.jpg is only 1x1 pixels"),
+        (Image.new("RGB", (500, 31)), "31"),
+    ):
+        with pytest.raises(ToonError, match=words) as caught:
+            detect_faces(photo, name="holiday.jpg")
+        assert "\n" not in str(caught.value)
+
+
+def test_ffhq_quad_of_two_faces_worked_out_by_hand():
+    # Eyes 2 apart, mouth 2 below: 4 eye distances is more than 3.6 x 2, so the side is 8, centred at (0, 0.2).
+    quad = ffhq_quad(np.array([[-1, 0], [1, 0], [0, 1], [-0.5, 2], [0.5, 2]]))
+    np.testing.assert_allclose(quad, square((0, 0.2), 8, 0), atol=1e-12)
+    # Mouth 3 below: 3.6 x 3 is more.
+    quad = ffhq_quad(np.array([[-1, 0], [1, 0], [0, 1], [-0.5, 3], [0.5, 3]]))
+    np.testing.assert_allclose(quad, square((0, 0.3), 10.8, 0), atol=1e-12)
+
+
+landmark = st.floats(-1, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(landmark, min_size=10, max_size=10), st.floats(-180, 180), st.floats(0.1, 50), landmark, landmark)
+def test_ffhq_quad_turns_scales_and_moves_with_the_face(jitter, degrees, scale, dx, dy):
+    points = np.array([[-1, 0], [1, 0], [0, 1], [-0.5, 2], [0.5, 2]]) + 0.3 * np.array(jitter).reshape(5, 2)
+    t = math.radians(degrees)
+    turn = scale * np.array([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]])
+    moved = ffhq_quad(points @ turn.T + (dx, dy))
+    np.testing.assert_allclose(moved, ffhq_quad(points) @ turn.T + (dx, dy), atol=1e-9 * scale + 1e-9)
+    # Always a square.
+    sides = np.diff(np.vstack([moved, moved[:1]]), axis=0)
+    lengths = np.hypot(*sides.T)
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-9)
+    assert abs(sides[0] @ sides[1]) < 1e-9 * lengths[0] ** 2
+
+
+@pytest.mark.parametrize("side", [100, 230, 700])
+@pytest.mark.parametrize("degrees", [0, 25, -70, 180])
+def test_crop_samples_the_square_antialiased(side, degrees):
+    quad = square((500, 480), side, degrees)
+    size = 96
+    result = np.asarray(crop(waves_photo(1000, 960), quad, size)).astype(float)
+    u, v = np.meshgrid((np.arange(size) + 0.5) / size, (np.arange(size) + 0.5) / size)
+    at = quad[0] + u[..., None] * (quad[3] - quad[0]) + v[..., None] * (quad[1] - quad[0])
+    assert np.abs(result - waves(at[..., 0], at[..., 1])).max() < 4
+
+
+def test_crop_does_not_alias():
+    checks = np.indices((800, 800)).sum(0) % 2 * 255
+    photo = Image.fromarray(checks.astype(np.uint8)).convert("RGB")
+    result = np.asarray(crop(photo, square((400, 400), 600, 10), 64)).astype(float)
+    assert np.abs(result - 127.5).max() < 6
+
+
+def test_crop_beyond_the_edge_mirrors_and_fades_without_a_seam():
+    photo = waves_photo(300, 300)
+    quad = square((60, 80), 400, 12)
+    result = np.asarray(crop(photo, quad, 200)).astype(float)
+    u, v = np.meshgrid((np.arange(200) + 0.5) / 200, (np.arange(200) + 0.5) / 200)
+    at = quad[0] + u[..., None] * (quad[3] - quad[0]) + v[..., None] * (quad[1] - quad[0])
+    inside = ((at > 60) & (at < 240)).all(-1)
+    assert inside.sum() > 2000
+    assert np.abs(result - waves(at[..., 0], at[..., 1]))[inside].max() < 4
+    assert np.abs(np.diff(result, axis=0)).max() < 40 and np.abs(np.diff(result, axis=1)).max() < 40
+    assert result[~inside].std(0).max() < waves(at[..., 0], at[..., 1])[~inside].std(0).max()
+
+
+def test_crop_outside_the_photo_is_refused():
+    with pytest.raises(ToonError, match="outside the photo"):
+        crop(Image.new("RGB", (100, 100)), square((900, 900), 100, 0), 64)
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_pasting_the_crop_back_changes_nearly_nothing(face_picture, degrees):
+    photo = scene(face_picture, square((330, 280), 300, degrees))
+    (face,) = detect_faces(photo)
+    aligned = align(photo, face, 512)
+    result = paste_back(photo, aligned, aligned.image)
+    error = np.asarray(result).astype(float) - np.asarray(photo)
+    assert result.size == photo.size
+    assert 10 * math.log10(255**2 / (error**2).mean()) > 45
+
+
+@pytest.mark.parametrize("picture_size", [64, 300, 900])
+def test_paste_back_has_a_soft_edge_and_touches_nothing_else(picture_size):
+    photo = Image.new("RGB", (400, 360), "black")
+    quad = square((210, 170), 200, 30)
+    aligned = Aligned(Image.new("RGB", (64, 64)), quad)
+    white = Image.new("RGB", (picture_size, picture_size), "white")
+    alpha = np.asarray(paste_back(photo, aligned, white, feather=0.2))[..., 0] / 255
+    assert np.asarray(photo).max() == 0
+    x, y = np.meshgrid(np.arange(400) + 0.5, np.arange(360) + 0.5)
+    offset = np.stack([x, y], -1) - quad[0]
+    axes = np.stack([quad[3] - quad[0], quad[1] - quad[0]])
+    u, v = (offset @ axes.T / 200**2).transpose(2, 0, 1)
+
+    def ramp(a):
+        t = np.clip(np.minimum(a, 1 - a) / 0.2, 0, 1)
+        return t * t * (3 - 2 * t)
+
+    np.testing.assert_allclose(alpha, ramp(u) * ramp(v), atol=0.03)
+    assert alpha[(u < 0) | (v < 0) | (u > 1) | (v > 1)].max() == 0
+    assert alpha[(np.abs(u - 0.5) < 0.25) & (np.abs(v - 0.5) < 0.25)].min() == 1
+
+
+def test_paste_back_in_place_is_the_same():
+    photo = waves_photo(300, 200)
+    aligned = Aligned(Image.new("RGB", (8, 8)), square((140, 100), 150, 40))
+    picture = waves_photo(64, 64)
+    expected = paste_back(photo, aligned, picture)
+    assert paste_back(photo, aligned, picture, in_place=True) is photo
+    np.testing.assert_array_equal(np.asarray(photo), np.asarray(expected))
+
+
+def test_paste_back_puts_every_pixel_where_it_came_from():
+    photo = waves_photo(900, 700)
+    quad = square((450, 350), 500, -25)
+    aligned = Aligned(crop(photo, quad, 500), quad)
+    marked = aligned.image.copy()
+    marked.paste("red", (190, 290, 210, 310))  # centred at (0.4, 0.6) of the crop
+    difference = np.asarray(paste_back(photo, aligned, marked)).astype(int) - np.asarray(photo)
+    rows, columns = np.nonzero(np.abs(difference).max(-1) > 60)
+    expected = quad[0] + 0.4 * (quad[3] - quad[0]) + 0.6 * (quad[1] - quad[0])
+    np.testing.assert_allclose([columns.mean() + 0.5, rows.mean() + 0.5], expected, atol=0.7)
+
+
+def test_paste_back_of_a_face_over_the_edge_keeps_the_photos_size():
+    photo = waves_photo(300, 200)
+    aligned = Aligned(Image.new("RGB", (8, 8)), square((280, 10), 250, 10))
+    result = paste_back(photo, aligned, Image.new("RGB", (256, 256), "white"))
+    assert result.size == (300, 200)
+    assert np.asarray(result)[30:60, 270:].min() > 200
+    np.testing.assert_array_equal(np.asarray(result)[:, :120], np.asarray(photo)[:, :120])

@@ -1,0 +1,103 @@
+"""However many processes and parts, the same training."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+import torch
+from tiny import tiny_discriminator, tiny_generator
+from trainings import SERVER, assert_close, go, go_together, start_together, tensors
+
+from stylegan_toon import distributed
+from stylegan_toon.distributed import Team, team
+from stylegan_toon.errors import ToonError
+from stylegan_toon.training.config import TrainConfig
+from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.state import read_snapshot
+
+
+@pytest.mark.parametrize(("total", "unit", "size"), [(32, 4, 2), (32, 4, 3), (7, 1, 3), (12, 12, 1), (20, 4, 5)])
+def test_shares_are_whole_units_and_leave_nothing_out(total, unit, size):
+    shares = [Team(rank, size).share(total, unit) for rank in range(size)]
+    assert [row for share in shares for row in share] == list(range(total))
+    assert all(len(share) % unit == 0 for share in shares)
+    assert max(map(len, shares)) - min(map(len, shares)) <= unit
+
+
+@pytest.fixture
+def alone(pictures, tmp_path):
+    """20 steps of one process in one part, with everything on."""
+    return go(pictures, tmp_path / "alone", cond=True)
+
+
+def test_two_processes_and_parts_are_one(pictures, tmp_path, alone):
+    assert read_snapshot(alone).progress.steps == 20
+    go_together(2, pictures, tmp_path / "two", cond=True)
+    assert_close(alone, tmp_path / "two" / alone.name)
+    assert_close(alone, go(pictures, tmp_path / "parts", cond=True, batch_gpu=4))
+    p = tensors(alone)["p"]
+    assert 0.3 < p < 0.9 and p != 0.6  # ADA was at work
+    assert (tensors(alone)["ada.count"] == 0).all() and tensors(alone)["path_length"] > 0
+    start = tiny_generator(0, c_dim=2, resolution=16, channel_base=128, channel_max=16).state_dict()
+    moved = [(tensors(alone)[f"G.{k}"] - v).abs().max() for k, v in start.items() if "weight" in k]
+    assert min(moved) > 1e-3  # and the comparison is about something
+
+
+def test_uneven_shares(pictures, tmp_path):
+    """Three groups of four for two processes: one and two."""
+    options = dict(batch=12, kimg=0.06)
+    one = go(pictures, tmp_path / "one", **options)
+    go_together(2, pictures, tmp_path / "two", **options)
+    assert_close(one, tmp_path / "two" / one.name)
+
+
+def test_a_dead_process_ends_all_with_a_sentence(pictures, tmp_path):
+    done = SERVER.Value("q", 0)
+    processes, last_words = start_together(2, pictures, tmp_path / "run", kimg=1000, done=done)
+    while done.value < 16:
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.01)
+    processes[1].kill()
+    rank, sentence = last_words.get(timeout=120)
+    processes[0].join()
+    assert (
+        rank == 0 and sentence.startswith("Another process of this training has ended") and "--resume auto" in sentence
+    )
+
+
+def test_one_that_cannot_read_a_picture_ends_all(pictures, tmp_path):
+    (pictures / "07.png").write_text("not a picture")
+    processes, last_words = start_together(2, pictures, tmp_path / "run", kimg=1000)
+    told = dict(last_words.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join()
+    assert sorted("07.png" in sentence for sentence in told.values()) == [False, True]
+    assert sorted("Another process" in sentence for sentence in told.values()) == [False, True]
+
+
+def test_processes_that_cannot_meet(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ToonError, match="use torchrun"), team(torch.device("cpu")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "sentence"), [(6, 1, "multiple of 4"), (4, 2, "give 8 or more"), (8, 3, "give 12 or more")]
+)
+def test_batches_that_cannot_be_shared_out(batch, size, sentence):
+    with pytest.raises(ToonError, match=sentence):
+        Trainer(tiny_generator(), tiny_discriminator(), range(9), None, TrainConfig(batch=batch), team=Team(0, size))
+
+
+def test_alone_nothing_is_exchanged(monkeypatch):
+    monkeypatch.setattr(distributed, "dist", None)
+    value = torch.ones(2)
+    Team().sum(value)
+    Team().share_out([value])
+    assert value.tolist() == [1, 1] and Team().least(3, value.device) == 3
+    assert Team().any(True, value.device) and not Team().any(False, value.device)
+    with contextlib.suppress(KeyError), team(torch.device("cpu")) as (alone, device):
+        assert alone == Team() and device.type == "cpu"

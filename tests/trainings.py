@@ -1,0 +1,153 @@
+"""Small trainings, also in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo
+from PIL import Image
+from tiny import tiny_discriminator, tiny_generator
+
+from stylegan_toon.data.datasets import ImageDataset, PairDataset
+from stylegan_toon.distributed import team
+from stylegan_toon.errors import ToonError
+from stylegan_toon.training.config import TrainConfig
+from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.snapshots import snapshots
+from stylegan_toon.training.state import Snapshot, find_snapshot, read_snapshot
+
+SMALL = dict(resolution=16, channel_base=128, channel_max=16)
+# Every regulariser often, ADA in motion, style mixing, a ramp.
+BUSY = dict(
+    batch=8, kimg=0.16, gamma=2.0, p=0.6, ada_kimg=1, ema_kimg=0.05, ema_rampup=0.5, d_reg_interval=3, workers=0,
+    snapshot_kimg=10.0,
+)  # fmt: skip
+
+
+def picture_set(folder: Path) -> Path:
+    """A dozen 16 px pictures, with two classes for those who ask: the odd ones are dark."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = [f"{i:02d}.png" for i in range(12)]
+    for i, name in enumerate(names):
+        colour = rng.integers(0, 255, (2, 2, 3), dtype=np.uint8) // (1 + 3 * (i % 2))
+        Image.fromarray(colour).resize((16, 16), Image.Resampling.BICUBIC).save(folder / name)
+    (folder / "dataset.json").write_text(json.dumps({"labels": [[name, i % 2] for i, name in enumerate(names)]}))
+    return folder
+
+
+class Watched(Trainer):
+    """Tells another process how many pictures it has seen, or presses Ctrl-C after some steps."""
+
+    done, stop = None, None
+
+    def step(self) -> None:
+        super().step()
+        self._after()
+
+    def pairs_step(self) -> None:
+        super().pairs_step()
+        self._after()
+
+    def _after(self) -> None:
+        if self.done is not None:
+            self.done.value = self.progress.seen
+        if self.stop is not None:
+            self.stop -= 1
+            if not self.stop:
+                signal.raise_signal(signal.SIGINT)
+
+
+def go(
+    data: Path, folder: Path, resume: str | None = None, *, cond: bool = False, pairs: bool = False, done: Any = None,
+    stop: int | None = None, **options: Any,
+) -> Path | None:  # fmt: skip
+    """Train tiny networks as the verb does, or ``stop`` after so many steps; returns the newest snapshot."""
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    config = TrainConfig(**{**BUSY, **options})
+    pictures = ImageDataset(data, 16, labels=cond)
+    known = PairDataset(ImageDataset(data, 16), np.random.default_rng(1).standard_normal((12, 32))) if pairs else None
+    with team(torch.device("cpu")) as (processes, _):
+        start = find_snapshot(resume, folder) if resume else None
+        c_dim = pictures.label_dim
+        new = {"G": tiny_generator(0, c_dim=c_dim, **SMALL), "D": tiny_discriminator(0, c_dim=c_dim, **SMALL)}
+        trainer = Watched(
+            pictures=pictures, folder=folder, config=config, team=processes, resume=start, quiet=True, pairs=known,
+            **(start.networks if start else new),
+        )  # fmt: skip
+        trainer.done, trainer.stop = done, stop
+        with contextlib.suppress(KeyboardInterrupt):
+            trainer.run()
+    return next(iter(snapshots(folder)), None)  # None where another process writes
+
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["runs"])
+
+
+def start(function: Callable, *args: Any, **kwargs: Any) -> multiprocessing.Process:
+    """A process that does not pay for importing torch."""
+    process = SERVER.Process(target=function, args=args, kwargs=kwargs)
+    process.start()
+    return process
+
+
+def member(rank: int, size: int, port: int, last_words: Any, *args: Any, **kwargs: Any) -> None:
+    """`go` as one of many, as torchrun would start it."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    try:
+        go(*args, **kwargs)
+    except ToonError as error:
+        last_words.put((rank, str(error)))
+
+
+def start_together(size: int, *args: Any, **kwargs: Any) -> tuple[list[multiprocessing.Process], Any]:
+    """``size`` processes that train as one, and a queue of ``(rank, sentence)`` from those that cannot."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    last_words = SERVER.Queue()
+    return [start(member, rank, size, port, last_words, *args, **kwargs) for rank in range(size)], last_words
+
+
+def go_together(size: int, *args: Any, **kwargs: Any) -> None:
+    processes, last_words = start_together(size, *args, **kwargs)
+    for process in processes:
+        process.join()
+    assert last_words.empty() and [process.exitcode for process in processes] == [0] * size
+
+
+def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:
+    """All of a snapshot's tensors by name, and p."""
+    snapshot = snapshot if isinstance(snapshot, Snapshot) else read_snapshot(snapshot)
+    found = {f"{n}.{k}": v for n, network in snapshot.networks.items() for k, v in network.state_dict().items()}
+    return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.progress.p, dtype=torch.float64)}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Both hold the same, bit for bit."""
+    x, y = tensors(a), tensors(b)
+    assert x.keys() == y.keys() and not [name for name in x if not torch.equal(x[name], y[name])]
+
+
+def assert_close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
+    """Both hold the same: the error of a tensor is within ``tolerance`` of its norm, that of an entry within ten times
+    ``tolerance`` of the largest, or of 1. Adam's first steps make much of the rounding of gradients near 0.
+    """
+    x, y = tensors(a), tensors(b)
+    assert x.keys() == y.keys()
+    for name, value in x.items():
+        value, other = value.double(), y[name].double()
+        assert (value - other).norm() <= tolerance * max(float(value.norm()), 1), name
+        assert (value - other).abs().max() <= 10 * tolerance * max(float(value.abs().max()), 1), name
