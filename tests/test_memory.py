@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
-from trainings import assert_close, go
+from trainings import assert_close, go, picture_set
 
 from stylegan_toon import memory
 from stylegan_toon.memory import free_memory, most_that_fits, saved_bytes
 from stylegan_toon.training.state import read_snapshot
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    return picture_set(tmp_path / "set")
 
 
 def test_saved_bytes_counts_each_storage_once():
