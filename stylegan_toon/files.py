@@ -14,21 +14,25 @@ from typing import Any, BinaryIO
 from .errors import ToonError
 
 
-class Sips:
-    """A file that is read in sips of at most ``most`` bytes; to be given to `zipfile`.
+class BoundedReader:
+    """A file that refuses to read more than ``most`` bytes at once; for `zipfile`.
 
-    That reads a table of contents in one gulp, as large as the file says, before anybody can ask how many members
-    there are, and makes ten times as much memory of it.
+    `zipfile` reads a table of contents as large as the file claims before the number of members is known, and needs
+    ten times as much memory for it.
     """
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file, self._most = file, most
 
     def read(self, size: int = -1) -> bytes:
-        """As of the file; raises ToonError for more than ``most`` bytes."""
+        """Read as from the file. Raises ToonError for more than ``most`` bytes."""
         if size > self._most:
             raise ToonError(f"{self._file.name} is a zip with far too many members: split it, or give another file.")
         return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Seek as in the file."""
+        return self._file.seek(offset, whence)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ToonError
-from ..files import Sips
+from ..files import BoundedReader
 from .images import SUFFIXES
 
 LABEL_FILE = "dataset.json"
@@ -105,7 +105,7 @@ class Archive:
         # A zip handle shared across a fork would share its file position, too.
         if self._zip is None or self._owner != os.getpid():
             try:
-                self._zip = zipfile.ZipFile(Sips(open(self.path, "rb"), MAX_DIRECTORY))  # noqa: SIM115 (kept open)
+                self._zip = zipfile.ZipFile(BoundedReader(open(self.path, "rb"), MAX_DIRECTORY))  # noqa: SIM115 (kept open)
             except (OSError, zipfile.BadZipFile, ValueError) as error:
                 raise ToonError(
                     f"{self.path} is neither a folder nor a readable zip of pictures: give one of those."

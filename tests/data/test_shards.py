@@ -303,7 +303,7 @@ def test_only_shards_have_lanes(by_hand, tmp_path):
 
 
 def test_plain_http_leads_to_no_files(tmp_path):
-    handler = download._HttpToo()
+    handler = download._Redirects(("http", "https"))
     with pytest.raises(ToonError, match="neither an http nor"):
         handler.redirect_request(None, None, 302, "Found", {}, "file:///etc/passwd")
     with pytest.raises(ToonError, match="neither an http nor"):

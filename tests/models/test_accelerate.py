@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import warnings
+from importlib import import_module
 
 import pytest
 import shell
 import torch
 from tiny import tiny_discriminator, tiny_generator
 
-from stylegan_toon import generate, project, toonify
+from stylegan_toon import generate, project
 from stylegan_toon.features.perceptual import DiscriminatorFeatures
 from stylegan_toon.inversion import optimise as inversion
 from stylegan_toon.models import accelerate as module
@@ -194,17 +195,19 @@ def test_off_is_the_function_itself_and_nonsense_is_refused(tiny_G):
         accelerate(tiny_G, "fast")
 
 
-@pytest.mark.parametrize("verb", [generate, project, toonify])
-def test_every_verb_that_paints_has_the_switch(verb):
-    (option,) = [p for p in verb.main.params if p.name == "accelerate"]
+@pytest.mark.parametrize("command", ["generate", "project", "toonify"])
+def test_every_command_that_makes_pictures_has_the_option(command):
+    main = import_module(f"stylegan_toon.{command}").main
+    (option,) = [p for p in main.params if p.name == "accelerate"]
     assert tuple(option.type.choices) == ACCELERATE and option.default == "auto"
 
 
-def test_graphs_on_a_cpu_are_said_not_to_be(tmp_path, checkpoint):
+def test_a_warning_says_that_graphs_need_cuda(tmp_path, checkpoint):
+    main = import_module("stylegan_toon.generate").main
     options = ["--network", checkpoint, "--seeds", "0-3", "--batch", 1, "--device", "cpu", "--quiet"]
-    told = shell.run(generate.main, *options, "--accelerate", "graphs", "--out", tmp_path / "graphs")
+    told = shell.run(main, *options, "--accelerate", "graphs", "--out", tmp_path / "graphs")
     assert told.stderr.count("warning: CUDA graphs need a CUDA device: going on without them.") == 1
-    assert "CUDA" not in shell.run(generate.main, *options, "--out", tmp_path / "auto").stderr
+    assert "CUDA" not in shell.run(main, *options, "--out", tmp_path / "auto").stderr
     assert (tmp_path / "graphs/grid.png").read_bytes() == (tmp_path / "auto/grid.png").read_bytes()
 
 
