@@ -183,9 +183,9 @@ class PickleFile:
         if not _calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
             raise PickleError("it is damaged: a tensor has no storage")
         content = source.args[0]
-        encoded = _calls(content, "_codecs", "encode") and len(content.args) > 0
-        if encoded:
-            content = content.args[0]
+        encoded = False
+        if _calls(content, "_codecs", "encode"):
+            content, encoded = next(iter(content.args), None), True
         if not isinstance(content, (Span, bytes, str)):
             raise PickleError("it is damaged: a storage has no bytes")
         if content not in self._inside:
