@@ -25,7 +25,7 @@ from stylegan_toon.dataset_builder.build import make_set
 from stylegan_toon.dataset_builder.filters import perceptual_hash
 from stylegan_toon.dataset_builder.journal import Journal
 from stylegan_toon.dataset_builder.parallel import ordered_map
-from stylegan_toon.dataset_builder.prepare import Outcome, Recipe, encoded, prepare
+from stylegan_toon.dataset_builder.recipe import Outcome, Recipe, encoded, prepare
 from stylegan_toon.errors import ToonError
 
 INTERRUPTED = """

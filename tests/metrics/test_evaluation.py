@@ -30,8 +30,8 @@ from stylegan_toon.metrics import (
     precision_recall,
 )
 from stylegan_toon.metrics import suite as suite_module
-from stylegan_toon.metrics.cache import content_digest
-from stylegan_toon.metrics.collect import collect, labels_of, latents
+from stylegan_toon.metrics.batches import collect, labels_of, latents
+from stylegan_toon.metrics.feature_cache import content_digest
 
 NAMES = ["fd-project", "kd-project", "pr-project"]
 
@@ -321,7 +321,7 @@ def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
     identity = Suite(["identity"])
     with pytest.raises(ToonError, match="as the base"):
         evaluate(tiny_G, None, identity, samples=5)
-    with pytest.raises(ToonError, match="taught from"):
+    with pytest.raises(ToonError, match="fine-tuned from"):
         evaluate(tiny_G, None, identity, samples=5, base=tiny_generator(0, z_dim=16))
     with pytest.raises(ToonError, match="needs a network"):
         evaluate_pictures(pictures, None, identity)
