@@ -50,7 +50,7 @@ def frechet_distance(mu1: Tensor, s1: Tensor, mu2: Tensor, s2: Tensor) -> float:
 
 
 def _factor(s: Tensor) -> Tensor:
-    """``A`` ``[rank, D]`` with ``A^T A = s``, without eigenvalues of the size of rounding errors, whose roots are large."""
+    """``A`` ``[rank, D]`` with ``A^T A = s``, without eigenvalues as small as rounding errors (their roots are not)."""
     values, vectors = torch.linalg.eigh(s)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values.max().clamp(min=0)
     return values[kept].sqrt()[:, None] * vectors[:, kept].T
