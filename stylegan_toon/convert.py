@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -33,9 +34,11 @@ def main(
 
     Prints what was found, and the largest difference between the pictures of the original and of the written file.
     """
+    if mirror:
+        os.environ["STYLEGAN_TOON_MIRROR"] = mirror
     members = [part.strip() for part in only.split(",")] if only else None
     networks, notes = convert(
-        network, out, only=members, layout=layout, half=half, resolution=resolution, mirror=mirror, overwrite=overwrite
+        network, out, only=members, layout=layout, half=half, resolution=resolution, overwrite=overwrite
     )
     click.echo(table(networks))
     for note in notes:

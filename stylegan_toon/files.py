@@ -15,23 +15,23 @@ from .errors import ToonError
 
 
 class BoundedReader:
-    """A file that refuses to read more than ``most`` bytes at once; for `zipfile`.
+    """A file whose reads are limited to ``most`` bytes each, for `zipfile`.
 
-    `zipfile` reads a table of contents as large as the file claims before the number of members is known, and needs
-    ten times as much memory for it.
+    `zipfile` reads the table of contents in one call, of the size that the file itself states, and needs about ten
+    times that much memory before the number of members can be checked.
     """
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._file, self._most = file, most
 
     def read(self, size: int = -1) -> bytes:
-        """Read as from the file. Raises ToonError for more than ``most`` bytes."""
+        """As of the file; raises ToonError for more than ``most`` bytes."""
         if size > self._most:
             raise ToonError(f"{self._file.name} is a zip with far too many members: split it, or give another file.")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Seek as in the file."""
+        """As of the file."""
         return self._file.seek(offset, whence)
 
     def __getattr__(self, name: str) -> Any:

@@ -105,7 +105,7 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception) -> ToonError:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return ToonError(f"{name} is damaged or not really a picture ({reason}): save it anew in an editor.")
+    return ToonError(f"{name} is damaged or not really a picture ({reason}): save it again in an editor.")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -96,7 +96,8 @@ class DiscriminatorBlock(nn.Module):
         layout = memory_format(device, compute)
         if x is not None:
             x = x.to(dtype=compute, memory_format=layout)
-        if self.has_fromrgb and img is not None:
+        if self.has_fromrgb:
+            assert img is not None  # given to the first block; "skip" passes it on
             y = self.fromrgb(img.to(dtype=compute, memory_format=layout))
             x = y if x is None else x + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
@@ -150,7 +151,8 @@ class DiscriminatorEpilogue(nn.Module):
 
     def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
         x = x.float().contiguous()
-        if hasattr(self, "fromrgb") and img is not None:
+        if hasattr(self, "fromrgb"):
+            assert img is not None  # "skip" passes the picture on from block to block
             x = x + self.fromrgb(img.float())
         if self.std_channels > 0:
             x = minibatch_std(x, self.group_size, self.std_channels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Scaled(nn.Module):
     """A tensor ``value * gain`` of which only ``value`` learns.
 
-    Adam moves every number by about its learning rate, whatever its size. Where layers differ in scale by hundreds,
+    Adam moves every number, large or small, by about its learning rate. Where layers differ in scale by hundreds,
     as those of a network trained elsewhere do, that is too much for some and nothing for others. With ``value`` of
     root mean square 1 every layer moves by the same share of itself: StyleGAN's equalised learning rate (Karras et
     al. 2018, section 4.1), with the scale measured instead of derived from the initialisation.

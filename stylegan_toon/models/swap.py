@@ -21,7 +21,7 @@ from .stylegan2 import Generator
 
 PRESETS = {"toonify": "-b32", "fine-toon": "b64-"}
 
-# Fields in which two networks must agree, whatever is swapped. Sizes of the mapping network count only if it is.
+# Fields in which two networks must always agree. Sizes of the mapping network count only if it is swapped.
 _SHARED = ("resolution", "img_channels", "z_dim", "w_dim", "c_dim")
 _ALIKE = ("architecture", "wavelet", "resample_filter", "use_noise", "activation")  # where the family has them
 
@@ -225,7 +225,7 @@ def _refuse_misfits(base: Generator, toon: Generator, shares: dict[str, float], 
         listed = ", ".join(f"{f} ({getattr(base.config, f)} and {getattr(toon.config, f)})" for f in differing)
         raise ToonError(
             f"{names[0]} and {names[1]} cannot be blended, they differ in {listed}: choose two networks of one size, "
-            "best one taught from the other."
+            "preferably one fine-tuned from the other."
         )
     ours, theirs = (
         {name: list(tensor.shape) for name, tensor in network.state_dict().items() if shares[_layer_of(name)] > 0}

@@ -27,7 +27,6 @@ def convert(
     layout: str = "ada",
     half: bool = False,
     resolution: int | None = None,
-    mirror: str | None = None,
     overwrite: bool = False,
 ) -> tuple[dict[str, nn.Module], list[str]]:
     """Read a family of networks from any source and write it in the format that the ending of ``out`` names.
@@ -38,8 +37,7 @@ def convert(
         only: members to take: ``"G_ema"``, ``"G"``, ``"D"``. None = all.
         layout: for ``.pkl``, the repository that shall load it: "ada" or "stylegan3".
         half: store ``.safetensors`` in float16, half the size.
-        resolution: cut mobile generators to their pictures of this size; see `models.heads.cut`.
-        mirror: https folder to download networks from instead of their own address.
+        resolution: cut mobile generators to what they paint at this size; see `nn.heads.cut`.
         overwrite: replace ``out`` if it exists.
 
     Returns:
@@ -51,7 +49,7 @@ def convert(
     out, dtype = Path(out), torch.float16 if half else None
     ending(out, dtype)
     refuse_overwrite([out], overwrite)
-    networks = load_family(network, which=only, mirror=mirror)
+    networks = load_family(network, which=only)
     notes = _notes(networks)
     options = {"half": half} | ({} if resolution is None else {"resolution": resolution})
     history = descend("convert", options, list(networks.values()))

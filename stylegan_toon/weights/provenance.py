@@ -26,17 +26,17 @@ def name_of(network: nn.Module, otherwise: str) -> str:
     return str(provenance_of(network).get("name", otherwise))
 
 
-def descend(verb: str, options: Mapping[str, Any], parents: Sequence[nn.Module], **more: Any) -> dict[str, Any]:
-    """The provenance of what the command ``verb`` makes from ``parents``.
+def descend(command: str, options: Mapping[str, Any], parents: Sequence[nn.Module], **more: Any) -> dict[str, Any]:
+    """The provenance of what ``command`` makes from ``parents``.
 
-    Keys: ``verb``, ``options``, ``version``, ``date`` (UTC), ``parents`` (name and sha256 of each), ``ancestors``
-    (sha256 of every file that went into them), ``licence`` (those of the parents), and ``more`` (``data``,
+    Keys: ``verb`` (the command), ``options``, ``version``, ``date`` (UTC), ``parents`` (name and sha256 of each),
+    ``ancestors`` (sha256 of every file that went into them), ``licence`` (those of the parents), and ``more`` (``data``,
     ``images_seen`` ...; these win).
     """
     histories = [provenance_of(parent) for parent in parents]
     licences = dict.fromkeys(str(history["licence"]) for history in histories if history.get("licence"))
     return {
-        "verb": verb,
+        "verb": command,
         "options": dict(options),
         "version": __version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -53,6 +53,12 @@ def lineage(network: nn.Module) -> set[str]:
     ancestors = history.get("ancestors")
     digests = [history.get("sha256"), *(ancestors if isinstance(ancestors, list) else [])]
     return {digest for digest in digests if isinstance(digest, str)}
+
+
+def same_file(a: nn.Module, b: nn.Module) -> bool:
+    """True when both were read from files with the same sha256."""
+    digest = provenance_of(a).get("sha256")
+    return digest is not None and digest == provenance_of(b).get("sha256")
 
 
 def unrelated(a: nn.Module, b: nn.Module) -> bool:

@@ -24,7 +24,7 @@ from typing import Literal, overload
 import torch
 from torch import nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..models import Discriminator, Generator
 from ..models.swap import swap_layers
 from .download import MAX_BYTES, download
@@ -139,7 +139,7 @@ def load_family(
     elif isinstance(source, Path) or "." in text or "/" in text or "\\" in text:
         networks = read_networks(source, which=which)
     else:
-        networks = _load_entry(_entry(text), which, mirror)
+        networks = _load_entry(_find(text), which, mirror)
     return {name: network.to(device) for name, network in networks.items()}
 
 
@@ -154,18 +154,19 @@ def _load_address(text: str, which: Collection[str] | None, mirror: str | None) 
     return networks
 
 
-def _entry(name: str) -> Entry:
+def _find(name: str) -> Entry:
     entries = catalogue()
     if name not in entries:
-        near = " or ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0.4) or entries)
-        raise ToonError(f"There is no network named '{name}': say {near}, or give a file or an https address.")
+        local = [key for key, entry in entries.items() if entry.url is None]  # what needs no download
+        near = " or ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or local)
+        raise ToonError(f"There is no network named '{short(name)}': say {near}, or give a file or an https address.")
     return entries[name]
 
 
 def _load_entry(entry: Entry, which: Collection[str] | None, mirror: str | None) -> dict[str, nn.Module]:
     networks: dict[str, nn.Module]
     if entry.same_as is not None:
-        networks = _load_entry(_entry(entry.same_as), which, mirror)
+        networks = _load_entry(_find(entry.same_as), which, mirror)
     elif entry.base and entry.toon and entry.swap is not None:
         networks = {"G_ema": _blend_entry(entry, entry.base, entry.toon, entry.swap, which, mirror)}
     else:
