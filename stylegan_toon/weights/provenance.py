@@ -30,8 +30,8 @@ def descend(command: str, options: Mapping[str, Any], parents: Sequence[nn.Modul
     """The provenance of what ``command`` makes from ``parents``.
 
     Keys: ``verb`` (the command), ``options``, ``version``, ``date`` (UTC), ``parents`` (name and sha256 of each),
-    ``ancestors`` (sha256 of every file that went into them), ``licence`` (those of the parents), and ``more`` (``data``,
-    ``images_seen`` ...; these win).
+    ``ancestors`` (sha256 of every file that went into them), ``licence`` (those of the parents), and ``more``
+    (``data``, ``images_seen`` ...; these win).
     """
     histories = [provenance_of(parent) for parent in parents]
     licences = dict.fromkeys(str(history["licence"]) for history in histories if history.get("licence"))
