@@ -1,4 +1,4 @@
-"""Measuring networks and sets: the same figures by another way, from the cache, and in two processes."""
+"""Measuring networks and sets: the same values by another way, from the cache, and in two processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def suite(project) -> Suite:
 
 
 def test_a_network_is_measured_as_its_pictures_are(tiny_G, pictures, suite, tmp_path):
-    """Its pictures, made here one by one, saved as files and read again, give the same figures."""
+    """Its pictures, made here one by one, saved as files and read again, give the same values."""
     (tmp_path / "made").mkdir()
     with torch.no_grad():
         for i, z in enumerate(latents(tiny_G, 20, seed=3)):
@@ -135,7 +135,7 @@ def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project)
 
 
 def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
-    """With stand-ins for the networks; each figure against its own definition, sample by sample."""
+    """With stand-ins for the networks; each value against its own definition, sample by sample."""
     measure, embed = DiscriminatorFeatures(tiny_discriminator(0)), TinyFaces()
     monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
@@ -257,10 +257,10 @@ def test_two_processes_equal_one(tiny_G, pictures, suite, tmp_path):
     both = [subprocess.Popen([*command, rank, *paths], stdout=-1, stderr=-1, text=True) for rank in "01"]
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    told = [[json.loads(line) for line in stdout.splitlines()] for stdout, _ in outputs]
-    (figures, first), (again, second) = told[0]
-    assert told[0] == told[1] and figures == again and (first, second) == (5 + 6, 5 + 6 + 5)
-    assert figures == pytest.approx(evaluate(tiny_G, pictures, suite, samples=9), rel=1e-3)
+    printed = [[json.loads(line) for line in stdout.splitlines()] for stdout, _ in outputs]
+    (values, first), (again, second) = printed[0]
+    assert printed[0] == printed[1] and values == again and (first, second) == (5 + 6, 5 + 6 + 5)
+    assert values == pytest.approx(evaluate(tiny_G, pictures, suite, samples=9), rel=1e-3)
 
 
 def test_collect_keeps_the_order():

@@ -1,4 +1,4 @@
-"""MobileStyleGAN's own files: the pictures that an independent implementation, or OpenVINO, paints with them.
+"""MobileStyleGAN's own files: the pictures that an independent implementation, or OpenVINO, makes from them.
 
 The real wheel is read where ``STYLEGAN_TOON_WHEEL`` names it; all else is made here.
 """
