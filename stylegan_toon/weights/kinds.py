@@ -57,6 +57,8 @@ def classes_of(kind: str) -> tuple[type, type[nn.Module]]:
     try:
         module = import_module(place)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "projects":
+            raise
         raise ToonError(
             f"Networks of the kind {kind} need {place.replace('.', '/')}.py of the repository: run this in a checkout."
         ) from error
