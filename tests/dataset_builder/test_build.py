@@ -156,7 +156,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_making import made, work
+from test_build import made, work
 def deadly(index):
     if index == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -226,7 +226,7 @@ def test_a_damaged_cache_is_measured_again(pictures, suite, project, home):
 
 def test_a_cache_that_cannot_be_is_only_a_warning(pictures, suite, home):
     home.write_text("in the way")
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="not cached"):
         assert int(suite.reals(pictures)["project"]["count"]) == 12
 
 
