@@ -13,7 +13,7 @@ from .dataset_builder.avatars import FRONTAL, Avatars
 from .dataset_builder.build import Summary
 from .dataset_builder.filters import BLUR, DUPLICATE
 from .dataset_builder.labels import KINDS
-from .dataset_builder.prepare import FORMATS, Recipe
+from .dataset_builder.recipe import FORMATS, Recipe
 from .drawing import STYLES
 from .errors import ToonError
 from .pipelines.dataset import avatars, dataset, index_shards

@@ -16,9 +16,9 @@ from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .files import append_line, atomic_path, output_folder, refuse_overwrite
 from .metrics import DEFAULT, Suite, evaluate, evaluate_pictures, parse_metric
-from .metrics.collect import labels_of, latents
+from .metrics.batches import labels_of, latents
 from .metrics.names import COMPARED
-from .metrics.pairs import evaluate_pairs, match
+from .metrics.photo_pairs import evaluate_pairs, match
 from .metrics.suite import MAX_REALS
 from .models import Generator
 from .weights import load_network, provenance_of
@@ -128,7 +128,7 @@ def main(
         report |= {"samples": samples}
     else:
         pairs = evaluate_pairs(matched, suite, aligned=aligned, quiet=quiet)
-        figures, picture = pairs.figures, pairs.sheet
+        figures, picture = pairs.metrics, pairs.sheet
         report |= {"toons": toons.name, "pairs": pairs.count}
     if suite.compares:
         report |= {"data": Path(data).name, "reals": min(reals or MAX_REALS, len(known))}

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 from .errors import ToonError
 
 
-class Sips:
-    """A file that is read in sips of at most ``most`` bytes; to be given to `zipfile`.
+class BoundedReader:
+    """A file whose reads are limited to ``most`` bytes each, for `zipfile`.
 
-    That reads a table of contents in one gulp, as large as the file says, before anybody can ask how many members
-    there are, and makes ten times as much memory of it.
+    `zipfile` reads the table of contents in one call, of the size that the file itself states, and needs about ten
+    times that much memory before the number of members can be checked.
     """
 
     def __init__(self, file: BinaryIO, most: int) -> None:
@@ -29,6 +29,10 @@ class Sips:
         if size > self._most:
             raise ToonError(f"{self._file.name} is a zip with far too many members: split it, or give another file.")
         return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """As of the file."""
+        return self._file.seek(offset, whence)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -11,7 +11,7 @@ import torch
 from . import cli
 from .data.images import image_grid, save_image, to_pil
 from .files import output_folder, refuse_overwrite
-from .models.stylegan2 import NOISE_MODES
+from .models.family import NOISE_MODES
 from .pipelines.generate import _batches
 from .weights import load_network
 

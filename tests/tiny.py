@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +19,9 @@ from stylegan_toon.models import (
     MobileGenerator,
 )
 
-TINY = dict(resolution=32, channel_base=512, channel_max=32)
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=nn.Module)
+TINY: dict[str, Any] = dict(resolution=32, channel_base=512, channel_max=32)
 
 
 def tiny_generator(seed: int = 0, **changes) -> Generator:
@@ -27,18 +32,20 @@ def tiny_generator(seed: int = 0, **changes) -> Generator:
 
 def tiny_mobile(seed: int = 0, **changes) -> MobileGenerator:
     """A mobile generator of 64 px, heads at 32 and 64, whose every tensor depends on ``seed``, scales included."""
-    common = dict(resolution=64, channels=(16, 16, 8, 8), z_dim=24, w_dim=20, mapping_layers=2)
+    common: dict[str, Any] = dict(resolution=64, channels=(16, 16, 8, 8), z_dim=24, w_dim=20, mapping_layers=2)
     return _randomised(MobileGenerator, MobileConfig(**{**common, **changes}), seed)
 
 
 def tiny_discriminator(seed: int = 0, **changes) -> Discriminator:
+    """A discriminator of 32 px whose every tensor depends on ``seed``."""
     return _randomised(Discriminator, DiscriminatorConfig(**{**TINY, **changes}), seed)
 
 
 class TinyFaces(FaceEmbedder):
-    """In place of a face recogniser: a random look at 8x8 pixels, which has no opinion on faces."""
+    """Replaces a face recogniser by a random projection of 8x8 pixels, which knows nothing about faces."""
 
     name = "tiny"
+    matrix: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +56,7 @@ class TinyFaces(FaceEmbedder):
         return F.normalize(small.flatten(1) @ self.matrix, dim=1)
 
 
-def _randomised(cls: type[nn.Module], config, seed: int) -> nn.Module:
+def _randomised(cls: Callable[[Config], Network], config: Config, seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = cls(config).eval()

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stylegan_toon.models.padded import ReflectConv3x3
-from stylegan_toon.weights.checkpoint import KINDS
 
 SLOPE = 0.2
 CONTRAST = 0.5  # of what a fresh generator shows: about the deviation of photos from mid-grey
@@ -185,7 +184,3 @@ class AnimeDiscriminator(nn.Module):
 
     def forward(self, img: Tensor) -> Tensor:
         return self.layers(img)
-
-
-KINDS["animegan-generator"] = (AnimeGeneratorConfig, AnimeGenerator)
-KINDS["animegan-discriminator"] = (AnimeDiscriminatorConfig, AnimeDiscriminator)

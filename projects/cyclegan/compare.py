@@ -17,7 +17,7 @@ from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import atomic_path, refuse_overwrite
-from stylegan_toon.metrics.measure import evaluate_pictures
+from stylegan_toon.metrics.evaluation import evaluate_pictures
 
 from .infer import load_generator
 from .train import Config, translate

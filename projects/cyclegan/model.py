@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_toon.models.padded import ReflectConv3x3
-from stylegan_toon.weights import KINDS
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,3 @@ class Pool:
                 self.pictures[place] = shown[row]
                 shown[row] = older
         return shown
-
-
-KINDS["cyclegan-generator"] = (GeneratorConfig, Generator)
-KINDS["cyclegan-discriminator"] = (DiscriminatorConfig, Discriminator)

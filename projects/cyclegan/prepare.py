@@ -8,7 +8,7 @@ import click
 
 from stylegan_toon import cli
 from stylegan_toon.dataset_builder.avatars import Avatars
-from stylegan_toon.dataset_builder.prepare import Recipe
+from stylegan_toon.dataset_builder.recipe import Recipe
 from stylegan_toon.files import output_folder
 from stylegan_toon.pipelines.dataset import avatars, dataset
 

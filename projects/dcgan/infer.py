@@ -14,6 +14,7 @@ from stylegan_toon import cli
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import output_folder, refuse_overwrite
+from stylegan_toon.models.latents import slerp
 from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.weights import load_networks
 
@@ -35,17 +36,15 @@ def load_generator(path: Path, device: torch.device | str = "cpu", which: str = 
     return found
 
 
-def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """``[steps, z_dim]`` from ``a`` to ``b``, both included, along the great circle.
+def path(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """``[steps, z_dim]`` from ``a`` to ``b`` ``[z_dim]``, both included: directions on a great circle, linear lengths.
 
-    Between Gaussian latents a straight line runs through lengths that the generator never saw (White 2016,
+    A straight line between Gaussian latents has lengths that the generator never saw in training (White 2016,
     arXiv 1609.04468).
     """
-    angle = torch.arccos((a @ b / (a.norm() * b.norm())).clamp(-1, 1))
-    t = torch.linspace(0, 1, steps)[:, None]
-    if angle < 1e-4:
-        return a + t * (b - a)
-    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    a, b = a.double()[None], b.double()[None]
+    t = torch.linspace(0, 1, steps, dtype=torch.float64)[:, None]
+    return (slerp(a, b, t) * torch.lerp(a.norm(), b.norm(), t)).float()
 
 
 _WHICH = click.option("--which", type=click.Choice(["G_ema", "G"]), default="G_ema", help="G: that of a snapshot.")
@@ -105,7 +104,7 @@ def interpolate(network: Path, seeds: list[int], steps: int, out: Path, device: 
     G = load_generator(network, device)
     output_folder(out)
     z = latents(seeds, G.config.z_dim)
-    rows = [picture for a, b in pairwise(z) for picture in sample(G, slerp(a, b, steps))]
+    rows = [picture for a, b in pairwise(z) for picture in sample(G, path(a, b, steps))]
     labels = [f"{a} to {b}" for a, b in pairwise(seeds)]
     save_image(image_grid(list(map(to_pil, rows)), steps, row_labels=labels), out / "interpolate.png")
     click.echo(out / "interpolate.png")

@@ -8,8 +8,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stylegan_toon.weights import KINDS
-
 RESOLUTIONS = (32, 64, 128, 256)  # 32 for tests
 
 
@@ -108,7 +106,3 @@ def sample(G: Generator, z: Tensor, batch: int = 16) -> Tensor:
     """Pictures ``[N, 3, R, R]`` on the CPU of latents ``[N, z_dim]``; the same for the same G, z and ``batch``."""
     device = next(G.parameters()).device
     return torch.cat([G(part.to(device)).float().cpu() for part in z.split(batch)])
-
-
-KINDS["dcgan-generator"] = (GeneratorConfig, Generator)
-KINDS["dcgan-discriminator"] = (DiscriminatorConfig, Discriminator)

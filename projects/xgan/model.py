@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from stylegan_toon.weights.checkpoint import KINDS
-
 SLOPE = 0.2
 DOMAINS = ("faces", "cartoons")
 # Who is which: the first six and the denoiser paint, the others only teach.
@@ -180,7 +178,6 @@ CLASSES: dict[str, type[nn.Module]] = {
     "e1": Encoder, "e2": Encoder, "e_shared": SharedEncoder, "d_shared": SharedDecoder, "d1": Decoder, "d2": Decoder,
     "denoiser": Denoiser, "disc1": Discriminator, "disc2": Discriminator, "c_dann": DomainClassifier,
 }  # fmt: skip
-KINDS.update({f"xgan-{cls.__name__.lower()}": (XganConfig, cls) for cls in CLASSES.values()})
 
 
 def new_networks(config: XganConfig) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""Pictures in a folder or a zip, listed in one fixed order and read one at a time."""
+"""Pictures in a folder or a zip, sorted by name and read one at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ToonError
-from ..files import Sips
+from ..files import BoundedReader
 from .images import SUFFIXES
 
 LABEL_FILE = "dataset.json"
@@ -26,11 +26,11 @@ _UNREADABLE = (OSError, RuntimeError, NotImplementedError, EOFError, zipfile.Bad
 class Archive:
     """A folder (searched to any depth) or a zip of pictures.
 
-    Nothing is ever unpacked to disk, so the names inside a zip can point nowhere. Instances may be sent to
-    other processes: each opens the zip for itself.
+    Nothing is unpacked to disk, so the names inside a zip cannot overwrite files. Instances may be sent to other
+    processes: each opens the zip again.
 
     Attributes:
-        path: where it lies.
+        path: of the folder or zip.
         names: names of the pictures relative to it, ``/`` between folders, sorted; hidden files are left out.
 
     Raises:
@@ -83,7 +83,11 @@ class Archive:
         return [given[name] for name in self.names]
 
     def read(self, name: str) -> bytes:
-        """The bytes of one member. Raises ToonError if it is missing, damaged, encrypted or far too large."""
+        """The bytes of one member.
+
+        Raises:
+            ToonError: it is missing, damaged, encrypted or far too large.
+        """
         where = f"{name} in {self.path}"
         try:
             if self.path.is_dir():
@@ -92,7 +96,7 @@ class Archive:
             if info.file_size > MAX_MEMBER_BYTES:
                 raise ToonError(f"{where} unpacks to {info.file_size:,} bytes: take it out of the zip.")
             with self._opened().open(info) as file:
-                data = file.read(MAX_MEMBER_BYTES + 1)  # what the zip says of itself is not to be trusted
+                data = file.read(MAX_MEMBER_BYTES + 1)  # the zip may lie about the size
             if len(data) > MAX_MEMBER_BYTES:
                 raise ToonError(f"{where} unpacks to more than it says: take it out of the zip.")
             return data
@@ -102,10 +106,10 @@ class Archive:
             raise ToonError(f"{where} cannot be read ({error}): replace it or take it out.") from error
 
     def _opened(self) -> zipfile.ZipFile:
-        # A zip handle shared across a fork would share its file position, too.
+        # After a fork, both processes would move the file position of one shared handle.
         if self._zip is None or self._owner != os.getpid():
             try:
-                self._zip = zipfile.ZipFile(Sips(open(self.path, "rb"), MAX_DIRECTORY))  # noqa: SIM115 (kept open)
+                self._zip = zipfile.ZipFile(BoundedReader(open(self.path, "rb"), MAX_DIRECTORY))  # noqa: SIM115 (kept open)
             except (OSError, zipfile.BadZipFile, ValueError) as error:
                 raise ToonError(
                     f"{self.path} is neither a folder nor a readable zip of pictures: give one of those."
@@ -118,7 +122,7 @@ class Archive:
 
 
 def malformed_labels(path: object) -> ToonError:
-    """What to raise about labels that cannot be used."""
+    """The error for labels that cannot be used."""
     return ToonError(
         f'{LABEL_FILE} in {path} is malformed: it must hold {{"labels": [["name", class or numbers], …]}}.'
     )

@@ -30,8 +30,8 @@ MAX_BAD_IN_A_ROW = 100
 class ImageDataset:
     """Square pictures of a set, in order of name; a map-style dataset for ``torch.utils.data``.
 
-    Grey, palette, transparent, CMYK, 16-bit and EXIF-turned files come out as upright RGB. It may be sent to
-    DataLoader workers; each opens the zip for itself.
+    Grey, palette, transparent, CMYK, 16-bit and EXIF-turned files become upright RGB. Instances may be sent to
+    DataLoader workers; each opens the files again.
 
     Args:
         path: anything `open_source` takes: a folder, a zip, tar shards (also http addresses), lmdb, a video.
@@ -40,7 +40,7 @@ class ImageDataset:
             instead of refusing them.
         labels: read ``dataset.json``: ``{"labels": [["00000/img00000000.png", 3], …]}`` with a class number
             or a list of numbers for every picture (tar shards hold them as ``.cls`` or ``.json`` members).
-        skip_bad: pictures that cannot be used give way to the next one that can, each with a warning.
+        skip_bad: replace a picture that cannot be used by the next one that can, with a warning.
         xflip: double the set by mirror images; picture ``i + len(names)`` is the mirror image of ``i``.
 
     Attributes:
@@ -49,7 +49,7 @@ class ImageDataset:
         label_dim: length of a label; 0 without labels.
 
     Raises:
-        ToonError: as `open_source` does; the first picture is unreadable or not square; labels are missing or
+        ToonError: as `open_source`; the first picture is unreadable or not square; labels are missing or
             malformed. A picture that turns out bad later raises it, naming the file, when it is fetched, unless
             ``skip_bad`` passes over it.
     """
@@ -69,15 +69,15 @@ class ImageDataset:
         self.names = self._source.names
         self.xflip = xflip
         self._resize, self._skip_bad = resize, skip_bad
-        self._told: set[int] = set()
-        self.resolution = resolution
+        self._warned: set[int] = set()
         if resolution is None:
             first, row = self._usable(0, self._read)
             if first.width != first.height and not resize:
                 raise self._wrong_size(row, first, "not square")
-            self.resolution = min(first.size)
+            resolution = min(first.size)
+        self.resolution = resolution
         self._labels, self.label_dim = self._read_labels() if labels else (None, 0)
-        self._usable(0)  # a set that does not fit is refused now, not in a worker an hour later
+        self._usable(0)  # refuse a set that does not fit now, and not later in a worker
 
     def __len__(self) -> int:
         return len(self.names) * (1 + self.xflip)
@@ -134,8 +134,8 @@ class ImageDataset:
             except ToonError as error:
                 if row == last:
                     raise
-                if here not in self._told:
-                    self._told.add(here)
+                if here not in self._warned:
+                    self._warned.add(here)
                     warnings.warn(f"{error} The next picture takes its place.", stacklevel=2)
                 row += 1
 
@@ -172,12 +172,12 @@ class ImageDataset:
 
 
 class PairDataset:
-    """Pictures with the latents they were made from.
+    """Pictures with the latents they were made from; a map-style dataset for ``torch.utils.data``.
 
     Args:
         images: a dataset without mirror images.
         latents: float array ``[rows, w_dim]`` or ``[rows, num_ws, w_dim]``.
-        first: row that belongs to picture 0, when the pictures are a later part of a larger set.
+        first: row of picture 0, when the pictures are a later part of a larger set.
 
     Raises:
         ToonError: the table is too short, or the pictures are mirrored.

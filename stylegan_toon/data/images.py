@@ -1,4 +1,4 @@
-"""Pictures in and out: any photo a person has becomes 8-bit RGB, or one sentence says why not."""
+"""Reading and writing pictures: any common photo becomes 8-bit RGB, or an error says in one sentence why not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..files import atomic_path
 if TYPE_CHECKING:
     import torch
 
-# Raster formats whose decoders are compiled in and bounded. Pillow would also try EPS (which starts
-# Ghostscript) and dozens of rarities that nobody photographs with.
+# Raster formats whose decoders are compiled in and bounded. Pillow would also try EPS (which starts Ghostscript) and
+# dozens of formats that photos do not have.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".avif")
 MAX_PIXELS = 300_000_000  # beyond the largest phone sensor (200 megapixels); 1.2 GB once decoded
@@ -84,14 +84,14 @@ def read_image(
 def _identify(file: BinaryIO, name: str) -> Image.Image:
     """Open without decoding.
 
-    ``Image.open`` warns from 89 megapixels on and fails from 179, by a module-wide setting that belongs to
-    the program around us. The plugins below it do neither, and `read_image` applies its own limit.
+    ``Image.open`` warns from 89 megapixels on and fails from 179, by a module-wide setting that belongs to the calling
+    program. Its plugins do neither, and `read_image` applies its own limit.
     """
     Image.init()
     prefix = file.read(16)
     for key in FORMATS:
         factory, accept = Image.OPEN.get(key, (None, None))
-        if accept is None or accept(prefix) is not True:  # a string means: built without this decoder
+        if factory is None or accept is None or accept(prefix) is not True:  # a string: built without this decoder
             continue
         file.seek(0)
         try:
@@ -105,11 +105,15 @@ def _identify(file: BinaryIO, name: str) -> Image.Image:
 
 def _damaged(name: str, error: Exception) -> ToonError:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return ToonError(f"{name} is damaged or not really a picture ({reason}): save it anew in an editor.")
+    return ToonError(f"{name} is damaged or not really a picture ({reason}): save it again in an editor.")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of a picture in any mode but floating point; transparency is laid on white."""
+    """8-bit RGB of a picture in any mode but floating point; transparency is laid on white.
+
+    Raises:
+        ValueError: the picture holds floating-point values.
+    """
     if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         return _from_16_bit(image).convert("RGB")
     if image.mode == "F":
@@ -143,7 +147,7 @@ def shrink(image: Image.Image, max_side: int) -> Image.Image:
 
 
 def save_image(image: Image.Image, path: str | Path) -> None:
-    """Write a picture, all of it or nothing; the suffix chooses the format (JPEG and WebP at quality 95).
+    """Write a picture, completely or not at all; the suffix chooses the format (JPEG and WebP at quality 95).
 
     Raises:
         ToonError: a suffix that names no picture format, or what the operating system refuses.
@@ -153,7 +157,7 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         raise ToonError(f"{path} does not end in a picture format: use .png or .jpg.")
     options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     with atomic_path(path) as temporary:
-        image.save(temporary, **options)
+        image.save(temporary, None, **options)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -167,7 +171,10 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 def to_pil(image: torch.Tensor) -> Image.Image:
     """``[3, H, W]`` (or ``[1, 3, H, W]``, or one grey channel) in [-1, 1] -> RGB picture.
 
-    Values beyond the range are clamped. The inverse of `to_tensor` to the last bit.
+    Values beyond the range are clamped. It inverts `to_tensor` exactly.
+
+    Raises:
+        ValueError: a tensor of another shape.
     """
     if image.ndim == 4 and image.shape[0] == 1:
         image = image[0]
@@ -195,6 +202,9 @@ def image_grid(
         captions: a line under each picture.
         column_labels: a line above each column.
         row_labels: a line left of each row.
+
+    Raises:
+        ValueError: no pictures.
     """
     if not images:
         raise ValueError("image_grid needs at least one picture")
@@ -204,6 +214,7 @@ def image_grid(
     rows = -(-len(images) // columns)
     gap = max(2, round(min(width, height) / 32))
     font = ImageFont.load_default(size=max(11, round(min(width, height) / 14)))
+    assert isinstance(font, ImageFont.FreeTypeFont)  # the bitmap font of a Pillow without FreeType has no size
     line = sum(font.getmetrics())
     margin = 2 * gap
     left = margin + (max(round(font.getlength(label)) for label in row_labels) + 2 * gap if row_labels else 0)
@@ -215,8 +226,8 @@ def image_grid(
     draw = ImageDraw.Draw(sheet)
     ink = (40, 40, 46)
 
-    def text(label: str, x: int, y: int, anchor: str, room: int) -> None:
-        while len(label) > 1 and font.getlength(label) > room:
+    def text(label: str, x: int, y: int, anchor: str, space: int) -> None:
+        while len(label) > 1 and font.getlength(label) > space:
             label = label.rstrip("…")[:-1] + "…"
         draw.text((x, y), label, fill=ink, font=font, anchor=anchor)
 

@@ -1,4 +1,4 @@
-"""Endless shuffled orders of a set, the same however many processes share them, that can be taken up anywhere."""
+"""Endless shuffled orders of a set that do not depend on the number of processes and can be resumed anywhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class InfiniteSampler:
-    """Endless shuffled indices, shared out among processes, that can be taken up again anywhere.
+    """Endless shuffled indices, divided among processes, that can be resumed anywhere.
 
     The whole stream is a function of (n, seed): epoch after epoch, each a fresh permutation in which every index
     occurs once. Process ``rank`` of ``num_replicas`` gets every ``num_replicas``-th of it.
@@ -18,6 +18,9 @@ class InfiniteSampler:
         rank, num_replicas: which part of the stream.
         seed: the same in all processes.
         start: indices already used by all processes together; resuming with it continues the stream exactly.
+
+    Raises:
+        ValueError: sizes or ranks that do not fit together.
     """
 
     def __init__(self, n: int, rank: int = 0, num_replicas: int = 1, seed: int = 0, start: int = 0) -> None:
@@ -36,7 +39,7 @@ class InfiniteSampler:
 
 
 class ShardSampler(InfiniteSampler):
-    """The same promise for tar shards, in an order that reads every shard from front to back, once an epoch.
+    """As `InfiniteSampler`, in an order that reads every tar shard from front to back, once an epoch.
 
     In each epoch the shards are shuffled, laid end to end and cut into ``lanes`` equal pieces; inside a piece the
     pictures of each shard are shuffled; the stream takes from the lanes in turn. So neighbours in the stream come

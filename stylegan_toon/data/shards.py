@@ -1,10 +1,8 @@
-"""Tar shards in the WebDataset layout, on disk or behind http(s), read by index like any other set.
+"""Sets of tar shards (`tar_shard`), on disk or behind http(s), read by index like any other set.
 
-Files of one sample stand next to each other in a tar and share a key (their name up to the first dot):
-``00000042.png``, ``00000042.cls`` (a class number) or ``00000042.json`` (with a ``label``). Beside the tars
-``index.json`` says how many samples each holds (the wids layout: ``{"wids_version": 1, "shardlist": [{"url":
-"000000.tar", "nsamples": 1000, …}]}``, with ``labels`` and ``sha256`` of ours where `write_shards` made it).
-Shards on disk are counted when it is missing; behind http it is needed.
+``index.json`` beside the tars holds the number of samples in each (the wids layout: ``{"wids_version": 1, "shardlist":
+[{"url": "000000.tar", "nsamples": 1000, …}]}``; `write_shards` adds ``labels`` and ``sha256``). Shards on disk are
+counted when it is missing; behind http it is needed.
 """
 
 from __future__ import annotations
@@ -12,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import io
 import json
 import os
 import re
-import tarfile
 import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
@@ -24,19 +20,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, overload
 from urllib.parse import urljoin, urlsplit
 
 from ..errors import ToonError
 from ..files import atomic_path
-from .archive import MAX_MEMBER_BYTES, MAX_MEMBERS, malformed_labels
-from .images import SUFFIXES
+from .archive import MAX_MEMBERS, malformed_labels
+from .tar_shard import OpenShard, write_tar
 
 INDEX = "index.json"
 MAX_SHARDS = 1_000_000
 MAX_INDEX_BYTES = 1 << 30
 MAX_SHARD_BYTES = 64 << 30
-MAX_LABEL_BYTES = 1 << 20
 OPEN_SHARDS = 16  # kept open by each process
 
 
@@ -58,10 +53,12 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """The file's name, without folders."""
         return (urlsplit(self.place).path if is_url(self.place) else Path(self.place).as_posix()).rpartition("/")[2]
 
 
 def is_url(place: object) -> bool:
+    """Whether this is an http(s) address."""
     return isinstance(place, str) and place.startswith(("http://", "https://"))
 
 
@@ -82,7 +79,7 @@ class Shards:
             ``index.json``, or the http(s) address of a folder, an index or a brace pattern.
         cache: folder for fetched shards; ``shards`` in the package's cache if None.
         cache_bytes: how much may lie there.
-        index: believe the ``index.json`` beside shards on disk, which saves reading them all.
+        index: take sizes from the ``index.json`` beside shards on disk; else every tar is read and counted.
 
     Attributes:
         path: ``place``.
@@ -98,7 +95,7 @@ class Shards:
     ) -> None:
         self.path = place
         self._cache, self._cache_bytes = cache, cache_bytes
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._owner = os.getpid()
         self.shards = _listed(str(place), index)
         self.sizes = [shard.size for shard in self.shards]
@@ -121,19 +118,20 @@ class Shards:
 
     def labels(self) -> list[Any] | None:
         """The label of every sample, from the index or else the samples; None if the first sample has none."""
-        if all(shard.labels is not None for shard in self.shards):
-            return [label for shard in self.shards for label in shard.labels]
-        found = []
+        indexed = [shard.labels for shard in self.shards if shard.labels is not None]
+        if len(indexed) == len(self.shards):
+            return list(chain.from_iterable(indexed))
+        labels = []
         for number in range(len(self.shards)):
             opened = self._opened(number)
             for member in opened.names:
                 label = opened.label(member)
-                if label is None and found:
+                if label is None and labels:
                     raise ToonError(f"{self.shards[number].name}/{member} in {self.path} has no label: add it.")
                 if label is None:
                     return None
-                found.append(label)
-        return found
+                labels.append(label)
+        return labels
 
     def _name(self, row: int) -> str:
         number = bisect_right(self._ends, row)
@@ -141,17 +139,17 @@ class Shards:
         inside = row - (self._ends[number] - self.sizes[number])
         return f"{self.shards[number].name}/{members[inside]}"
 
-    def _opened(self, number: int) -> _OpenShard:
+    def _opened(self, number: int) -> OpenShard:
         if self._owner != os.getpid():  # file positions must not be shared across a fork
             self._open, self._owner = OrderedDict(), os.getpid()
         if number not in self._open:
             shard = self.shards[number]
             path = self._fetched(shard) if is_url(shard.place) else Path(shard.place)
-            opened = _OpenShard(path, shard.place)
+            opened = OpenShard(path, shard.place)
             if len(opened.names) != shard.size:
                 raise ToonError(
                     f"{shard.place} holds {len(opened.names)} pictures, the index says {shard.size}: "
-                    "make the index anew with `stylegan-toon dataset check --write-index`."
+                    "make the index again with `stylegan-toon dataset check --write-index`."
                 )
             self._open[number] = opened
             while len(self._open) > OPEN_SHARDS:
@@ -170,13 +168,13 @@ class Shards:
 
     def _make_room(self, folder: Path, keep: Path) -> None:
         with contextlib.suppress(OSError):
-            os.utime(keep)  # used last
+            os.utime(keep)  # mark it as used last
         files = sorted(folder.glob("*.tar"), key=lambda file: file.stat().st_mtime)
         total = sum(file.stat().st_size for file in files)
         for file in files:
             if total <= self._cache_bytes or file == keep:
                 break
-            with contextlib.suppress(OSError):  # another process was faster, or (on Windows) still reads it
+            with contextlib.suppress(OSError):  # another process removed it, or (on Windows) still reads it
                 total -= file.stat().st_size
                 file.unlink()
 
@@ -184,8 +182,8 @@ class Shards:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-class _Names(Sequence):
-    """Names of all samples, without a list of them: a set may have a hundred million."""
+class _Names(Sequence[str]):
+    """Names of all samples, looked up one by one: a list of a hundred million would fill the memory."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -193,7 +191,11 @@ class _Names(Sequence):
     def __len__(self) -> int:
         return self._shards._ends[-1]
 
-    def __getitem__(self, row):
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self._shards._name(i) for i in range(*row.indices(len(self)))]
         if not -len(self) <= row < len(self):
@@ -201,82 +203,10 @@ class _Names(Sequence):
         return self._shards._name(row % len(self))
 
 
-class _OpenShard:
-    """A tar and where its samples lie."""
-
-    def __init__(self, path: Path, called: str) -> None:
-        self._called = called
-        try:
-            self._file = open(path, "rb")  # noqa: SIM115 (kept open)
-        except OSError as error:
-            raise ToonError(f"{called} cannot be read ({error.strerror or error}): check the path.") from None
-        self._members = dict(_samples(self._file, called))
-        self.names = list(self._members)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def read(self, name: str) -> bytes:
-        if name not in self._members:
-            raise ToonError(f"{name} in {self._called} does not exist.")
-        return self._bytes(name, "picture", MAX_MEMBER_BYTES)
-
-    def label(self, name: str) -> Any:
-        """A class number, whatever a ``.json`` calls ``label``, or None."""
-        try:
-            if "cls" in self._members[name]:
-                return int(self._bytes(name, "cls", MAX_LABEL_BYTES))
-            if "json" in self._members[name]:
-                return json.loads(self._bytes(name, "json", MAX_LABEL_BYTES)).get("label")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise ToonError(f"The label of {name} in {self._called} is no number and no JSON: mend it.") from error
-        return None
-
-    def _bytes(self, name: str, kind: str, limit: int) -> bytes:
-        offset, size = self._members[name][kind]
-        if size > limit:
-            raise ToonError(f"{name} in {self._called} holds {size:,} bytes: take it out of the tar.")
-        try:
-            self._file.seek(offset)
-            data = self._file.read(size)
-        except OSError as error:
-            raise ToonError(f"{name} in {self._called} cannot be read ({error.strerror or error}).") from error
-        if len(data) != size:
-            raise ToonError(f"{self._called} is cut short: copy it there again.")
-        return data
-
-
-def _samples(file: BinaryIO, called: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Name of the picture and place of ``picture``, ``cls`` and ``json``, for each sample that has a picture."""
-    key, found, name, count = None, {}, None, 0
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                tar.members = []  # or tarfile keeps every header it has seen
-                count += 1
-                if count > MAX_MEMBERS:
-                    raise ToonError(f"{called} holds more than {MAX_MEMBERS:,} files: split it.")
-                folder, _, base = member.name.rpartition("/")
-                stem, _, kind = base.partition(".")
-                if not member.isreg() or not stem:
-                    continue
-                if (folder, stem) != key:
-                    if name is not None:
-                        yield name, found
-                    key, found, name = (folder, stem), {}, None
-                if f".{kind.lower()}" in SUFFIXES and name is None:
-                    name, kind = member.name, "picture"
-                found.setdefault(kind, (member.offset_data, member.size))
-            if name is not None:
-                yield name, found
-    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
-        raise ToonError(f"{called} is cut short or no uncompressed tar ({error}): copy or make it again.") from error
-
-
 def _listed(place: str, index: bool) -> list[Shard]:
-    """The shards a place names, with their sizes."""
+    """The shards at a place, with their sizes."""
     if is_url(place):
-        return _listed_there(place)
+        return _listed_online(place)
     path = Path(place)
     if path.name == INDEX:
         return _read_index(path.read_bytes() if path.exists() else b"", place)
@@ -286,21 +216,22 @@ def _listed(place: str, index: bool) -> list[Shard]:
         files = sorted(map(str, path.glob("*.tar")))
     else:
         files = sorted({file for pattern in _braces(place) for file in glob.glob(pattern) or [pattern]})
-    known = {folder: _known_sizes(folder / INDEX) if index else {} for folder in {Path(file).parent for file in files}}
-    return [known[Path(file).parent].get(Path(file).name) or _counted(file) for file in files]
+    folders = {Path(file).parent for file in files}
+    indexed = {folder: _indexed(folder / INDEX) if index else {} for folder in folders}
+    return [indexed[Path(file).parent].get(Path(file).name) or _counted(file) for file in files]
 
 
-def _known_sizes(index: Path) -> dict[str, Shard]:
+def _indexed(index: Path) -> dict[str, Shard]:
     return {shard.name: shard for shard in _read_index(index.read_bytes(), str(index))} if index.exists() else {}
 
 
 def _counted(file: str) -> Shard:
-    opened = _OpenShard(Path(file), file)
+    opened = OpenShard(Path(file), file)
     opened.close()
     return Shard(file, len(opened.names))
 
 
-def _listed_there(place: str) -> list[Shard]:
+def _listed_online(place: str) -> list[Shard]:
     from ..weights.download import fetch
 
     if place.endswith(INDEX):
@@ -309,16 +240,16 @@ def _listed_there(place: str) -> list[Shard]:
         index, wanted = urljoin(place, INDEX), list(_braces(place))
     else:
         index, wanted = urljoin(place.rstrip("/") + "/", INDEX), None
-    with tempfile.TemporaryDirectory() as folder:  # not from the cache: a set may have grown
+    with tempfile.TemporaryDirectory() as folder:  # not in the cache, since a set may have grown
         fetch(index, Path(folder) / INDEX, max_bytes=MAX_INDEX_BYTES, quiet=True)
         shards = _read_index((Path(folder) / INDEX).read_bytes(), index)
     if wanted is None:
         return shards
-    known = {shard.place: shard for shard in shards}
-    unknown = [shard for shard in wanted if shard not in known]
+    by_place = {shard.place: shard for shard in shards}
+    unknown = [shard for shard in wanted if shard not in by_place]
     if unknown:
-        raise ToonError(f"{index} does not list {unknown[0]}: make it anew with `stylegan-toon dataset check`.")
-    return [known[shard] for shard in wanted]
+        raise ToonError(f"{index} does not list {unknown[0]}: make it again with `stylegan-toon dataset check`.")
+    return [by_place[shard] for shard in wanted]
 
 
 def _braces(pattern: str) -> Iterator[str]:
@@ -335,7 +266,7 @@ def _braces(pattern: str) -> Iterator[str]:
 
 
 def _read_index(data: bytes, where: str) -> list[Shard]:
-    malformed = ToonError(f"{where} is no index of shards: make it anew with `stylegan-toon dataset check`.")
+    malformed = ToonError(f"{where} is no index of shards: make it again with `stylegan-toon dataset check`.")
     try:
         if len(data) > MAX_INDEX_BYTES:
             raise malformed
@@ -356,18 +287,22 @@ def _read_index(data: bytes, where: str) -> list[Shard]:
 
 
 def _beside(index: str, name: str) -> str:
-    """Where a shard lies that an index names. A stranger's index may not point at other files of this machine."""
+    """The place of a shard that an index names. A foreign index may not point to other files of this machine."""
     if is_url(index):
-        there = urljoin(index, name)
-        if is_url(there):
-            return there
+        address = urljoin(index, name)
+        if is_url(address):
+            return address
     elif re.fullmatch(r"[^/\\]+\.tar", name):
         return str(Path(index).parent / name)
-    raise ToonError(f"{index} names {name!r}, which is no tar beside it: make it anew.")
+    raise ToonError(f"{index} names {name!r}, which is no tar beside it: make it again.")
 
 
 def write_index(folder: Path, shards: Iterable[tuple[str, int, list[Any] | None]]) -> Path:
-    """Write ``index.json`` for tars in ``folder``: name, samples and labels (or None) of each."""
+    """Write ``index.json`` for tars in ``folder``, from name, number of samples and labels (or None) of each.
+
+    Returns:
+        The path of the index.
+    """
     from ..weights.checkpoint import sha256_of
 
     rows = []
@@ -383,27 +318,12 @@ def write_index(folder: Path, shards: Iterable[tuple[str, int, list[Any] | None]
 def write_shards(folder: Path, samples: Iterable[tuple[str, bytes, Any]], per_shard: int) -> None:
     """Write ``(name, picture, label or None)`` into ``000000.tar`` … and ``index.json`` of an existing folder.
 
-    The same samples give the same bytes: no dates, no owners.
+    The same samples give the same bytes.
     """
     written: list[tuple[str, int, list[Any] | None]] = []
-    rest = iter(samples)
-    while first := next(rest, None):
-        file, labels = f"{len(written):06d}.tar", []
-        with tarfile.open(folder / file, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for name, data, label in chain([first], islice(rest, per_shard - 1)):
-                _add(tar, name, data)
-                key = name.rpartition(".")[0]
-                if isinstance(label, int):
-                    _add(tar, f"{key}.cls", str(label).encode())
-                elif label is not None:
-                    _add(tar, f"{key}.json", json.dumps({"label": label}).encode())
-                labels.append(label)
-        written.append((file, len(labels), None if labels[0] is None else labels))
+    remaining = iter(samples)
+    while first := next(remaining, None):
+        name = f"{len(written):06d}.tar"
+        labels = write_tar(folder / name, chain([first], islice(remaining, per_shard - 1)))
+        written.append((name, len(labels), None if labels[0] is None else labels))
     write_index(folder, written)
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = len(data), 0o644
-    tar.addfile(info, io.BytesIO(data))
-    tar.members = []

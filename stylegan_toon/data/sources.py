@@ -1,4 +1,4 @@
-"""Whatever holds pictures, behind one interface: ``path``, ``names``, ``read(name)`` and ``labels()``."""
+"""Everything that holds pictures, with one interface: ``path``, ``names``, ``read(name)`` and ``labels()``."""
 
 from __future__ import annotations
 
@@ -26,14 +26,23 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpe
 class Source(Protocol):
     """A set of pictures in one fixed order. It may be sent to other processes."""
 
-    path: str | Path
-    names: Sequence[str]
+    @property
+    def path(self) -> str | Path:
+        """The file, folder or address."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the pictures."""
+        ...
 
     def read(self, name: str) -> bytes:
         """One picture file. Raises ToonError if it is missing or damaged."""
+        ...
 
     def labels(self) -> list[Any] | None:
         """A class number or a list of numbers for each of ``names``; None if there are none."""
+        ...
 
 
 def open_source(place: str | Path, *, fps: float | None = None) -> Source:
@@ -43,7 +52,7 @@ def open_source(place: str | Path, *, fps: float | None = None) -> Source:
         fps: frames taken from each second of a video; all of them if None.
 
     Raises:
-        ToonError: there is nothing like that, or it holds no pictures, or a package for it is missing.
+        ToonError: it does not exist or holds no pictures, or a package for it is missing.
     """
     path = Path(place)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
@@ -104,7 +113,7 @@ class Lmdb:
 
 @lru_cache(maxsize=4)
 def _lmdb(path: str, process: int) -> Any:
-    """An open lmdb. A process must open it once only, and not use one from before a fork."""
+    """An open lmdb. A process may open it only once, and may not use one that was opened before a fork."""
     import lmdb
 
     return lmdb.open(path, subdir=Path(path).is_dir(), readonly=True, lock=False, create=False, readahead=False)
@@ -123,7 +132,7 @@ class Video:
 
     def __init__(self, path: str | Path, fps: float | None = None) -> None:
         self.path = Path(path)
-        self._decoder: tuple[Any, Any] | None = None
+        self._decoder: tuple[Any, Any, int] | None = None  # container, its frames, time of the last one
         self._owner = -1
         with self._explained(), self._container() as container:
             stream = container.streams.video[0]
@@ -132,7 +141,7 @@ class Video:
             packets = itertools.islice(container.demux(stream), MAX_MEMBERS)
             shown = [(p.pts, p.dts, p.is_keyframe) for p in packets if p.pts is not None and not p.is_corrupt]
             times = sorted({pts for pts, _, _ in shown})
-            # Where to begin decoding: containers seek by decoding time, which is at most the time shown.
+            # Where decoding may begin: containers seek by decoding time, which is at most the time shown.
             self._keys = sorted((pts, pts if dts is None else min(pts, dts)) for pts, dts, key in shown if key)
             self._base = Fraction(stream.time_base)
         if fps is not None:
@@ -157,14 +166,15 @@ class Video:
         return None
 
     def _frame(self, wanted: int) -> Any:
-        """The frame shown at ``wanted``; going on where the last call stopped if that is not behind."""
-        if self._decoder is None or self._owner != os.getpid() or self._decoder[2] >= wanted:
+        """The frame shown at ``wanted``, decoded from where the last call stopped if that lies before it."""
+        decoder = self._decoder
+        if decoder is None or self._owner != os.getpid() or decoder[2] >= wanted:
             container = self._container()
             before = bisect_right(self._keys, (wanted, math.inf)) - 1
             if before > 0:
                 container.seek(self._keys[before][1], stream=container.streams.video[0], backward=True)
-            self._decoder, self._owner = (container, container.decode(video=0), -1), os.getpid()
-        container, frames, _ = self._decoder
+            decoder, self._owner = (container, container.decode(video=0), -1), os.getpid()
+        container, frames, _ = decoder
         for frame in frames:
             if frame.pts is not None and frame.pts >= wanted:
                 self._decoder = (container, frames, frame.pts)
@@ -191,7 +201,7 @@ class Video:
         try:
             yield
         except (OSError, ValueError, EOFError, IndexError) as error:  # av's errors are of these kinds
-            raise ToonError(f"{self.path} is damaged or no video ({error}): convert it anew.") from error
+            raise ToonError(f"{self.path} is damaged or no video ({error}): convert it again.") from error
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_decoder": None}

@@ -1,4 +1,4 @@
-"""Vector avatars drawn offline by DiceBear: a cartoon set anybody can have, any number of pictures long.
+"""Vector avatars drawn offline by DiceBear: a cartoon set of any size that anybody can make.
 
 The designs belong to their artists; each style's licence is written into the set.
 """
@@ -16,9 +16,9 @@ from typing import Any
 from PIL import Image
 
 from ..errors import ToonError
-from .build import Made
+from .build import Processed
 from .filters import perceptual_hash
-from .prepare import Outcome, encoded
+from .recipe import Outcome, encoded
 
 FRONTAL = ("toon-head", "personas", "avataaars")  # these face the viewer
 PASTEL = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf", "d5f0d2"]
@@ -26,14 +26,14 @@ PASTEL = ["b6e3f4", "c0aede", "d1d4f9", "ffd5dc", "ffdfbf", "d5f0d2"]
 
 @dataclass(frozen=True)
 class Avatars:
-    """Draws avatar ``index``: the same for the same arguments and version of the styles, wherever it runs.
+    """Draws avatar ``index``: the same picture for the same arguments and version of the styles on every machine.
 
     Args:
         styles: names of DiceBear styles; picture i has the (i modulo their number)-th.
         size: side in pixels.
-        seed: of everything random.
+        seed: of all random choices.
         background: "pastel" (one of six colours) or "white".
-        format: suffix of the pictures, see `prepare.FORMATS`.
+        format: suffix of the pictures, see `recipe.FORMATS`.
         crop: left, upper and side of the square that is kept, as parts of the drawing's side.
 
     Raises:
@@ -53,7 +53,7 @@ class Avatars:
             raise ToonError("A crop is left, upper and side as parts of the drawing, such as 0.15,0.18,0.7.")
         self.licences()
 
-    def __call__(self, index: int) -> Made:
+    def __call__(self, index: int) -> Processed:
         number = index % len(self.styles)
         image = self.draw(index)
         name = f"{self.styles[number]}/{self.seed}-{index}"
@@ -91,7 +91,7 @@ class Avatars:
         return rows
 
     def versions(self) -> dict[str, str]:
-        """Of the packages the pictures depend on."""
+        """Versions of the packages that the pictures depend on."""
         packages = ("dicebear-core", "dicebear-styles", "resvg-py")
         return {package: importlib.metadata.version(package) for package in packages}
 
@@ -106,7 +106,7 @@ def _style(name: str) -> Any:
         folder = files("dicebear_styles")
     except ImportError:
         raise ToonError("Avatars are drawn by other packages: pip install 'stylegan_toon[avatars]'.") from None
-    known = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json"))
-    if name not in known:
-        raise ToonError(f"There is no style {name!r}: choose from {', '.join(known)}.")
+    names = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".json"))
+    if name not in names:
+        raise ToonError(f"There is no style {name!r}: choose from {', '.join(names)}.")
     return Style(json.loads((folder / f"{name}.json").read_text("utf-8")))

@@ -1,4 +1,4 @@
-"""Making a set: items through a worker function into a journal, and from there into a zip or tar shards."""
+"""Makes a set: a function processes items into a journal, and the journal becomes a zip or tar shards."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,16 @@ from ..files import atomic_folder, atomic_path, output_folder, refuse_overwrite
 from .filters import duplicates
 from .journal import Entry, Journal
 from .parallel import ordered_map
-from .prepare import THUMBNAIL, Outcome, encoded
+from .recipe import THUMBNAIL, Outcome, encoded
 from .report import write_report
 
-Made = tuple[str, Any, list[Outcome]]  # name, label (a class, numbers or None) and what became of an item
+Processed = tuple[str, Any, list[Outcome]]  # name and label (a class, numbers or None) of an item, and its outcomes
 PER_FOLDER = 1000  # pictures in a folder of the zip, as NVIDIA's tool has it
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a run: pictures kept, pictures left out by reason, and the files made."""
+    """The result of a run: the number of pictures kept, those left out by reason, and the files written."""
 
     out: Path
     kept: int
@@ -42,7 +43,7 @@ class Summary:
 def make_set(
     out: str | Path,
     items: Sequence[Any],
-    work: Callable[[Any], Made],
+    work: Callable[[Any], Processed],
     plan: dict[str, Any],
     *,
     format: str = "png",
@@ -55,38 +56,39 @@ def make_set(
 ) -> Summary:
     """Make a zip (``out`` ends in ``.zip``) or a folder of tar shards from ``items``.
 
-    Interrupted or killed, it goes on where it was when it is called again with the same arguments, and the result
-    has the same bytes. Beside ``out`` come ``NAME-report.html`` and ``NAME-report.csv`` (what was left out and why)
-    and ``NAME.png`` (a sheet of what was kept).
+    After an interruption, a call with the same arguments continues where the last one stopped, and the result has the
+    same bytes. ``NAME-report.html`` and ``NAME-report.csv`` beside ``out`` list what was left out and why, ``NAME.png``
+    is a sheet of pictures that were kept.
 
     Args:
-        items: one after the other given to ``work``, which must be picklable and depend on nothing else.
-        plan: JSON that tells this job from others: sources and options.
+        items: each is given to ``work``, which must be picklable and depend on nothing else.
+        plan: JSON of sources and options, by which an unfinished job is recognised.
         format: suffix of the pictures.
         workers: processes.
         distance: see `filters.duplicates`; None keeps duplicates.
-        per_shard: pictures in a tar. Shards are shuffled (always alike), a zip keeps the order of the items.
-        about: goes into ``dataset.json`` besides the labels.
+        per_shard: pictures in a tar. Shards are shuffled (with a fixed seed), a zip keeps the order of the items.
+        about: further entries of ``dataset.json``.
 
     Raises:
-        ToonError: ``out`` is there already or cannot be written; an unfinished job with another plan is;
-            nothing was kept; some pictures have labels and others none.
+        ToonError: ``out`` exists or cannot be written; there is an unfinished job with another plan; nothing was kept;
+            some pictures have labels and others none.
     """
     out = Path(out)
     zipped = out.suffix.lower() == ".zip"
     stem = str(out.with_suffix("") if zipped else out)
     report, table, sheet = (Path(stem + end) for end in ("-report.html", "-report.csv", ".png"))
-    refuse_overwrite([out, sheet], overwrite)  # reports alone are of a run that kept nothing
+    refuse_overwrite([out, sheet], overwrite)  # a report alone comes from a run that kept nothing
     if out.is_dir() and (zipped or not (out / INDEX).exists()):
         raise ToonError(f"{out} is a folder, and no set of shards: choose another --out.")
     output_folder(out.parent)
     plan = {**plan, "number of pictures": len(items), "format": format}
+    bar = partial(tqdm, unit="img", disable=quiet, dynamic_ncols=True)
     journal = Journal(out.with_name(f"{out.name}.part"), plan, replace=overwrite)
     try:
-        rest = (items[i] for i in range(journal.done, len(items)))
-        bar = dict(total=len(items), unit="img", disable=quiet, dynamic_ncols=True)
-        for made in tqdm(ordered_map(work, rest, workers), desc=out.name, initial=journal.done, **bar):
-            journal.add(*made)
+        remaining = (items[i] for i in range(journal.done, len(items)))
+        results = ordered_map(work, remaining, workers)
+        for result in bar(results, desc=out.name, initial=journal.done, total=len(items)):
+            journal.add(*result)
     finally:
         journal.close()
 
@@ -101,15 +103,15 @@ def make_set(
         reasons[entry.kind] = reasons.get(entry.kind, 0) + 1
     if not kept:
         journal.remove()
-        said = ", ".join(f"{count} {kind}" for kind, count in reasons.items())
-        raise ToonError(f"None of {len(items)} pictures was kept ({said}): {report} shows them.")
+        counts = ", ".join(f"{count} {kind}" for kind, count in reasons.items())
+        raise ToonError(f"None of {len(items)} pictures was kept ({counts}): {report} shows them.")
     labelled = sum(entry.label is not None for entry in kept)
     if labelled not in (0, len(kept)):
-        raise ToonError(f"Only {labelled} of {len(kept)} pictures have labels: give all one, or say --labels none.")
+        raise ToonError(f"Only {labelled} of {len(kept)} pictures have labels: label all, or use --labels none.")
 
     samples = ((name, journal.picture(entry), entry.label) for name, entry in zip(names, kept))
-    bar["total"] = len(kept)
-    (_write_zip if zipped else _write_folder)(out, tqdm(samples, desc="writing", **bar), about or {}, per_shard)
+    write = _write_zip if zipped else _write_folder
+    write(out, bar(samples, desc="writing", total=len(kept)), about or {}, per_shard)
     shown = np.unique(np.linspace(0, len(kept) - 1, 32).astype(int))
     pictures = [read_image(io.BytesIO(journal.picture(kept[i]))) for i in shown]
     save_image(image_grid(pictures, 8, size=min(160, pictures[0].width)), sheet)
@@ -118,11 +120,11 @@ def make_set(
 
 
 def _without_duplicates(journal: Journal, distance: int | None) -> tuple[list[Entry], list[Entry]]:
-    """What is kept and what is not, both in order."""
+    """The entries that are kept and those that are left out, both in order."""
     entries = list(journal.entries())
     good = [entry for entry in entries if entry.outcome.why is None]
-    twins = {} if distance is None else duplicates([entry.outcome.hash for entry in good], distance)
-    for index, first in twins.items():
+    copies = {} if distance is None else duplicates([entry.outcome.hash for entry in good], distance)
+    for index, first in copies.items():
         outcome = good[index].outcome
         outcome.why = f"duplicate: of {good[first].name}"
         picture = read_image(io.BytesIO(journal.picture(good[index])))

@@ -1,12 +1,13 @@
-"""What a picture is worth to a training set: pose, glasses, blur, likeness to others, background.
+"""Measures by which pictures are chosen for a training set (pose, glasses, blur, duplicates), and their backgrounds.
 
-Measures, not verdicts: `prepare` compares them with the thresholds of a recipe. Nothing here is a trained network
-but the face detector behind the landmarks; how well that goes is said where it was measured.
+`recipe` compares the measures with the thresholds of a recipe. They use no trained network but the face detector that
+gives the landmarks; where their accuracy was measured, the docstring gives it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,7 @@ from ..drawing.tools import to_oklab
 from ..errors import ToonError
 
 # A generic head in mm, x to the picture's right, y down, z away from the camera: the centres of the eyes, the tip of
-# the nose, the corners of the mouth. Pupils 63 mm apart (Dodgson 2004); the rest to fit upright faces' landmarks.
+# the nose, the corners of the mouth. Pupils 63 mm apart (Dodgson 2004); the rest fits the landmarks of upright faces.
 HEAD = np.array([[-31.5, 0, 0], [31.5, 0, 0], [0, 39, -25], [-28, 65, 0], [28, 65, 0]], np.float64)
 
 GLASSES = 0.042  # see `glasses`
@@ -41,19 +42,19 @@ def head_pose(landmarks: np.ndarray) -> tuple[float, float, float]:
     x, y = u @ vt  # the nearest pair of orthonormal rows
     z = np.cross(x, y)
     yaw, pitch, roll = np.arctan2(z[0], z[2]), np.arcsin(np.clip(z[1], -1, 1)), np.arctan2(-x[1], y[1])
-    return tuple(float(np.degrees(angle)) for angle in (yaw, pitch, roll))
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
 
 
 def glasses(face: Image.Image) -> float:
     """How much a line across the bridge of the nose stands out, in Oklab lightness; above `GLASSES`: glasses.
 
     Args:
-        face: FFHQ-aligned square face, RGB; looked at at 256 px.
+        face: FFHQ-aligned square face, RGB; it is resized to 256 px.
 
     The bridge of a frame crosses the nose where bare skin is smooth from brow to tip. Measured on
     pictures labelled by eye (``benchmarks/glasses.py``): of 272 official portraits, on which the threshold was
     chosen, 52 with glasses, precision 0.86 and recall 0.96; of 250 synthetic faces, 35 with glasses, precision 1.00
-    and recall 0.83. Missed are rimless bridges and half-drawn ones; fooled it is by deep creases between the brows.
+    and recall 0.83. It misses rimless and incomplete bridges and mistakes deep creases between the brows for glasses.
     """
     lightness = to_oklab(np.asarray(_resized(face, 256)))[..., 0]
     line = ndimage.gaussian_filter1d(lightness, 1.5, axis=0, order=2) * 1.5**2
@@ -62,10 +63,10 @@ def glasses(face: Image.Image) -> float:
 
 
 def blur(image: Image.Image) -> float:
-    """Blur from 0 (sharp) to 1: how little of the neighbouring differences another blur takes away.
+    """Blur from 0 (sharp) to 1: the share of the differences between neighbours that remains after another blur.
 
-    Crete et al. 2007 ("The blur effect"), 9-tap mean; does not depend on contrast. It tells defocus, enlargement and
-    heavy compression alike, and calls a picture without detail blurred.
+    Crete et al. 2007 ("The blur effect"), 9-tap mean; it does not depend on contrast. Defocus, enlargement and heavy
+    compression all count, and a picture without detail counts as blurred.
     """
     grey = np.asarray(image.convert("L"), np.float64)
     worst = 0.0
@@ -84,50 +85,50 @@ def perceptual_hash(image: Image.Image) -> int:
     the package imagehash has it; 64 bits are too few for faces that are all aligned alike).
     """
     grey = np.asarray(_resized(image.convert("L"), 64), np.float64)
-    low = fft.dctn(grey, norm="ortho")[:16, :16].ravel()
+    low = np.asarray(fft.dctn(grey, norm="ortho"))[:16, :16].ravel()
     low[0] = 0  # brightness
     bits = low > np.median(low)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def duplicates(hashes: Sequence[int], distance: int = DUPLICATE) -> dict[int, int]:
-    """Index of each picture that nearly repeats an earlier kept one -> index of that one.
+    """Index of each picture that nearly equals an earlier one that is kept -> index of that one.
 
     Two are alike if their `perceptual_hash` differ in at most ``distance`` of 256 bits.
     """
-    # Cut into distance + 1 parts, two such hashes agree in at least one: only those are compared.
+    # Of distance + 1 parts of the hashes, two such pictures have at least one in common: only those are compared.
     parts = distance + 1
     width = 256 // parts
     buckets: dict[tuple[int, int], list[int]] = {}
-    found = {}
+    copies = {}
     for index, value in enumerate(hashes):
         keys = [(part, value >> part * width & (1 << width) - 1) for part in range(parts)]
         near = {kept for key in keys for kept in buckets.get(key, ()) if (hashes[kept] ^ value).bit_count() <= distance}
         if near:
-            found[index] = min(near)
+            copies[index] = min(near)
             continue
         for key in keys:
             buckets.setdefault(key, []).append(index)
-    return found
+    return copies
 
 
 def remove_background(face: Image.Image, matting: str = "walker") -> Image.Image:
     """The person of an aligned face with alpha, RGBA.
 
     Args:
-        matting: "walker" finds the person from where an aligned head lies and from colours (`drawing.foreground`:
-            no network, soft about hair, unsure where clothes look like the background); "rembg" asks the
-            package rembg (U^2-Net, fetched by it at first use), which is better.
+        matting: "walker" segments by colour and by where the head lies in an aligned picture (`drawing.foreground`:
+            no network, soft edges of hair, errors where clothes look like the background); "rembg" uses the package
+            rembg (U^2-Net, which it downloads at first use), which is better.
 
     Raises:
         ToonError: rembg is not installed.
     """
     if matting == "rembg":
         try:
-            from rembg import remove
+            rembg = import_module("rembg")  # an optional package
         except ImportError:
             raise ToonError("--matting rembg needs another package: pip install 'rembg[cpu]'.") from None
-        return remove(face).convert("RGBA")
+        return rembg.remove(face).convert("RGBA")
     mask = person_mask(np.asarray(face))
     alpha = Image.fromarray(np.rint(255 * mask).astype(np.uint8))
     cut = face.convert("RGB")

@@ -1,4 +1,4 @@
-"""The notebook of a long job: what was done is never done twice, wherever the job was killed."""
+"""A journal of finished items on disk, from which a long job that was killed continues."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from typing import Any
 
 from ..errors import ToonError
 from ..files import atomic_path, explain_os_error, output_folder
-from .prepare import Outcome
+from .recipe import Outcome
 
-BLOCK = 32  # items between commits: so many are lost by a kill, at most
+BLOCK = 32  # items between commits, the most that is lost when the process is killed
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture or face of the journal: where it came from, what became of it, where its bytes lie."""
+    """One picture or face of the journal."""
 
-    name: str
+    name: str  # of the source
     label: Any
     outcome: Outcome  # without data
-    place: tuple[int, int]  # first byte, bytes
+    place: tuple[int, int]  # offset and size of the picture file, in bytes
 
     @property
     def kind(self) -> str:
-        """Why it was left out, in two words at most."""
+        """The reason it was left out, in two words at most."""
         return str(self.outcome.why).partition(":")[0]
 
 
 class Journal:
-    """Outcomes of items in order, in a folder of its own: pictures end to end in one file, a line of JSON an item.
+    """Outcomes of items in order, in a folder of its own: all pictures in one file, one line of JSON for each item.
 
-    Pictures are on disk before the lines that speak of them, so after a kill (or a power cut) every whole line is
-    true, and what stands behind the last one is cut off.
+    Pictures are on disk before the lines that refer to them, so that after a kill or a power cut every complete line
+    is valid; anything after the last one is cut off.
 
     Args:
         folder: made if missing.
-        plan: what is being done; a journal with another plan is refused.
-        replace: begin anew where the plan is another.
+        plan: sources and options of the job; a journal with another plan is refused.
+        replace: delete a journal with another plan and start again.
 
     Attributes:
-        done: items finished.
+        done: number of finished items.
 
     Raises:
-        ToonError: the folder cannot be written, or was begun with another plan.
+        ToonError: the folder cannot be written, or has a journal with another plan.
     """
 
     def __init__(self, folder: Path, plan: dict[str, Any], *, replace: bool = False) -> None:
@@ -57,8 +57,8 @@ class Journal:
         other = _differences(folder / "plan.json", plan)
         if other and not replace:
             raise ToonError(
-                f"{folder} is an unfinished set begun with another {', '.join(other)}: give the same again to go "
-                "on with it, or --overwrite to begin anew."
+                f"{folder} is an unfinished set begun with another {', '.join(other)}: give the same again to "
+                "continue it, or --overwrite to start again."
             )
         if other:
             shutil.rmtree(folder, ignore_errors=True)
@@ -77,9 +77,9 @@ class Journal:
         self._waiting: list[bytes] = []
 
     def _read_back(self) -> tuple[int, int, int]:
-        """Items, bytes of pictures and bytes of lines that are safe."""
+        """Numbers of items, of bytes of pictures and of bytes of lines that are complete."""
         pictures, lines = self.folder / "pictures.bin", self.folder / "journal.jsonl"
-        there = pictures.stat().st_size if pictures.exists() else 0
+        size = pictures.stat().st_size if pictures.exists() else 0
         done = end = lines_end = 0
         if lines.exists():
             with open(lines, "rb") as file:
@@ -88,13 +88,13 @@ class Journal:
                         record = json.loads(line) if line.endswith(b"\n") else None
                     except ValueError:
                         record = None
-                    if record is None or record["end"] > there:
+                    if record is None or record["end"] > size:
                         break
                     done, end, lines_end = done + 1, record["end"], lines_end + len(line)
         return done, end, lines_end
 
     def add(self, name: str, label: Any, outcomes: list[Outcome]) -> None:
-        """Write down what became of the next item."""
+        """Record the outcomes of the next item."""
         rows = []
         for outcome in outcomes:
             row = {**asdict(outcome), "at": self._at, "bytes": len(outcome.data or b"")}
@@ -113,7 +113,7 @@ class Journal:
             self.commit()
 
     def commit(self) -> None:
-        """Make what was added safe from a kill."""
+        """Write everything that was added to disk."""
         try:
             for file, data in ((self._pictures, b""), (self._lines, b"".join(self._waiting))):
                 file.write(data)
@@ -124,6 +124,7 @@ class Journal:
         self._waiting = []
 
     def close(self) -> None:
+        """Commit and close the files."""
         self.commit()
         self._pictures.close()
         self._lines.close()
@@ -145,11 +146,12 @@ class Journal:
             return file.read(entry.place[1])
 
     def remove(self) -> None:
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _differences(plan_file: Path, plan: dict[str, Any]) -> list[str]:
-    """Keys in which the plan on disk is another; none if there is none."""
+    """Keys in which a plan on disk differs; none if there is no file."""
     if not plan_file.exists():
         return []
     try:

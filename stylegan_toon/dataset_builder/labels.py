@@ -16,7 +16,7 @@ MAX_VARIANTS = 10_000
 
 
 def labels_of(kind: str, sources: Sequence[Source]) -> tuple[list[list[Any]], dict[str, Any]]:
-    """A label (class, numbers or None) for every picture of every source, and what ``dataset.json`` says of them.
+    """A label (class, numbers or None) for every picture of every source, and entries about them for ``dataset.json``.
 
     Args:
         kind: "auto" keeps the labels of the sources; "none" drops them; "folders" makes each top folder (or, with
@@ -30,8 +30,8 @@ def labels_of(kind: str, sources: Sequence[Source]) -> tuple[list[list[Any]], di
         return _folders(sources)
     if kind == "cartoonset":
         return _cartoonset(sources)
-    found = [source.labels() if kind == "auto" else None for source in sources]
-    return [[None] * len(source.names) if given is None else given for source, given in zip(sources, found)], {}
+    stored = [source.labels() if kind == "auto" else None for source in sources]
+    return [[None] * len(source.names) if given is None else given for source, given in zip(sources, stored)], {}
 
 
 def _folders(sources: Sequence[Source]) -> tuple[list[list[Any]], dict[str, Any]]:
@@ -43,8 +43,8 @@ def _folders(sources: Sequence[Source]) -> tuple[list[list[Any]], dict[str, Any]
             raise ToonError(f"{sources[0].names[tops[0].index('')]} lies in no folder: --labels folders needs one.")
     classes = sorted({top for part in tops for top in part})
     number = {top: index for index, top in enumerate(classes)}
-    said = [PurePosixPath(top).name for top in classes]
-    return [[number[top] for top in part] for part in tops], {"classes": said}
+    names = [PurePosixPath(top).name for top in classes]
+    return [[number[top] for top in part] for part in tops], {"classes": names}
 
 
 def _cartoonset(sources: Sequence[Source]) -> tuple[list[list[Any]], dict[str, Any]]:
@@ -67,7 +67,7 @@ def read_attributes(data: bytes, name: str) -> list[tuple[str, int, int]]:
     """Attribute, value and number of variants, as the rows of a CartoonSet CSV hold them.
 
     Raises:
-        ToonError: it is no such table.
+        ToonError: the data is not such a table.
     """
     try:
         rows = [(row[0], int(row[1]), int(row[2])) for row in csv.reader(io.StringIO(data.decode("utf-8-sig"))) if row]

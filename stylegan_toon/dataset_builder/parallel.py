@@ -1,4 +1,4 @@
-"""An ordered map over processes that never holds more than a handful of results."""
+"""An ordered map over processes that holds only a few results at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from ..errors import ToonError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1, chunk: int = 4) -> Iterator[R]:
@@ -34,7 +35,7 @@ def ordered_map(function: Callable[[T], R], items: Iterable[T], workers: int = 1
     try:
         while True:
             while len(waiting) < 3 * workers and (part := list(islice(items, chunk))):
-                with _interrupts_held():  # it may start a process
+                with _interrupts_blocked():  # it may start a process
                     waiting.append(pool.submit(_apply, function, part))
             if not waiting:
                 return
@@ -50,8 +51,8 @@ def _apply(function: Callable[[T], R], part: list[T]) -> list[R]:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits; processes started meanwhile are deaf to it from birth, also while they import."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C; processes that are started meanwhile inherit that and ignore it even while they import."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -63,4 +64,4 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C

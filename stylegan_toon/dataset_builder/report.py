@@ -1,4 +1,4 @@
-"""What was left out of a set and why: a page to look at, and a table for machines."""
+"""The report on a set: which pictures were left out and why, as a page and as a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_report(
     """Write the report on a set.
 
     Args:
-        page: HTML in one file, thumbnails inside, nothing from elsewhere.
+        page: a self-contained HTML file with thumbnails.
         table: CSV: source, kept as (empty if it was not), why, and the measures.
         title: name of the set.
         kept: with the name each has in the set.
@@ -78,5 +78,5 @@ def _figure(entry: Entry) -> str:
 
 
 def _harmless(text: str) -> str:
-    """A stranger's file name may not become a formula when the table is opened in a spreadsheet."""
+    """The text with a quote before it if a spreadsheet would take it for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..weights import KINDS
-
 SIDE = 192  # of the picture that the network takes; landmarks are in its pixels
 POINTS = 478  # 468 of the trunk and five for each iris
 _FINE = 4  # pixels per cell of the features that the heads look at
@@ -185,6 +183,3 @@ def _sample(features: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     inside = ((where >= 0.5) & (where <= size - 0.5)).all(2).view(-1, 1, _GRID, _GRID)
     grid = (2 * where / size - 1).view(-1, _GRID, _GRID, 2)
     return F.grid_sample(features, grid, padding_mode="border", align_corners=False) * inside
-
-
-KINDS["face-mesh"] = (FaceMeshConfig, FaceMesh)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.padded import zero_conv3x3
-from ..weights import KINDS, load_networks, pretrained_folder
+from ..weights import load_networks, pretrained_folder
 
 SIDE = 150  # of the picture that the network takes: a face with a quarter of its side around it
 _MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, 0 to 255
@@ -118,9 +118,6 @@ class DlibNetwork(nn.Module):
         x = (img - img.new_tensor(_MEAN)[:, None, None]) / 256
         x = F.max_pool2d(F.relu(self.start(x)), 3, 2)
         return self.head(self.blocks(x).mean((2, 3), keepdim=True)).flatten(1)
-
-
-KINDS["dlib-identity"] = (DlibConfig, DlibNetwork)
 
 
 def recogniser(device: torch.device | str = "cpu") -> DlibNetwork:

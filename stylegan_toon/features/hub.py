@@ -1,21 +1,14 @@
-"""Weights that other packages keep in the torch-hub cache: found there, or fetched without ever hanging."""
+"""Weights that other packages keep in the torch-hub cache: taken from there, or downloaded within a time limit."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import queue
-import threading
-import time
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ..errors import ToonError
-from ..files import atomic_path
+from ..weights.download import fetch
 
 CONNECT_SECONDS = 5.0  # for a server to answer, and for every read after that
 PATIENCE_SECONDS = 120.0  # a download that would take longer is given up
@@ -41,51 +34,11 @@ def hub_file(url: str, *, folder: Path | None = None, sha256_prefix: str = "") -
     if path.is_file():
         return path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _open(url) as response, atomic_path(path) as temporary:
-            digest = _copy(response, temporary, path.name)
-            if not digest.startswith(sha256_prefix):
-                raise Unavailable("the download is damaged")
-    except (OSError, HTTPException, ToonError) as error:
-        raise Unavailable(f"no download from {url.split('/')[2]} ({getattr(error, 'reason', error)})") from error
+        fetch(url, path, sha256=sha256_prefix, timeout=CONNECT_SECONDS, patience=PATIENCE_SECONDS)
+    except ToonError as error:
+        reason = getattr(error.__cause__, "reason", error.__cause__) or error
+        raise Unavailable(f"no download from {url.split('/')[2]} ({reason})") from error
     return path
-
-
-def _open(url: str):
-    """``urlopen`` in a thread of its own: its timeout does not cover looking up the server's name."""
-    answer: queue.Queue = queue.Queue()
-
-    def connect() -> None:
-        try:
-            answer.put(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))
-        except Exception as error:  # handed to the caller, whatever it is
-            answer.put(error)
-
-    threading.Thread(target=connect, daemon=True).start()
-    try:
-        response = answer.get(timeout=CONNECT_SECONDS + 1)
-    except queue.Empty:
-        raise TimeoutError("no answer") from None
-    if isinstance(response, Exception):
-        raise response
-    return response
-
-
-def _copy(response, path: Path, name: str) -> str:
-    """Stream a response into ``path`` under a progress bar; returns its SHA-256."""
-    size = int(response.headers.get("Content-Length") or 0)
-    digest, start = hashlib.sha256(), time.monotonic()
-    with open(path, "wb") as file, tqdm(total=size or None, desc=name, unit="B", unit_scale=True, leave=False) as bar:
-        while chunk := response.read(1 << 20):
-            file.write(chunk)
-            digest.update(chunk)
-            bar.update(len(chunk))
-            elapsed = time.monotonic() - start
-            if elapsed > CONNECT_SECONDS and elapsed * max(size, bar.n) / bar.n > PATIENCE_SECONDS:
-                raise TimeoutError("the connection is too slow")
-    if size and bar.n < size:
-        raise OSError("the connection broke off")
-    return digest.hexdigest()
 
 
 def load_state(path: Path) -> dict[str, torch.Tensor]:

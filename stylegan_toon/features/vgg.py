@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ToonError
 from ..models.padded import zero_conv3x3
-from ..weights.checkpoint import KINDS, load_networks
+from ..weights.checkpoint import load_networks
 from ..weights.zoo import pretrained_folder
 
 STAGES = (("conv1_1", "conv1_2"), ("conv2_1", "conv2_2"), ("conv3_1", "conv3_2", "conv3_3"))
@@ -52,9 +52,6 @@ class Vgg16(nn.Module):
                 x = F.relu(zero_conv3x3(x, layer.weight, layer.bias, keep=True))
             found.append(x)
         return found
-
-
-KINDS["vgg16"] = (VggConfig, Vgg16)
 
 
 @lru_cache(maxsize=2)

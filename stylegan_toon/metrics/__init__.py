@@ -1,10 +1,10 @@
-"""Floor 4: how good a network or a set of pictures is."""
+"""Metrics of networks, of sets of pictures, and of photos with their toons."""
 
 from ..features.extractors import Extractor, extractor
 from .distances import frechet_distance, kernel_distance, mmd, moments, precision_recall
-from .measure import evaluate, evaluate_pictures
+from .evaluation import evaluate, evaluate_pictures
 from .names import DEFAULT, Metric, parse_metric
-from .path import path_distances, path_length
+from .perceptual_path import path_distances, path_length
 from .suite import Suite
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Distances between two sets of pictures, as pure functions of their features; everything in float64.
+"""Distances between two sets of pictures, as pure functions of their features, computed in float64.
 
-A row is one picture. Which network the rows come from is nothing these functions know; figures from different
-networks, and Frechet distances of different numbers of pictures, are not comparable.
+A row is one picture. Values from the features of different networks, and Frechet distances of different numbers of
+pictures, are not comparable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
         raise ToonError(f"A covariance needs at least 2 pictures, not {len(rows)}: give more.")
     mean = rows.mean(dim=0, dtype=torch.float64)
     cov = rows.new_zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for part in rows.split(4096):  # a large set is not copied to float64 as a whole
+    for part in rows.split(4096):  # a float64 copy of a large set may not fit in memory
         centred = part.double() - mean
         cov += centred.T @ centred
     return mean, cov / (len(rows) - 1)
@@ -37,8 +37,8 @@ def frechet_distance(mu1: Tensor, s1: Tensor, mu2: Tensor, s2: Tensor) -> float:
     """Squared Frechet distance of two Gaussians (Heusel et al. 2017, equation 6).
 
     ``|mu1 - mu2|^2 + tr(s1 + s2 - 2 (s1 s2)^(1/2))``. With ``s = A^T A``, the trace of the root is the sum of the
-    singular values of ``A1 A2^T``: no root of a nearly singular, unsymmetric product is taken, so covariances of
-    fewer pictures than dimensions are no trouble.
+    singular values of ``A1 A2^T``: this takes no root of a nearly singular, unsymmetric product and is accurate also
+    for covariances of fewer pictures than dimensions.
 
     Args:
         mu1, mu2: ``[D]``.
@@ -50,7 +50,7 @@ def frechet_distance(mu1: Tensor, s1: Tensor, mu2: Tensor, s2: Tensor) -> float:
 
 
 def _factor(s: Tensor) -> Tensor:
-    """``A`` ``[rank, D]`` with ``A^T A = s``. Eigenvalues that are only rounding are left out: their roots are not."""
+    """``A`` ``[rank, D]`` with ``A^T A = s``, without eigenvalues as small as rounding errors (their roots are not)."""
     values, vectors = torch.linalg.eigh(s)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values.max().clamp(min=0)
     return values[kept].sqrt()[:, None] * vectors[:, kept].T
@@ -78,12 +78,13 @@ def kernel_distance(
 ) -> float:
     """Kernel distance (KID on Inception features): the mean of `mmd` over random subsets.
 
-    Unbiased: the expectation does not depend on the numbers of pictures, and is 0, so that a measurement may well
-    be below 0, for two samples of the same distribution. Sets no larger than ``size`` are compared whole, once.
+    Unbiased: the expectation does not depend on the numbers of pictures and is 0 for two samples of the same
+    distribution, so that a value may be below 0. Sets no larger than ``size`` are compared once, as a whole.
 
     Args:
         x, y: ``[N, D]``, ``[M, D]``.
-        subsets, size: 100 of 1000, as published.
+        subsets, size: 100 subsets of 1000 pictures, as published.
+        seed: of the choice of subsets.
         progress: wraps the loop over subsets, to draw a bar.
 
     Raises:
@@ -116,15 +117,15 @@ def precision_recall(reals: Tensor, fakes: Tensor, *, k: int = 3, progress: Prog
         precision and recall, each 0 to 1.
 
     Raises:
-        ToonError: a set of ``k`` pictures or fewer has no k-th neighbour.
+        ToonError: a set has ``k`` pictures or fewer.
     """
     if min(len(reals), len(fakes)) <= k:
         raise ToonError(f"Precision and recall look at {k} neighbours: give more than {k} pictures.")
-    centre = reals.mean(dim=0, dtype=torch.float64)  # of no effect on distances, but on their rounding
+    centre = reals.mean(dim=0, dtype=torch.float64)  # distances stay the same, their rounding errors get smaller
     reals, fakes = reals.double() - centre, fakes.double() - centre
 
     def share(points: Tensor, centres: Tensor) -> float:
-        # The nearest neighbour of all is the point itself.
+        # k + 1, since the nearest neighbour is the point itself.
         near = [_squared(centres[rows], centres).kthvalue(k + 1).values for rows in progress(_blocks(centres, centres))]
         reach = torch.cat(near)
         inside = [(_squared(points[rows], centres) <= reach).any(dim=1) for rows in progress(_blocks(points, centres))]
@@ -140,7 +141,7 @@ def _blocks(points: Tensor, others: Tensor) -> list[slice]:
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances ``[N, M]``. What float32 features cannot tell apart is at distance 0 exactly."""
+    """Squared distances ``[N, M]``; exactly 0 where float32 features are the same."""
     aa, bb = a.square().sum(dim=1)[:, None], b.square().sum(dim=1)
     d = aa + bb - 2 * (a @ b.T)
     return torch.where(d > 1e-13 * (aa + bb), d, 0.0)

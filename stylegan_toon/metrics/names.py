@@ -7,7 +7,7 @@
     detection                 share of pictures in which MTCNN finds a face
     ppl-...-vgg, identity-dlib    the same with networks that ship
 
-The published names stand for the published networks alone; whatever else a figure comes from is in its name.
+The published names always mean the published networks; with other networks, the name of the metric tells which.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..errors import ToonError
 from ..features.extractors import NAMES, OFFLINE
-from .path import PATHS
+from .perceptual_path import PATHS
 
 DEFAULT = (f"fd-{OFFLINE}", f"kd-{OFFLINE}", f"pr-{OFFLINE}", "detection")
 COMPARED = ("fd", "kd", "pr")  # kinds that need real pictures
@@ -42,7 +42,7 @@ class Metric:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """Names of the figures it gives."""
+        """Names of the values it gives."""
         return (f"precision-{self.network}", f"recall-{self.network}") if self.kind == "pr" else (self.name,)
 
     @property
@@ -52,15 +52,19 @@ class Metric:
 
 
 def parse_metric(name: str, networks: Sequence[str] = NAMES) -> Metric:
-    """Raises ToonError for a name that means nothing."""
+    """The metric of a name; ``networks`` are the possible NETs.
+
+    Raises:
+        ToonError: there is no such metric.
+    """
     text = {"fid": "fd-inception", "kid": "kd-inception"}.get(name, name)
-    if found := re.fullmatch(r"(fd|kd|pr)-(.+)", text):
-        if found[2] in networks:
-            return Metric(name, found[1], found[2])
-    elif found := re.fullmatch(rf"ppl-({'|'.join(PATHS)})(-vgg)?", text):
-        return Metric(name, "ppl", "vgg" if found[2] else "lpips", found[1])
-    elif found := re.fullmatch(r"identity(-dlib)?", text):
-        return Metric(name, "identity", "dlib" if found[1] else "facenet")
+    if match := re.fullmatch(r"(fd|kd|pr)-(.+)", text):
+        if match[2] in networks:
+            return Metric(name, match[1], match[2])
+    elif match := re.fullmatch(rf"ppl-({'|'.join(PATHS)})(-vgg)?", text):
+        return Metric(name, "ppl", "vgg" if match[2] else "lpips", match[1])
+    elif match := re.fullmatch(r"identity(-dlib)?", text):
+        return Metric(name, "identity", "dlib" if match[1] else "facenet")
     elif text == "detection":
         return Metric(name, "detection", "mtcnn")
     raise ToonError(

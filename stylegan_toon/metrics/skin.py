@@ -1,8 +1,8 @@
-"""Does a cartoon keep the colour of a person's skin: the cheeks in CIELAB, and how far a toon shifts them.
+"""How far a toon shifts the colour of a person's skin, measured on the cheeks in CIELAB.
 
 CIELAB (CIE 15:2004) of sRGB (IEC 61966-2-1) under D65, 2 degree observer: lightness L* from 0 to 100, and two colour
 axes a* (green to red) and b* (blue to yellow), whose length is the chroma and whose angle is the hue. Skin has hues of
-about 30 (pink) to 75 degrees (yellow); a difference of 1 in L* or of 1 along a* or b* is just about seen.
+about 30 (pink) to 75 degrees (yellow); a difference of 1 in L*, a* or b* is just visible.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from PIL import Image
 from ..errors import ToonError
 from ..faces.mesh import Mesh, face_mesh
 
-# Corners of a patch of each cheek (points of the mesh): under glasses, beside the fold from nose to mouth, above most
-# beards, and inside of what hair covers.
+# Corners of a patch of each cheek (points of the mesh): below glasses, beside the fold from nose to mouth, above most
+# beards, and where hair rarely covers the face.
 LEFT_CHEEK = (50, 36, 206, 207, 187)
 RIGHT_CHEEK = (280, 266, 426, 427, 411)
-LEAST_SHARE = 0.4  # of the other's patch: a cheek turned further away is left out, since hair or background looks in
+LEAST_SHARE = 0.4  # a patch smaller than this share of the other one is turned away, and hair may cover it: left out
 _TO_XYZ = np.array(
     [
         [0.4123907993, 0.3575843394, 0.1804807884],
@@ -78,12 +78,12 @@ def cheeks_lab(image: Image.Image, mesh: Mesh) -> tuple[float, float, float]:
 
 
 def skin_shift(photo: Image.Image, toon: Image.Image, *, mesh: Mesh | None = None) -> SkinShift:
-    """How a toon shifts the colour of the cheeks, which are looked for in the photo.
+    """How a toon shifts the colour of the cheeks, which are located in the photo.
 
     Args:
         photo: FFHQ-aligned square crop.
-        toon: the same face with the same outline, but for mild warps; square, of any size.
-        mesh: landmarks of ``photo`` if they are known.
+        toon: the same face in the same place, except for mild warps; square, of any size.
+        mesh: landmarks of ``photo``; None = they are computed.
 
     Raises:
         ToonError: one of the pictures is not square, or too small for `face_mesh`.

@@ -1,4 +1,4 @@
-"""The networks a choice of metrics needs, and the figures they give."""
+"""A choice of metrics with the networks that they need, and their values from features."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..errors import ToonError
 from ..features.extractors import NAMES, Extractor, extractor
 from ..features.hub import Unavailable
 from ..features.perceptual import Perceptual, load_lpips, perceptual
-from . import cache
-from .collect import agree, collect, processes, to_bytes
+from . import feature_cache as cache
+from .batches import agree, collect, processes, to_bytes
 from .distances import frechet_distance, kernel_distance, moments, precision_recall
-from .faces import FaceDetection, embedder
+from .face_networks import FaceDetection, embedder
 from .names import COMPARED, Metric, parse_metric
-from .path import path_length
+from .perceptual_path import path_length
 
-MAX_REALS = 50_000  # more real pictures than this change no figure that anybody publishes
+MAX_REALS = 50_000  # as many as published metrics use at most
 
 
 class Suite:
-    """Metrics with the networks they need, loaded once: at the start of a training, say.
+    """Metrics with the networks they need, which are loaded once, for example at the start of a training.
 
     Args:
         metrics: names, see `metrics.names`.
         networks: extractors of your own by name, for ``fd-MINE`` and the like.
-        device: where they run. Distances are computed there too, in float64, if it is a GPU that has it.
+        device: where they run. On CUDA, distances are also computed there.
 
     Raises:
-        ToonError: an unknown name, or a network that is not to be had; the sentence names one that is.
+        ToonError: an unknown name, or a network that cannot be loaded; the sentence names another one.
     """
 
     def __init__(
@@ -74,36 +74,36 @@ class Suite:
         self, pictures: ImageDataset, count: int | None = None, *, grey: bool = False, batch: int = 16,
         quiet: bool = False,
     ) -> dict[str, dict[str, Tensor]]:  # fmt: skip
-        """What the metrics need to know of real pictures, from the cache or into it.
+        """The features of real pictures that the metrics need, from the cache if they are there.
 
         Args:
             count: pictures to use, spread evenly; all, up to 50,000, if None.
-            grey: the pictures compared with are grey, so these become so.
+            grey: make the pictures grey, since those they are compared with are.
 
         Returns:
             for each network ``count``, ``mean`` ``[D]``, ``cov`` ``[D, D]`` and, where needed, ``rows`` ``[N, D]``.
-            Process 0 has them, other processes may get less.
+            Process 0 has all of them; other processes may have fewer.
         """
         count = min(count or MAX_REALS, len(pictures))
-        found: dict[str, dict[str, Tensor]] = {}
+        features: dict[str, dict[str, Tensor]] = {}
         for name in dict.fromkeys(m.network for m in self.of_kind(*COMPARED)):
             parts = ["moments"] + ["rows"] * any(m.network == name for m in self.of_kind("kd", "pr"))
-            paths, kept = {}, []
-            if processes()[0] == 0:  # one process decides for all: their folders may differ
-                where = partial(cache.cache_path, pictures, self.extractors[name], count, grey=grey)
-                paths = {part: where(part=part) for part in parts}
-                kept = [cache.load(path) for path in paths.values()]
-            complete = torch.tensor(float(bool(kept) and None not in kept), device=self.device)
+            paths, cached = {}, []
+            if processes()[0] == 0:  # one process decides for all, since their cache folders may differ
+                path_of = partial(cache.cache_path, pictures, self.extractors[name], count, grey=grey)
+                paths = {part: path_of(part=part) for part in parts}
+                cached = [tensors for path in paths.values() if (tensors := cache.load(path)) is not None]
+            complete = torch.tensor(float(len(cached) == len(parts)), device=self.device)
             if not agree(complete):
                 step = partial(self._read, pictures, cache.chosen(pictures, count), name, grey)
                 rows = collect(count, step, batch=batch, desc=f"real pictures, {name}", quiet=quiet)[name]
                 mean, cov = moments(rows)
-                made = {"moments": {"mean": mean, "cov": cov}, "rows": {"rows": rows}}
-                kept = [made[part] for part in parts]
+                computed = {"moments": {"mean": mean, "cov": cov}, "rows": {"rows": rows}}
+                cached = [computed[part] for part in parts]
                 for part, path in paths.items():
-                    cache.store(path, made[part])
-            found[name] = {"count": torch.tensor(count), **{k: v for part in kept for k, v in part.items()}}
-        return found
+                    cache.store(path, computed[part])
+            features[name] = {"count": torch.tensor(count), **{k: v for part in cached for k, v in part.items()}}
+        return features
 
     def _read(
         self, pictures: ImageDataset, rows: list[int], network: str, grey: bool, indices: Tensor
@@ -116,9 +116,13 @@ class Suite:
     def score(
         self, fakes: dict[str, Tensor], reals: dict[str, dict[str, Tensor]], *, quiet: bool = False
     ) -> dict[str, float]:
-        """Figures from rows: of the fakes ``[N, D]`` by network (paths and identity: ``[N]`` by metric).
+        """The values of the metrics.
 
-        Warns where there are fewer pictures than features, which biases a Frechet distance.
+        Warns if there are fewer pictures than features, which biases a Frechet distance.
+
+        Args:
+            fakes: rows ``[N, D]`` by network; for ppl and identity ``[N]`` by metric.
+            reals: from `reals`.
         """
         values: dict[str, float] = {}
         device = self.device if self.device.type == "cuda" else "cpu"  # mps has no float64
@@ -130,20 +134,20 @@ class Suite:
                 fewest = min(len(rows), int(real["count"]))
                 if fewest <= rows.shape[1]:
                     warnings.warn(
-                        f"{metric.name} compares {fewest} pictures by {rows.shape[1]} features: it comes out too "
-                        "large, and is comparable only with figures of as many pictures (kd-… is with any).",
+                        f"{metric.name} compares {fewest} pictures by {rows.shape[1]} features: it is too large, and "
+                        "comparable only with values of as many pictures (kd-… is comparable with any number).",
                         stacklevel=2,
                     )
-                found = (frechet_distance(*moments(rows), real["mean"], real["cov"]),)
+                results = (frechet_distance(*moments(rows), real["mean"], real["cov"]),)
             elif metric.kind == "kd":
-                found = (kernel_distance(real["rows"], rows, progress=bar),)
+                results = (kernel_distance(real["rows"], rows, progress=bar),)
             elif metric.kind == "pr":
-                found = precision_recall(real["rows"], rows, progress=bar)
+                results = precision_recall(real["rows"], rows, progress=bar)
             elif metric.kind == "ppl":
-                found = (path_length(rows),)
+                results = (path_length(rows),)
             else:
-                found = (float(rows.double().mean()),)
-            values.update(zip(metric.results, found))
+                results = (float(rows.double().mean()),)
+            values.update(zip(metric.results, results))
         return values
 
     def digests(self) -> dict[str, str]:
@@ -151,18 +155,18 @@ class Suite:
         return {name: network.digest for name, network in self.extractors.items()}
 
     def results(self) -> list[str]:
-        """Names of all figures, in order."""
+        """Names of all values, in order."""
         return [name for metric in self.metrics for name in metric.results]
 
     def share(self, compute: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Let process 0 compute figures and tell them to the others."""
+        """Compute values in process 0 and send them to the others."""
         rank, world = processes()
         if world == 1:
             return compute()
         names = self.results()
         values = compute() if rank == 0 else dict.fromkeys(names, 0.0)
-        told = agree(torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device))
-        return dict(zip(names, told.tolist()))
+        shared = agree(torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device))
+        return dict(zip(names, shared.tolist()))
 
 
 def _perceptual(name: str, device: torch.device | str) -> Perceptual:
@@ -172,5 +176,5 @@ def _perceptual(name: str, device: torch.device | str) -> Perceptual:
         return load_lpips().eval().requires_grad_(False).to(device)
     except Unavailable as error:
         raise ToonError(
-            f"LPIPS is not to be had ({error}): use ppl-wend-vgg or the like, which needs no connection."
+            f"LPIPS cannot be loaded ({error}): use ppl-wend-vgg or the like, which needs no connection."
         ) from error

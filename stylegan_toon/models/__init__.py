@@ -1,4 +1,4 @@
-"""Floor 2: networks, each with a frozen config dataclass beside it."""
+"""Networks: the StyleGAN2 and mobile generators and the discriminator, each beside its frozen config dataclass."""
 
 from .discriminator import Discriminator, DiscriminatorConfig
 from .mobile import MobileConfig, MobileGenerator

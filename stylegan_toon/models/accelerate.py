@@ -21,19 +21,19 @@ _MOST = 8  # recordings kept; each holds the memory of its activations
 
 
 def accelerate(function: Callable, how: str = "auto") -> Callable:
-    """``function``, or something that does the same in another way.
+    """``function`` itself, or a callable with the same results that runs it as CUDA graphs or compiled.
 
     Args:
         function: a module or a function of tensors and hashable options that returns a tensor or a tuple of tensors.
-            Recorded, it must only work on tensors that stay where they are. A module's weights may change or move:
-            they are looked after, and what was recorded with others is not used.
+            To be recorded, it must work on tensors that stay at the same address. A module's weights may change or
+            move: that is noticed, and recordings made with other weights are not used.
         how: "auto": CUDA graphs for up to 8 pictures on CUDA, otherwise nothing; "off": nothing; "graphs": for any
-            number; "compile": torch.compile, which takes seconds to minutes at first and for every new shape. Whatever
-            does not work here is left out, and a warning says so.
+            number; "compile": torch.compile, which takes seconds to minutes at first and for every new shape. If one
+            does not work on this machine, a warning says so and the function runs as it is.
 
     Returns:
-        ``function`` itself if there is nothing to do. Results of recordings have no gradients; functions whose results
-        do are not recorded.
+        ``function`` itself for "off". Results of recordings have no gradients; functions whose results require
+        gradients are not recorded.
 
     Raises:
         ValueError: ``how`` is none of these.
@@ -55,7 +55,7 @@ class _Compiled:
             return self.function(*args, **kwargs)
         try:
             return self.fast(*args, **kwargs)
-        except Exception as error:  # of whatever a compiler may lack; a mistake of the caller's comes up again here:
+        except Exception as error:  # compilers fail in many ways; the call below repeats a mistake of the caller
             result = self.function(*args, **kwargs)
             self.fast = None
             warnings.warn(
@@ -66,7 +66,7 @@ class _Compiled:
 
 @dataclass
 class _Recording:
-    """What is known about calls of one kind."""
+    """The calls of one kind so far, and their recording once there is one."""
 
     calls: int = 0
     inputs: list[Tensor] = field(default_factory=list)
@@ -83,8 +83,8 @@ class Graphs:
 
     Args:
         function: see `accelerate`.
-        most: only for batches of up to so many (the length of the first tensor); None = any.
-        record: takes a function without arguments, records it and returns its results and what plays it again.
+        most: largest batch (length of the first tensor) that is recorded; None = any.
+        record: takes a function without arguments, records it and returns its results and a function that replays it.
         device_type: of the tensors that can be recorded.
     """
 
@@ -110,34 +110,36 @@ class Graphs:
                 self.most = 0
                 warnings.warn("CUDA graphs need a CUDA device: going on without them.", stacklevel=2)
             return self.function(*args, **kwargs)
-        known = self._known((len(args), *names, torch.is_grad_enabled(), *map(_kind, values)))
-        if known.refused:
+        recording = self._recording((len(args), *names, torch.is_grad_enabled(), *map(_kind, values)))
+        if recording.refused:
             return self.function(*args, **kwargs)
-        if known.play is None and known.calls < _WARM_UP:
-            known.calls += 1
-            result = self._aside(*args, **kwargs)
-            known.refused = any(t.requires_grad for t in _several(result))
-            return result
-        if known.play is None and not self._make(known, len(args), names, values):
+        if recording.play is None:
+            if recording.calls < _WARM_UP:
+                recording.calls += 1
+                result = self._on_side_stream(*args, **kwargs)
+                recording.refused = any(t.requires_grad for t in _several(result))
+                return result
+            self._make(recording, len(args), names, values)
+        if recording.play is None:
             return self.function(*args, **kwargs)
-        for own, given in zip(known.inputs, tensors, strict=True):
+        for own, given in zip(recording.inputs, tensors, strict=True):
             own.copy_(given)
-        known.play()
-        results = [t.clone() for t in known.outputs]  # the next call writes over them
+        recording.play()
+        results = [t.clone() for t in recording.outputs]  # the next call writes over them
         return tuple(results) if len(results) > 1 else results[0]
 
-    def _known(self, kind: Hashable) -> _Recording:
+    def _recording(self, kind: Hashable) -> _Recording:
         if isinstance(self.function, nn.Module):
             weights = [*self.function.parameters(), *self.function.buffers()]
             kind = (kind, *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in weights))
-        known = self.recordings.setdefault(kind, _Recording())
+        recording = self.recordings.setdefault(kind, _Recording())
         self.recordings.move_to_end(kind)
         if len(self.recordings) > _MOST:
             self.recordings.popitem(last=False)
-        return known
+        return recording
 
-    def _aside(self, *args, **kwargs):
-        """A call on a stream of its own, as CUDA wants it before a recording."""
+    def _on_side_stream(self, *args, **kwargs):
+        """A call on a stream of its own, which CUDA requires before a recording."""
         if self.device_type != "cuda":
             return self.function(*args, **kwargs)
         here, side = torch.cuda.current_stream(), torch.cuda.Stream()
@@ -149,17 +151,16 @@ class Graphs:
             t.record_stream(here)
         return result
 
-    def _make(self, known: _Recording, positional: int, names: list[str], values: list) -> bool:
-        """Record; False, and a warning, if that cannot be."""
+    def _make(self, recording: _Recording, positional: int, names: list[str], values: list) -> None:
+        """Record, or warn if that is not possible."""
         own = [v.detach().clone() if isinstance(v, Tensor) else v for v in values]
-        known.inputs = [v for v in own if isinstance(v, Tensor)]
+        recording.inputs = [v for v in own if isinstance(v, Tensor)]
         call = dict(zip(names, own[positional:], strict=True))
         try:
-            known.outputs, known.play = self.record(lambda: _several(self.function(*own[:positional], **call)))
+            recording.outputs, recording.play = self.record(lambda: _several(self.function(*own[:positional], **call)))
         except RuntimeError as error:
-            known.refused, known.inputs = True, []
+            recording.refused, recording.inputs = True, []
             warnings.warn(f"This cannot be a CUDA graph ({_first_line(error)}): going on without it.", stacklevel=3)
-        return known.play is not None
 
 
 def _record(function: Callable[[], Sequence[Tensor]]) -> tuple[Sequence[Tensor], Callable[[], None]]:

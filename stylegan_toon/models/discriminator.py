@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ToonError
 from ..ops import setup_filter, upfirdn2d
+from .family import check_resolution, half_precision
 from .layers import Conv2d, FullyConnected, compute_dtype, memory_format
-from .stylegan2 import ARCHITECTURES, MappingNetwork, check_resolution
+from .stylegan2 import ARCHITECTURES, MappingNetwork
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,9 @@ class DiscriminatorConfig:
         mbstd_channels: feature channels it adds. 0 = none.
         cmap_dim: size of the mapped label in the projection head. None = channels of the last block.
         mapping_layers: depth of the label's mapping network.
+
+    Raises:
+        ValueError: the resolution is not a power of two from 4 up, or the architecture is unknown.
     """
 
     resolution: int = 256
@@ -52,25 +58,26 @@ class DiscriminatorConfig:
         return [2**i for i in range(int(math.log2(self.resolution)), 2, -1)]
 
     def channels(self, resolution: int) -> int:
+        """Feature channels at this resolution."""
         return min(self.channel_base // resolution, self.channel_max)
 
 
 class DiscriminatorBlock(nn.Module):
     """``fromrgb`` (first block; each in "skip"), ``conv0``, ``conv1`` (halves the size), ``skip`` ("resnet" only)."""
 
+    resample_filter: Tensor
+
     def __init__(self, config: DiscriminatorConfig, resolution: int) -> None:
         super().__init__()
         self.architecture = config.architecture
-        half_from = max(2 * config.resolution >> config.num_fp16_res, 8)
-        self.half = config.num_fp16_res > 0 and resolution >= half_from
-        self.half_on_request = resolution >= max(config.resolution >> 3, 8)  # as in the generator
+        self.use_half, self.half_on_request = half_precision(resolution, config.resolution, config.num_fp16_res)
         width, out = config.channels(resolution), config.channels(resolution // 2)
-        common = dict(activation=config.activation, conv_clamp=config.conv_clamp)
+        conv = partial(Conv2d, activation=config.activation, conv_clamp=config.conv_clamp)
         self.has_fromrgb = resolution == config.resolution or config.architecture == "skip"
         if self.has_fromrgb:
-            self.fromrgb = Conv2d(config.img_channels, width, 1, **common)
-        self.conv0 = Conv2d(width, width, 3, **common)
-        self.conv1 = Conv2d(width, out, 3, down=2, resample_filter=config.resample_filter, **common)
+            self.fromrgb = conv(config.img_channels, width, 1)
+        self.conv0 = conv(width, width, 3)
+        self.conv1 = conv(width, out, 3, down=2, resample_filter=config.resample_filter)
         if config.architecture == "resnet":
             self.skip = Conv2d(width, out, 1, bias=False, down=2, resample_filter=config.resample_filter)
         self.register_buffer("resample_filter", setup_filter(config.resample_filter), persistent=False)
@@ -81,12 +88,16 @@ class DiscriminatorBlock(nn.Module):
         return [getattr(self, name) for name in names if hasattr(self, name)]
 
     def forward(self, x: Tensor | None, img: Tensor | None, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None]:
-        device = (x if x is not None else img).device
-        compute = compute_dtype(self.half if dtype is None else self.half_on_request, device, dtype)
+        given = img if x is None else x
+        if given is None:
+            raise ValueError("a block needs features or a picture")
+        device = given.device
+        compute = compute_dtype(self.use_half if dtype is None else self.half_on_request, device, dtype)
         layout = memory_format(device, compute)
         if x is not None:
             x = x.to(dtype=compute, memory_format=layout)
         if self.has_fromrgb:
+            assert img is not None  # given to the first block; "skip" passes it on
             y = self.fromrgb(img.to(dtype=compute, memory_format=layout))
             x = y if x is None else x + y
             img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
@@ -132,14 +143,16 @@ class DiscriminatorEpilogue(nn.Module):
         self.cmap_dim = cmap_dim
         if config.architecture == "skip":
             self.fromrgb = Conv2d(config.img_channels, width, 1, activation=config.activation)
-        common = dict(activation=config.activation)
-        self.conv = Conv2d(width + config.mbstd_channels, width, 3, conv_clamp=config.conv_clamp, **common)
-        self.fc = FullyConnected(width * 16, width, **common)
+        self.conv = Conv2d(
+            width + config.mbstd_channels, width, 3, activation=config.activation, conv_clamp=config.conv_clamp
+        )
+        self.fc = FullyConnected(width * 16, width, activation=config.activation)
         self.out = FullyConnected(width, cmap_dim or 1)
 
     def forward(self, x: Tensor, img: Tensor | None, cmap: Tensor | None) -> Tensor:
         x = x.float().contiguous()
         if hasattr(self, "fromrgb"):
+            assert img is not None  # "skip" passes the picture on from block to block
             x = x + self.fromrgb(img.float())
         if self.std_channels > 0:
             x = minibatch_std(x, self.group_size, self.std_channels)
@@ -150,7 +163,13 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Picture (and label) -> score, positive for real. ``[N, C, R, R], [N, c_dim] -> [N, 1]``."""
+    """Picture (and label) -> score, positive for real. ``[N, C, R, R], [N, c_dim] -> [N, 1]``.
+
+    Attributes:
+        provenance: where the network comes from, if it was loaded; see `weights.provenance`.
+    """
+
+    provenance: dict[str, Any]
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -172,6 +191,7 @@ class Discriminator(nn.Module):
         self.b4 = DiscriminatorEpilogue(config, cmap_dim)
 
     def blocks(self) -> list[DiscriminatorBlock]:
+        """The blocks from the picture's resolution down to 8; ``b4`` is the epilogue."""
         return [getattr(self, f"b{res}") for res in self.config.block_resolutions]
 
     def forward(self, img: Tensor, c: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -200,17 +220,18 @@ class Discriminator(nn.Module):
         return self.b4(x, rest, cmap)
 
     def features(self, img: Tensor, dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Activations after each block, ``[N, C_i, R / 2^i, R / 2^i]``, finest first: a perceptual measure."""
-        found, x, rest = [], None, img
+        """Activations after each block, ``[N, C_i, R / 2^i, R / 2^i]``, finest first, to compare pictures by."""
+        activations, x, rest = [], None, img
         for block in self.blocks():
             x, rest = block(x, rest, dtype)
-            found.append(x)
-        return found
+            activations.append(x)
+        return activations
 
     def freeze_layers(self, count: int) -> None:
         """Freeze-D (Mo et al. 2020): stop training the first ``count`` layers, counted from the highest resolution.
 
-        Raises ToonError if there are not so many.
+        Raises:
+            ToonError: there are not so many.
         """
         layers = [layer for block in self.blocks() for layer in block.layers()]
         if not 0 <= count <= len(layers):

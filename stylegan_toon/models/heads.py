@@ -1,4 +1,4 @@
-"""Smaller pictures of a mobile generator: heads by least squares, and networks that end at one of them."""
+"""Smaller pictures of a mobile generator: heads fitted by least squares, and networks cut off at one of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from ..errors import ToonError
 from .mobile import Head, MobileGenerator
 
-_RIDGE = 1e-5  # of the mean of the diagonal
-_PIXELS = 2048  # of each picture
+_RIDGE = 1e-5  # added to the diagonal of the normal equations, as a share of its mean
+_PIXELS = 2048  # taken from each picture
 
 
 @torch.no_grad()
@@ -26,22 +26,22 @@ def fit_heads(
     psi: float = 0.8,
     seed: int = 0,
 ) -> None:
-    """Fit the heads of smaller pictures, in place, to what the network itself paints.
+    """Fit the heads of smaller pictures, in place, to the pictures of the network itself.
 
-    A published MobileStyleGAN often has the last head only. Its picture at the size of the last features is taken for
-    the truth, and reduced by the mean over blocks of pixels; a head is the linear map (1x1 convolution) from the
-    features of its size that comes closest to it, by ordinary least squares over pixels of ``pictures`` pictures. It
-    begins without modulation: its style is 1 for every w, and can be learned from there.
+    A published MobileStyleGAN often has the last head only. The target is its picture at the size of the last
+    features, averaged over blocks of pixels; a head is the linear map (1x1 convolution) from the features of its size
+    that comes closest to that, by ordinary least squares over pixels of ``pictures`` pictures. It begins without
+    modulation: its style is 1 for every w, and can be learned from there.
 
     Args:
         generator: on any device; ``mapping.w_avg`` must be set where ``psi`` is not 1.
-        resolutions: sizes of the heads; None = all below the size of the last features.
-        pictures: how many, one after the other.
+        resolutions: sizes of the heads in pixels; None = all below the size of the last features.
+        pictures: how many pictures to fit to.
         psi: truncation of their w.
         seed: of the latents and of the choice of pixels.
 
     Raises:
-        ValueError: there is no such head, or it is the one that is taken for the truth.
+        ValueError: there is no such head, or it is the one that gives the target.
     """
     config, synthesis = generator.config, generator.synthesis
     full = config.feature_resolution
@@ -82,7 +82,7 @@ def _pixels(x: Tensor, chosen: Tensor) -> Tensor:
 
 
 class _Sums:
-    """The normal equations of a head, added up picture by picture."""
+    """The sums of the normal equations of a head over pictures."""
 
     def __init__(self, head: Head) -> None:
         out, into = head.weight.value.shape[:2]
@@ -97,12 +97,12 @@ class _Sums:
     def solution(self) -> tuple[Tensor, Tensor]:
         """Weight ``[out, in]`` and bias ``[out]``."""
         ridge = _RIDGE * self.xx.diagonal().mean() * torch.eye(len(self.xx), dtype=torch.float64)
-        found = torch.linalg.solve(self.xx + ridge, self.xy)
-        return found[:-1].T, found[-1]
+        solution = torch.linalg.solve(self.xx + ridge, self.xy)
+        return solution[:-1].T, solution[-1]
 
 
 def _set_plain(head: Head, weight: Tensor, bias: Tensor) -> None:
-    """Make a head this linear map for every w, its modulation that of a layer that has learned nothing yet."""
+    """Set a head to this linear map for every w, with the modulation of a layer before training."""
     head.weight.adopt(weight.float()[:, :, None, None])
     head.bias.adopt(bias.float(), smallest=0.01)
     head.affine.weight.value.zero_()
@@ -112,15 +112,15 @@ def _set_plain(head: Head, weight: Tensor, bias: Tensor) -> None:
 
 @torch.no_grad()
 def cut(generator: MobileGenerator, resolution: int) -> MobileGenerator:
-    """A network of its own that paints what ``generator`` paints at ``resolution``, and has no layer beyond that.
+    """A separate network that makes the pictures of ``generator`` at ``resolution`` and has no layer beyond that.
 
     Args:
-        generator: left as it is.
-        resolution: one of ``config.head_resolutions``. At the size of the last features of a network with a wavelet
-            head, the low band of that becomes an ordinary head.
+        generator: not changed.
+        resolution: side of the pictures, one of ``config.head_resolutions``. At the size of the last features of a
+            network with a wavelet head, the low band of that becomes an ordinary head.
 
     Returns:
-        in the mode and on the device of ``generator``; it has no ``.provenance``.
+        The network, in the mode and on the device of ``generator``, without ``.provenance``.
 
     Raises:
         ToonError: there is no picture of that size.
@@ -128,7 +128,7 @@ def cut(generator: MobileGenerator, resolution: int) -> MobileGenerator:
     config = generator.config
     if resolution not in config.head_resolutions:
         sizes = ", ".join(map(str, config.head_resolutions))
-        raise ToonError(f"The network paints no pictures of {resolution} px, only of {sizes}: choose one of these.")
+        raise ToonError(f"The network makes no pictures of {resolution} px, only of {sizes}: choose one of these.")
     wavelet = config.wavelet and resolution == config.resolution
     smaller = dataclasses.replace(
         config,

@@ -83,6 +83,8 @@ class FullyConnected(nn.Module):
 class Conv2d(nn.Module):
     """Convolution with optional resampling, bias, activation, gain and clamp: the discriminator's layer."""
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -116,6 +118,9 @@ class Conv2d(nn.Module):
 
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias and leaky ReLU: ``conv0`` and ``conv1`` of a synthesis block."""
+
+    noise_const: Tensor
+    resample_filter: Tensor
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ def zero_conv3x3(x: Tensor, w: Tensor, b: Tensor | None = None, *, keep: bool = 
 def reflect_conv3x3(x: Tensor, w: Tensor, b: Tensor | None = None, *, keep: bool = False) -> Tensor:
     """``F.conv2d(F.pad(x, [1] * 4, mode="reflect"), w, b)``, H and W from 2 on; the rest as for `zero_conv3x3`."""
     x = F.pad(x, [1, 1, 1, 1], mode="reflect")
-    return zero_conv3x3(x, w, b, keep=keep)[..., 1:-1, 1:-1]  # with zeros around the reflection, the rim is of no use
+    return zero_conv3x3(x, w, b, keep=keep)[..., 1:-1, 1:-1]  # the outermost pixels saw zeros beyond the reflection
 
 
 class ReflectConv3x3(nn.Conv2d):
@@ -39,5 +39,5 @@ class ReflectConv3x3(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 3, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return reflect_conv3x3(x, self.weight, self.bias, keep=not self.training)
+    def forward(self, input: Tensor) -> Tensor:
+        return reflect_conv3x3(input, self.weight, self.bias, keep=not self.training)

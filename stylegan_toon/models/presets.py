@@ -13,7 +13,7 @@ class Preset:
     """One row of the published table: sizes of the networks and how to train them.
 
     Attributes:
-        gpus: how many the figures are meant for.
+        gpus: how many the values are meant for.
         batch: pictures per step over all processes.
         mbstd: group size of the minibatch standard deviation.
         fmaps: channel multiplier; ``channel_base = 32768 * fmaps``.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Scaled(nn.Module):
     """A tensor ``value * gain`` of which only ``value`` learns.
 
-    Adam moves every number by about its learning rate, whatever its size. Where layers differ in scale by hundreds,
+    Adam moves every number, large or small, by about its learning rate. Where layers differ in scale by hundreds,
     as those of a network trained elsewhere do, that is too much for some and nothing for others. With ``value`` of
     root mean square 1 every layer moves by the same share of itself: StyleGAN's equalised learning rate (Karras et
     al. 2018, section 4.1), with the scale measured instead of derived from the initialisation.
@@ -19,6 +19,8 @@ class Scaled(nn.Module):
         value: what it starts with.
         gain: scale of the tensor.
     """
+
+    gain: Tensor
 
     def __init__(self, value: Tensor, gain: float = 1.0) -> None:
         super().__init__()
@@ -31,7 +33,7 @@ class Scaled(nn.Module):
         learning = self.training or (value.requires_grad and torch.is_grad_enabled())
         if learning or torch.compiler.is_compiling() or value.is_inference() or gain.is_inference():
             return value * gain
-        # The same tensor again and again, so that what a kernel makes of it can be kept, too.
+        # The same tensor object every time, so that a kernel can keep what it computes from it.
         now = value.data_ptr(), gain.data_ptr(), value._version, gain._version, value.device
         if self._kept is None or self._kept[0] != now:
             self._kept = now, (value * gain).detach()
@@ -42,7 +44,7 @@ class Scaled(nn.Module):
 
     @torch.no_grad()
     def adopt(self, tensor: Tensor, smallest: float = 1e-4) -> None:
-        """Become ``tensor``, with ``gain`` its root mean square (at least ``smallest``)."""
+        """Take the value of ``tensor``, with ``gain`` its root mean square (at least ``smallest``)."""
         gain = float(tensor.detach().cpu().double().square().mean().sqrt().clamp(min=smallest))
         self.gain.fill_(gain)
         self.value.copy_(tensor / gain)

@@ -5,68 +5,57 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import setup_filter, upfirdn2d
+from .family import FamilyConfig, Synthesis, half_precision
 from .layers import Conv2d, FullyConnected, SynthesisLayer, ToRGB, compute_dtype, memory_format, normalize_2nd_moment
 
-NOISE_MODES = ("const", "random", "none")
+if TYPE_CHECKING:
+    from .mobile import MobileConfig, MobileSynthesis
+
 ARCHITECTURES = ("skip", "resnet", "orig")
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
-    """Everything needed to build a :class:`Generator`.
+class GeneratorConfig(FamilyConfig):
+    """Everything needed to build a :class:`Generator`; further fields as in `FamilyConfig`.
 
     Attributes:
-        resolution: width and height of the picture, a power of two from 4 up.
-        img_channels: 3 for colour, 1 for grey.
-        z_dim, w_dim, c_dim: sizes of latent, intermediate latent and label (0 = unconditional).
-        mapping_layers: 8 in the paper; the ``auto`` preset uses 2.
-        mapping_features: width of the hidden mapping layers. None = ``w_dim``.
-        mapping_lr_multiplier: the mapping network learns this much slower.
-        w_avg_beta: decay of the running mean of w used for truncation.
         channel_base, channel_max: block ``bR`` has ``min(channel_base // R, channel_max)`` channels.
-        architecture: "skip" (each block paints its part of the picture), "resnet" or "orig" (plain).
+        architecture: "skip" (each block adds its part of the picture), "resnet" or "orig" (plain).
         resample_filter: taps of the low-pass filter around up- and downsampling.
-        num_fp16_res: the N highest resolutions may compute in half precision.
         conv_clamp: activations are clamped to +-this (256 in mixed precision). None = not clamped.
-        use_noise: per-pixel noise inputs.
         activation: name of an activation of :func:`bias_act`.
+
+    Raises:
+        ValueError: the resolution is not a power of two from 4 up, or the architecture is unknown.
     """
 
-    resolution: int = 256
-    img_channels: int = 3
-    z_dim: int = 512
-    w_dim: int = 512
-    c_dim: int = 0
-    mapping_layers: int = 8
-    mapping_features: int | None = None
-    mapping_lr_multiplier: float = 0.01
-    w_avg_beta: float = 0.995
     channel_base: int = 32768
     channel_max: int = 512
     architecture: str = "skip"
     resample_filter: tuple[float, ...] = (1, 3, 3, 1)
-    num_fp16_res: int = 0
     conv_clamp: float | None = None
-    use_noise: bool = True
     activation: str = "lrelu"
 
     def __post_init__(self) -> None:
-        check_resolution(self.resolution)
+        super().__post_init__()
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {ARCHITECTURES}, not {self.architecture!r}")
 
     @property
     def block_resolutions(self) -> list[int]:
+        """Sides of the blocks in pixels, from 4 to ``resolution``."""
         return [2**i for i in range(2, int(math.log2(self.resolution)) + 1)]
 
     @property
     def head_resolutions(self) -> list[int]:
-        """Sides of the pictures that can be asked for: one, as the sums that "skip" passes on are no pictures yet."""
+        """Sides of the pictures that can be asked for: one, since "skip" passes on unfinished sums."""
         return [self.resolution]
 
     @property
@@ -75,19 +64,20 @@ class GeneratorConfig:
         return 2 * int(math.log2(self.resolution)) - 2
 
     def channels(self, resolution: int) -> int:
+        """Feature channels of the block of this resolution."""
         return min(self.channel_base // resolution, self.channel_max)
-
-
-def check_resolution(resolution: int) -> None:
-    if resolution < 4 or resolution & (resolution - 1):
-        raise ValueError(f"resolution must be a power of two from 4 up, not {resolution}")
 
 
 class MappingNetwork(nn.Module):
     """z (and label c) -> w: normalisation and fully connected layers (StyleGAN, section 2; ADA, figure 1).
 
     With ``num_ws=None`` it returns ``[N, w_dim]`` and keeps no mean: the form the discriminator uses on labels.
+
+    Attributes:
+        w_avg: running mean of w, ``[w_dim]``; only with ``num_ws``.
     """
+
+    w_avg: Tensor
 
     def __init__(
         self,
@@ -136,10 +126,12 @@ class MappingNetwork(nn.Module):
             ``[N, num_ws, w_dim]`` float32 (``[N, w_dim]`` when built with ``num_ws=None``).
         """
         parts = []
-        if self.z_dim > 0:
+        if z is not None and self.z_dim > 0:
             parts.append(normalize_2nd_moment(z.float()))
         if self.c_dim > 0:
             if c is None:
+                if z is None:
+                    raise ValueError("the mapping network needs z or c")
                 c = torch.zeros(z.shape[0], self.c_dim, device=z.device)
             parts.append(normalize_2nd_moment(self.embed(c.float())))
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -157,21 +149,23 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution: ``conv0`` (upsampling), ``conv1`` and, where the picture is painted, ``torgb``.
+    """One resolution: ``conv0`` (upsampling), ``conv1`` and, where a picture is made, ``torgb``.
 
     ``b4`` has a learned constant instead of ``conv0``. ``skip`` exists in the residual architecture only.
     """
+
+    resample_filter: Tensor
 
     def __init__(self, config: GeneratorConfig, resolution: int) -> None:
         super().__init__()
         self.resolution, self.architecture = resolution, config.architecture
         is_last = resolution == config.resolution
-        half_from = max(2 * config.resolution >> config.num_fp16_res, 8)
-        self.half = config.num_fp16_res > 0 and resolution >= half_from
-        # An explicit half dtype applies to the four highest resolutions, the published mixed-precision rule.
-        self.half_on_request = resolution >= max(config.resolution >> 3, 8)
+        self.use_half, self.half_on_request = half_precision(resolution, config.resolution, config.num_fp16_res)
         out = config.channels(resolution)
-        common = dict(
+        layer = partial(
+            SynthesisLayer,
+            w_dim=config.w_dim,
+            resolution=resolution,
             use_noise=config.use_noise,
             activation=config.activation,
             resample_filter=config.resample_filter,
@@ -181,10 +175,10 @@ class SynthesisBlock(nn.Module):
             self.const = nn.Parameter(torch.randn(out, 4, 4))
         else:
             into = config.channels(resolution // 2)
-            self.conv0 = SynthesisLayer(into, out, config.w_dim, resolution, up=2, **common)
+            self.conv0 = layer(into, out, up=2)
             if config.architecture == "resnet":
                 self.skip = Conv2d(into, out, 1, bias=False, up=2, resample_filter=config.resample_filter)
-        self.conv1 = SynthesisLayer(out, out, config.w_dim, resolution, **common)
+        self.conv1 = layer(out, out)
         self.has_torgb = is_last or config.architecture == "skip"
         if self.has_torgb:
             self.torgb = ToRGB(out, config.img_channels, config.w_dim, conv_clamp=config.conv_clamp)
@@ -195,26 +189,27 @@ class SynthesisBlock(nn.Module):
         self, x: Tensor | None, img: Tensor | None, ws: Iterator[Tensor], rgb_w: Tensor, noise_mode: str,
         dtype: torch.dtype | None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        half = self.half if dtype is None else self.half_on_request
+        half = self.use_half if dtype is None else self.half_on_request
         compute = compute_dtype(half, rgb_w.device, dtype)
         layout = memory_format(rgb_w.device, compute)
-        if self.resolution == 4:
-            x = self.const.to(compute).expand(rgb_w.shape[0], -1, -1, -1).contiguous(memory_format=layout)
-            x = self.conv1(x, next(ws), noise_mode)
+        if x is None:  # b4
+            const = self.const.to(compute).expand(rgb_w.shape[0], -1, -1, -1).contiguous(memory_format=layout)
+            features: Tensor = self.conv1(const, next(ws), noise_mode)
         else:
             x = x.to(dtype=compute, memory_format=layout)
             residual = self.architecture == "resnet"
             gain = math.sqrt(0.5) if residual else 1.0
             skip = self.skip(x, gain=gain) if residual else None
-            x = self.conv0(x, next(ws), noise_mode)
-            x = self.conv1(x, next(ws), noise_mode, gain=gain)
-            x = skip + x if residual else x
+            features = self.conv0(x, next(ws), noise_mode)
+            features = self.conv1(features, next(ws), noise_mode, gain=gain)
+            if skip is not None:
+                features = skip + features
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if self.has_torgb:
-            y = self.torgb(x, rgb_w).float()
+            y = self.torgb(features, rgb_w).float()
             img = y if img is None else img + y
-        return x, img
+        return features, img
 
 
 def upsample2d(img: Tensor, f: Tensor) -> Tensor:
@@ -223,8 +218,8 @@ def upsample2d(img: Tensor, f: Tensor) -> Tensor:
     return upfirdn2d(img, f, up=2, padding=[(fw + 1) // 2, (fw - 2) // 2, (fh + 1) // 2, (fh - 2) // 2], gain=4)
 
 
-class SynthesisNetwork(nn.Module):
-    """ws -> picture. Blocks are ``b4 … bR``; ``block_resolutions`` lists them."""
+class SynthesisNetwork(Synthesis[SynthesisBlock]):
+    """ws -> picture."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -233,9 +228,6 @@ class SynthesisNetwork(nn.Module):
         self.num_ws, self.w_dim = config.num_ws, config.w_dim
         for res in self.block_resolutions:
             setattr(self, f"b{res}", SynthesisBlock(config, res))
-
-    def blocks(self) -> list[SynthesisBlock]:
-        return [getattr(self, f"b{res}") for res in self.block_resolutions]
 
     def forward(
         self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None, resolution: int | None = None
@@ -247,34 +239,35 @@ class SynthesisNetwork(nn.Module):
             noise_mode: "const" (the stored noise), "random" or "none".
             dtype: None = as configured; torch.float32 = everywhere; torch.float16 or bfloat16 = in the four
                 highest resolutions.
-            resolution: side of the picture, one of ``config.head_resolutions``, which here is one.
+            resolution: side of the picture; here the only one is ``config.resolution``, which None stands for.
 
         Returns:
             ``[N, img_channels, resolution, resolution]`` float32, about [-1, 1].
+
+        Raises:
+            ValueError: another resolution or noise mode, or ws of another shape.
         """
         return self.pyramid(ws, noise_mode, dtype, resolution)[-1].contiguous()
 
     def pyramid(
         self, ws: Tensor, noise_mode: str = "const", dtype: torch.dtype | None = None, resolution: int | None = None
     ) -> list[Tensor]:
-        """The picture after each block that paints one, smallest first; the last is ``forward``'s.
+        """The picture after each block that makes one, smallest first; the last is ``forward``'s.
 
-        Arguments as for ``forward``. Architecture "skip" gives ``len(block_resolutions)`` pictures, others one.
+        Arguments and errors as for ``forward``. Architecture "skip" gives ``len(block_resolutions)`` pictures, the
+        others one.
         """
         resolution = resolution or self.config.resolution
         if resolution not in self.config.head_resolutions:
             raise ValueError(f"resolution must be one of {self.config.head_resolutions}, not {resolution}")
-        if noise_mode not in NOISE_MODES:
-            raise ValueError(f"noise_mode must be one of {NOISE_MODES}, not {noise_mode!r}")
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], not {list(ws.shape)}")
+        self.check(ws, noise_mode)
         rows = ws.float().unbind(dim=1)
-        it = iter(rows)
+        remaining = iter(rows)
         x = img = None
         used, images = 0, []
         for block in self.blocks():
             used += block.num_conv
-            x, img = block(x, img, it, rows[used], noise_mode, dtype)
+            x, img = block(x, img, remaining, rows[used], noise_mode, dtype)
             if img is not None:
                 images.append(img)
         return images
@@ -288,15 +281,19 @@ def is_noise_strength(parameter: str) -> bool:
 class Generator(nn.Module):
     """Mapping and synthesis: ``G(z, c, psi=...)`` gives pictures ``[N, C, R, R]`` in about [-1, 1].
 
-    Other families derive from it and bring a synthesis network of their own (`mobile.MobileGenerator`).
+    The mobile family derives from it and brings a synthesis network of its own (`mobile.MobileGenerator`).
+
+    Attributes:
+        provenance: where the network comes from, if it was loaded or made from others; see `weights.provenance`.
     """
 
-    synthesis_class: type[nn.Module] = SynthesisNetwork
+    provenance: dict[str, Any]
+    synthesis: SynthesisNetwork | MobileSynthesis
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, config: GeneratorConfig | MobileConfig) -> None:
         super().__init__()
-        self.config = config
-        self.synthesis = self.synthesis_class(config)
+        self._config = config
+        self.synthesis = self._new_synthesis()
         self.mapping = MappingNetwork(
             config.z_dim,
             config.c_dim,
@@ -309,8 +306,18 @@ class Generator(nn.Module):
             w_avg_beta=config.w_avg_beta,
         )
 
+    def _new_synthesis(self) -> SynthesisNetwork | MobileSynthesis:
+        assert isinstance(self.config, GeneratorConfig)
+        return SynthesisNetwork(self.config)
+
+    @property
+    def config(self) -> GeneratorConfig | MobileConfig:
+        """What the network was built from."""
+        return self._config
+
     @property
     def num_ws(self) -> int:
+        """Rows of ws, one for each layer that takes a w."""
         return self.config.num_ws
 
     @torch.no_grad()

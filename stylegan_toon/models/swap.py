@@ -1,9 +1,9 @@
 """Layer swapping: one generator out of two (Pinkney and Adler 2020, "Resolution dependent GAN interpolation").
 
 A *share* is how much of a layer comes from the toon: 0 = the base's tensors, 1 = the toon's, between = linear
-interpolation. A layer goes over whole: weight, bias, affine (the map from w to style), and of ``conv0`` and
+interpolation. A layer is taken whole: weight, bias, affine (the map from w to style), and of ``conv0`` and
 ``conv1`` also ``noise_const`` and ``noise_strength``, so that a layer keeps the noise it learned to use. ``mapping``
-(with ``w_avg``, the centre of truncation) is a layer too; it stays the base's unless it is named.
+(with ``w_avg``, the centre of truncation) counts as a layer; it comes from the base unless the swap names it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .stylegan2 import Generator
 
 PRESETS = {"toonify": "-b32", "fine-toon": "b64-"}
 
-# What two networks must agree on, whatever is swapped. The mapping's own sizes count only if it is swapped.
+# Fields in which two networks must always agree. Sizes of the mapping network count only if it is swapped.
 _SHARED = ("resolution", "img_channels", "z_dim", "w_dim", "c_dim")
-_ALIKE = ("architecture", "wavelet", "resample_filter", "use_noise", "activation")  # those a family has
+_ALIKE = ("architecture", "wavelet", "resample_filter", "use_noise", "activation")  # where the family has them
 
 
 def layer_names(generator: Generator) -> list[str]:
@@ -52,7 +52,7 @@ def parse_swap(text: str, names: list[str], width: float | None = None) -> dict[
         share in [0, 1] for each of ``names``.
 
     Raises:
-        ToonError: an item that names nothing, a share outside [0, 1], or a width that cannot be.
+        ToonError: an item that names nothing, a share outside [0, 1], or an impossible width.
     """
     shares = dict.fromkeys(names, 0.0)
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -156,12 +156,12 @@ def swap_layers(
     and clamping are configured as in the base.
 
     Args:
-        base, toon: left as they are.
+        base, toon: not changed.
         swap, width: see `parse_swap`.
         names: what messages call the two.
 
     Raises:
-        ToonError: the networks do not fit together, or a swap that cannot be.
+        ToonError: the networks do not fit together, or an impossible swap.
     """
     shares = parse_swap(swap, layer_names(base), width)
     _refuse_misfits(base, toon, shares, names)
@@ -177,7 +177,7 @@ def swap_layers(
 
 
 def _at_scale(name: str, theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> Tensor:
-    """``theirs[name]``; that of a `Scaled` tensor on our scale, so that the tensors meant are what is interpolated."""
+    """``theirs[name]``, a `Scaled` tensor brought to our scale, so that value * gain is what is interpolated."""
     gain = f"{name.removesuffix('value')}gain"
     tensor = theirs[name].to(ours[name])
     return tensor * (theirs[gain] / ours[gain]) if name.endswith(".value") and gain in theirs else tensor
@@ -190,7 +190,7 @@ def _layer_of(tensor_name: str) -> str:
 
 
 def freeze_layers(generator: Generator, layers: str) -> set[str]:
-    """Stop training the layers that ``layers`` names in the words of a swap (``mapping,b4-b16``).
+    """Stop training the layers that ``layers`` names in the grammar of a swap (``mapping,b4-b16``).
 
     Returns:
         their names.
@@ -225,7 +225,7 @@ def _refuse_misfits(base: Generator, toon: Generator, shares: dict[str, float], 
         listed = ", ".join(f"{f} ({getattr(base.config, f)} and {getattr(toon.config, f)})" for f in differing)
         raise ToonError(
             f"{names[0]} and {names[1]} cannot be blended, they differ in {listed}: choose two networks of one size, "
-            "best one taught from the other."
+            "preferably one fine-tuned from the other."
         )
     ours, theirs = (
         {name: list(tensor.shape) for name, tensor in network.state_dict().items() if shares[_layer_of(name)] > 0}

@@ -15,7 +15,7 @@ from ..data.sources import Source, open_source
 from ..dataset_builder.avatars import Avatars
 from ..dataset_builder.build import Summary, make_set
 from ..dataset_builder.labels import KINDS, labels_of
-from ..dataset_builder.prepare import FORMATS, Preparation, Recipe
+from ..dataset_builder.recipe import FORMATS, Preparation, Recipe
 from ..errors import ToonError
 
 

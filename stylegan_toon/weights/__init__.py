@@ -1,9 +1,10 @@
-"""Floor 3: networks on disk."""
+"""Networks on disk: this package's checkpoints, formats of other repositories, networks by name, downloads."""
 
-from .checkpoint import KINDS, Header, load_networks, read_header, save_networks, sha256_of
+from .checkpoint import Header, load_networks, read_header, save_networks, sha256_of
 from .download import cache_folder
 from .formats import read_networks, write_networks
-from .provenance import descend, lineage, name_of, provenance_of, unrelated
+from .kinds import KINDS
+from .provenance import descend, lineage, name_of, provenance_of, same_file, set_provenance, unrelated
 from .zoo import Entry, catalogue, load_family, load_network, locate, pretrained_folder
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "provenance_of",
     "read_header",
     "read_networks",
+    "same_file",
     "save_networks",
+    "set_provenance",
     "sha256_of",
     "unrelated",
     "write_networks",

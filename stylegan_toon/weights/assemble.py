@@ -1,41 +1,58 @@
-"""A network from a configuration and tensors: every tensor in its place, or a sentence that lists what does not fit."""
+"""Builds a network from a configuration and tensors, or raises a sentence that lists the tensors that do not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ToonError, short
+from ..models import Generator
 from ..ops import setup_filter
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Stored(Protocol):
+    """A tensor that has not been read from its file yet, or a tensor."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def is_floating_point(self) -> bool: ...
+
+
+S = TypeVar("S", bound=Stored)
 
 
 def assemble(
     config: Any,
-    network_class: type[nn.Module],
-    tensors: Mapping[str, Any],
+    network_class: type[Network],
+    tensors: Mapping[str, S],
     path: str | Path,
-    read: Callable[[Any], Tensor] = lambda tensor: tensor,
+    read: Callable[[S], Tensor],
     prefix: str = "",
-) -> nn.Module:
+) -> Network:
     """Build ``network_class(config)`` from exactly these tensors, in its own types and eval mode, on the CPU.
 
-    No initial value is ever computed or kept, and tensors of the right type (float32, but for counters) become the
-    network's own without a copy: the network shares their memory.
+    No initial values are computed, and tensors of the right type (float32, except counters) become those of the
+    network without a copy: the network shares their memory.
 
     Args:
         config: an instance of the network's config dataclass.
         network_class: such as ``Generator``; its only buffers that are not part of its state are
             ``resample_filter``.
-        tensors: the names of ``network_class(config).state_dict()`` -> tensors of those shapes, of any
-            floating-point type (or integer, where the network has integers), on the CPU, or stand-ins with the same
-            ``shape``, ``dtype`` and ``is_floating_point()`` that ``read`` turns into them one by one.
+        tensors: the names of ``network_class(config).state_dict()`` -> tensors, read or not, of those shapes and of
+            any floating-point type (or integer, where the network has integers).
         path: where they come from, for messages.
-        read: stand-in -> tensor.
-        prefix: stands ahead of the names in messages.
+        read: gives the tensor, on the CPU; called for one after the other.
+        prefix: put before the names in messages.
 
     Raises:
         ToonError: the config cannot be built, or tensors are missing, unknown, or of another shape or type.
@@ -48,31 +65,40 @@ def assemble(
     )
     for module in network.modules():
         if "resample_filter" in module._buffers:
-            module.resample_filter = setup_filter(config.resample_filter)
+            module._buffers["resample_filter"] = setup_filter(config.resample_filter)
     return network.eval()
 
 
 def _laid_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """``tensor`` in the type and with the strides that the network was built with: they choose the algorithms."""
+    """``tensor`` with the type and strides of the network's own, on which the choice of kernels depends."""
     tensor = tensor.to(like.dtype)
     if tensor.stride() == like.stride():
         return tensor
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(tensor)
 
 
-def members(path: str | Path, there: Collection[str], which: Collection[str] | None) -> list[str]:
-    """Names of the networks to build of those in a file: the ones in ``which``, or all.
+@torch.no_grad()
+def mean_w(network: Generator, samples: int, seed: int) -> Tensor:
+    """The mean of w over latents of a fixed seed, ``[w_dim]`` on the CPU, for files that do not hold ``w_avg``."""
+    total = torch.zeros(network.config.w_dim, dtype=torch.float64)
+    for z in torch.randn(samples, network.config.z_dim, generator=torch.Generator().manual_seed(seed)).split(500):
+        total += network.mapping(z)[:, 0].double().sum(0)
+    return (total / samples).float()
+
+
+def members(path: str | Path, names: Collection[str], which: Collection[str] | None) -> list[str]:
+    """Those of the networks ``names`` of a file to build: the ones in ``which``; None = all.
 
     Raises:
-        ToonError: one that is asked for is not there.
+        ToonError: the file does not hold one that is asked for.
     """
     for name in which or ():
-        if name not in there:
-            raise ToonError(f"{path} holds no {name}, only {', '.join(there)}: ask for one of those.")
-    return [name for name in there if which is None or name in which]
+        if name not in names:
+            raise ToonError(f"{path} holds no {name}, only {', '.join(names)}: ask for one of those.")
+    return [name for name in names if which is None or name in which]
 
 
-def outline(config: Any, network_class: type[nn.Module], path: str | Path) -> nn.Module:
+def outline(config: Any, network_class: type[Network], path: str | Path) -> Network:
     """``network_class(config)`` on the meta device, where it takes no memory whatever sizes the config claims.
 
     Raises:
@@ -88,13 +114,13 @@ def outline(config: Any, network_class: type[nn.Module], path: str | Path) -> nn
 
 
 def check_tensors(
-    path: str | Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Any], prefix: str = ""
+    path: str | Path, expected: Mapping[str, Tensor], tensors: Mapping[str, Stored], prefix: str = ""
 ) -> None:
-    """Hold tensors, or stand-ins as of `assemble`, against ``expected`` ones, which may be on the meta device.
+    """Compare the names, shapes and types of tensors with ``expected`` ones, which may be on the meta device.
 
     Raises:
         ToonError: listing those that are missing, unknown, of another shape, or integers instead of floating-point
-            or the other way round; ``prefix`` stands ahead of their names.
+            numbers or the other way round; ``prefix`` is put before their names.
     """
     if missing := [prefix + name for name in expected if name not in tensors]:
         raise misfit(path, "missing", missing)

@@ -2,7 +2,7 @@
 
 The tensors are named ``FAMILY_MEMBER.tensor`` (``G_ema.synthesis.b4.const``). The header's metadata holds four
 entries: ``format_version``, and as JSON ``kind`` and ``config`` (one per member) and ``provenance`` (one per file).
-A file is never trusted: its header is bounded and checked before any memory is taken on its word.
+A file is never trusted: its header is bounded and checked before memory is allocated for its tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,21 +26,18 @@ from torch import Tensor, nn
 from ..config import fits
 from ..errors import ToonError, short
 from ..files import atomic_path, refuse_overwrite
-from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, MobileConfig, MobileGenerator
 from .assemble import assemble, members, misfit
+from .kinds import KINDS, classes_of, kind_of
+from .pickled_tensors import Storage, StoredTensor
 from .pickles import PickleError
+from .provenance import set_provenance
 from .quantised import SUFFIX, Quantised, quantise, worth_it
-from .tensors import Storage, StoredTensor
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT_VERSION = 2  # 2: tensors in 8 bits; files without them say 1
 MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
-
-# kind -> (config, network as `assemble` takes it). A project with networks of its own adds its line.
-KINDS: dict[str, tuple[type, type[nn.Module]]] = {
-    "generator": (GeneratorConfig, Generator),
-    "mobile-generator": (MobileConfig, MobileGenerator),
-    "discriminator": (DiscriminatorConfig, Discriminator),
-}
 
 _DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -51,7 +48,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself, checked for form.
+    """The metadata of a file, checked for form.
 
     Attributes:
         format_version: of this layout; files of a newer one are refused.
@@ -77,7 +74,7 @@ def save_networks(
     eight_bits: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Write a family of networks to one file, all of it or nothing.
+    """Write a family of networks to one file, completely or not at all.
 
     Args:
         path: usually ends in ``.safetensors``.
@@ -97,12 +94,12 @@ def save_networks(
     for name, network in networks.items():
         if not name or "." in name:
             raise ValueError(f"a network's name may not be empty or hold a dot, like {name!r}")
-        kinds[name] = _kind_of(network)
-        configs[name] = dataclasses.asdict(network.config)
+        kinds[name] = kind_of(network)
+        configs[name] = dataclasses.asdict(cast("DataclassInstance", network.config))
         for key, tensor in network.state_dict().items():
-            eighth = eight_bits and worth_it(key, tensor)
+            quantised = eight_bits and worth_it(key, tensor)
             key = f"{name}.{key}"
-            if eighth:
+            if quantised:
                 tensors[key], tensors[key + SUFFIX] = quantise(tensor.cpu())
             else:
                 tensors[key] = _for_storage(key, tensor, dtype)
@@ -112,17 +109,10 @@ def save_networks(
         "config": json.dumps(configs),
         "provenance": json.dumps(dict(provenance or {})),
     }
-    # Bytes first, so that a full disk is an OSError of ours to explain and not one of the library's own kind.
+    # Serialised in memory, so that a full disk is an OSError that can be explained and not an error of the library.
     data = to_safetensors(tensors, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-
-
-def _kind_of(network: nn.Module) -> str:
-    for kind, (_, cls) in KINDS.items():
-        if type(network) is cls:
-            return kind
-    raise ValueError(f"a {type(network).__name__} has no kind in KINDS and cannot be saved")
 
 
 def _for_storage(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -169,26 +159,30 @@ def load_networks(
         digest = sha256_of(path, sha256)
         networks = {name: _build(path, header, name).to(device) for name in members(path, header.kind, which)}
     for network in networks.values():
-        network.provenance = {**header.provenance, "name": path.name, "sha256": digest}
+        set_provenance(network, header.provenance, name=path.name, sha256=digest)
     return networks
 
 
 def sha256_of(path: str | Path, expected: str | None = None) -> str:
-    """Hexadecimal SHA-256 of a file. Raises ToonError if it should be another."""
+    """Hexadecimal SHA-256 of a file.
+
+    Raises:
+        ToonError: it is not ``expected``.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    found = digest.hexdigest()
-    if expected is not None and found != expected.lower():
-        raise ToonError(f"{path} is not the file it should be (sha256 {found}, expected {expected}): get it again.")
-    return found
+    actual = digest.hexdigest()
+    if expected is not None and actual != expected.lower():
+        raise ToonError(f"{path} is not the file it should be (sha256 {actual}, expected {expected}): get it again.")
+    return actual
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited on for ever
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would block for ever
             raise ToonError(f"{path} is no ordinary file: give one network file.")
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -242,13 +236,13 @@ def _build(path: Path, header: Header, name: str) -> nn.Module:
     """One network of the file, on the CPU."""
     prefix = f"{name}."
     stored = {key: info for key, info in header.tensors.items() if key.startswith(prefix)}
-    config_class, network_class = KINDS[header.kind[name]]
+    config_class, network_class = classes_of(header.kind[name])
     config = _config(path, name, config_class, header.config[name], depth=max(len(stored), 64))
-    # Tensor by tensor, and not through the library's memory map, whose pages would count as much again.
+    # Tensor by tensor, since the pages of the library's memory map would take the same memory a second time.
     with open(path, "rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         places = json.loads(raw.read(length))  # the library has checked them, and that they fit the file
-        tensors = {}
+        tensors: dict[str, StoredTensor | Quantised] = {}
         for key, (dtype, shape) in stored.items():
             if dtype not in _DTYPES:
                 raise misfit(path, f"of type {dtype}", [key])
@@ -258,7 +252,9 @@ def _build(path: Path, header: Header, name: str) -> nn.Module:
         for key in [key for key in tensors if key.endswith(SUFFIX)]:
             scale, name = tensors.pop(key), key.removesuffix(SUFFIX)
             levels = tensors.get(name)
-            if levels is None or levels.storage.dtype != torch.int8 or scale.shape != levels.shape[:1]:
+            if not isinstance(levels, StoredTensor) or not isinstance(scale, StoredTensor):
+                raise misfit(path, "with nothing to scale", [prefix + key])
+            if levels.dtype != torch.int8 or scale.shape != levels.shape[:1]:
                 raise misfit(path, "with nothing to scale", [prefix + key])
             tensors[name] = Quantised(levels, scale)
         return assemble(config, network_class, tensors, path, lambda tensor: tensor.read(raw), prefix)
@@ -267,14 +263,15 @@ def _build(path: Path, header: Header, name: str) -> nn.Module:
 def _config(path: Path, name: str, cls: type, values: Mapping[str, Any], depth: int) -> Any:
     """An instance of the config dataclass ``cls``. ``depth`` bounds the fields that count layers."""
     hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}
+    names = {field.name for field in dataclasses.fields(cls)}
     checked = {}
     for field, value in values.items():
-        if field not in known:
+        if field not in names:
             raise _odd(path, f"the config of {name} has the unknown field {short(field)}")
         value = tuple(value) if isinstance(value, list) else value
-        # A million layers take no memory on the meta device, but they take forever.
-        if not fits(value, hints[field]) or (field.endswith("_layers") and value > depth):
+        # A million layers take no memory on the meta device, but hours to build.
+        too_deep = field.endswith("_layers") and isinstance(value, int) and value > depth
+        if too_deep or not fits(value, hints[field]):
             raise _odd(path, f"the config of {name} says {field} = {short(value)}")
         checked[field] = value
     try:

@@ -1,4 +1,4 @@
-"""Every kind of file a network comes in: told apart by what is in it, whatever it is called."""
+"""Reads and writes networks in every supported format; readers are chosen by the content of a file, not its name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from ..errors import ToonError
-from . import mobile_checkpoint, nvlabs, nvlabs_writer, rosinality
+from . import mobile_checkpoint, nvlabs, nvlabs_writer, rosinality, rosinality_writer
 from .assemble import members
 from .checkpoint import MAX_HEADER, load_networks, save_networks, sha256_of
 from .mobile_ir import read_mobile_ir
 from .openvino import FILES, is_wheel
-from .provenance import provenance_of
-from .tensors import opened
+from .pickled_tensors import opened
+from .provenance import provenance_of, set_provenance
 
-# Endings of names -> what is written.
+# Endings of file names -> the format that is written.
 WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", ".pt": "rosinality's"}
 
 
@@ -27,7 +27,7 @@ def read_networks(
 ) -> dict[str, nn.Module]:
     """Build the networks of a file of any known kind, in float32 and eval mode, on the CPU.
 
-    Each network carries ``.provenance``: ``name`` and ``sha256`` of the file, and what the file's own kind has to say.
+    Each network carries ``.provenance``: ``name`` and ``sha256`` of the file, and what the reader of the format adds.
 
     Args:
         path: ``.safetensors`` of this package, ``.pkl`` of NVIDIA's PyTorch repositories, ``.pt`` of rosinality's,
@@ -49,7 +49,7 @@ def read_networks(
         kind = next((kind for kind in (mobile_checkpoint, rosinality) if kind.recognises(file.root)), nvlabs)
         networks = kind.networks_of(file, path, which)
     for network in networks.values():
-        network.provenance |= {"name": path.name, "sha256": digest}
+        set_provenance(network, provenance_of(network), name=path.name, sha256=digest)
     return networks
 
 
@@ -70,16 +70,16 @@ def write_networks(
         dtype: for ``.safetensors``: see `save_networks`.
 
     Returns:
-        sentences about what was added or left out.
+        Sentences about what was added or left out.
 
     Raises:
-        ToonError: what `ending` or the writer of the format raises.
+        ToonError: as `ending` or the writer of the format.
     """
     suffix = ending(path, dtype)
     if suffix == ".pkl":
         return nvlabs_writer.write_networks(path, networks, layout=layout, overwrite=overwrite)
     if suffix == ".pt":
-        return rosinality.write_networks(path, networks, overwrite=overwrite)
+        return rosinality_writer.write_networks(path, networks, overwrite=overwrite)
     if provenance is None and networks:
         provenance = provenance_of(next(iter(networks.values())))
     save_networks(path, networks, provenance=provenance, dtype=dtype, overwrite=overwrite)
@@ -87,14 +87,14 @@ def write_networks(
 
 
 def ending(path: str | Path, dtype: torch.dtype | None = None) -> str:
-    """The ending of ``path``, which tells the format.
+    """The ending of ``path``, which chooses the format.
 
     Raises:
-        ToonError: it tells none of `WRITTEN`, or one that cannot hold ``dtype``.
+        ToonError: it is not in `WRITTEN`, or its format cannot hold ``dtype``.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in WRITTEN:
-        raise ToonError(f"{path} should end in {', '.join(WRITTEN)}: that tells in which format to write it.")
+        raise ToonError(f"{path} should end in {', '.join(WRITTEN)}: the ending chooses the format.")
     if dtype is not None and suffix != ".safetensors":
         raise ToonError(f"{path} can hold float32 only: write .safetensors, or leave the precision as it is.")
     return suffix
@@ -119,16 +119,16 @@ def _read_ir(path: Path, which: Collection[str] | None, sha256: str | None) -> d
 def _is_pickle(path: Path) -> bool:
     head = _start(path)[:9]
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
-        return False  # a safetensors header may be of any length, also one that looks like a pickle's start
+        return False  # the length of a safetensors header may look like the start of a pickle
     return head[:2] == b"PK" or head[:1] == b"\x80"
 
 
 def _start(path: Path) -> bytes:
     """The first bytes of an ordinary file, or none."""
-    if not path.is_file():  # a pipe would be waited on for ever
+    if not path.is_file():  # reading a pipe would block for ever
         return b""
     try:
         with open(path, "rb") as file:
             return file.read(64)
     except OSError:
-        return b""  # whatever it is, the reader of this package's files says what is wrong
+        return b""  # the reader of this package's files raises the sentence

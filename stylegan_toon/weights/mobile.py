@@ -1,4 +1,4 @@
-"""A mobile generator from plain tensors: what the readers of MobileStyleGAN's own files have in common."""
+"""Builds a mobile generator from plain tensors, for the readers of MobileStyleGAN's own files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from ..errors import ToonError
 from ..models.heads import fit_heads
 from ..models.mobile import DenseLayer, Head, MobileConfig, MobileGenerator, MobileLayer
-from ..models.scaled import ScaledLinear
-from .assemble import misfit, outline
+from ..models.scaled import Scaled, ScaledLinear
+from .assemble import mean_w, misfit, outline
 
-_SAMPLES = 10_000  # latents whose mean stands in for a missing w_avg
+_SAMPLES = 10_000  # latents whose mean of w replaces a missing w_avg
 
 
 @torch.no_grad()
-def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileGenerator:
+def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> tuple[MobileGenerator, list[str]]:
     """Build the network from exactly these tensors, in eval mode; heads that the file lacks are fitted (`fit_heads`).
 
     Args:
@@ -31,10 +31,10 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
             [w_dim]`` may be missing.
 
     Returns:
-        the network, whose ``.notes`` are sentences on what was worked out.
+        The network, and sentences on what was computed because the file does not hold it.
 
     Raises:
-        ToonError: tensors are missing, unknown or of the wrong shape.
+        ToonError: tensors are missing, unknown, not finite or of the wrong shape.
     """
     rest = dict(tensors)
 
@@ -51,7 +51,7 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
         layer.bias.adopt(take(f"{name}.mod.b", tuple(layer.bias.value.shape)), smallest=0.01)
 
     config = _config(path, rest)
-    network, notes, missing = _fresh(path, config, rest), [], []
+    network, notes, missing = _new_network(path, config, rest), [], []
     for i in range(config.mapping_layers):
         layer = getattr(network.mapping, f"fc{i}")
         layer.weight.copy_(take(f"map.{i}.w", tuple(layer.weight.shape)) / layer.weight_gain)
@@ -78,12 +78,12 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
                 layer.bias.adopt(take(f"{name}.bias", tuple(layer.bias.value.shape)), smallest=0.01)
                 if f"{name}.noise" in rest:
                     _adopt_noise(layer, take(f"{name}.noise", tuple(layer.noise_const.shape)))
-            else:
+            elif isinstance(layer, Scaled):
                 layer.adopt(take(name.replace("b4.const", "const"), tuple(layer.value.shape)))
     if "w_avg" in rest:
         network.mapping.w_avg.copy_(take("w_avg", (config.w_dim,)))
     else:
-        _measure_mean(network)
+        network.mapping.w_avg.copy_(mean_w(network, _SAMPLES, seed=123))
         notes.append(f"No mean of w in the file: w_avg is the mean over {_SAMPLES:,} latents of a fixed seed.")
     if rest:
         raise misfit(path, "unknown", list(rest))
@@ -92,11 +92,10 @@ def mobile_generator(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileG
     if missing:
         fit_heads(network, missing)
         sizes = ", ".join(f"{side} px" for side in missing)
-        notes.append(f"No heads for {sizes} in the file: fitted by least squares to what the network paints.")
+        notes.append(f"No heads for {sizes} in the file: fitted by least squares to the network's own pictures.")
     if odd := [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]:
         raise misfit(path, "too large", odd)
-    network.notes = notes
-    return network
+    return network, notes
 
 
 def refuse_mobile(path: str | Path, networks: Mapping[str, nn.Module]) -> None:
@@ -106,18 +105,18 @@ def refuse_mobile(path: str | Path, networks: Mapping[str, nn.Module]) -> None:
             raise ToonError(f"{path} cannot hold {name}, which is of the mobile family: save it as .safetensors.")
 
 
-def _fresh(path: str | Path, config: MobileConfig, tensors: Mapping[str, Tensor]) -> MobileGenerator:
-    """The network before it has its tensors, if it is of about the size that these make."""
+def _new_network(path: str | Path, config: MobileConfig, tensors: Mapping[str, Tensor]) -> MobileGenerator:
+    """The network before it has its tensors; refused if they are far too few for its size."""
     wanted = sum(tensor.numel() for tensor in outline(config, MobileGenerator, path).state_dict().values())
     if wanted > 4 * sum(tensor.numel() for tensor in tensors.values()) + (16 << 20):
         raise misfit(path, "far fewer numbers than their widths ask for", list(tensors)[:1])
-    with torch.random.fork_rng(devices=[]):  # reading a file leaves the caller's random numbers alone
+    with torch.random.fork_rng(devices=[]):  # the random numbers of the caller stay as they are
         torch.manual_seed(0)
         return MobileGenerator(config).eval()
 
 
 def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
-    """What the shapes of the tensors say."""
+    """The config that follows from the shapes of the tensors."""
     if "const" not in tensors or tensors["const"].ndim != 3:
         raise misfit(path, "missing", ["const"])
     widths, resolution = [int(tensors["const"].shape[0])], 8
@@ -144,15 +143,8 @@ def _config(path: str | Path, tensors: Mapping[str, Tensor]) -> MobileConfig:
 
 
 def _adopt_noise(layer: MobileLayer | DenseLayer, noise: Tensor) -> None:
-    """A noise map times its strength, as the map of unit variance and the strength that projection expects."""
+    """Split a noise map times its strength into a map of unit variance and the strength, as projection expects."""
     strength = float(noise.square().mean().sqrt())
-    if strength > 0:  # else there is no map to see, and any will do
+    if strength > 0:  # else the map has no effect
         layer.noise_const.copy_(noise / strength)
     layer.noise_strength.adopt(torch.tensor(strength))
-
-
-def _measure_mean(network: MobileGenerator) -> None:
-    """Set ``w_avg``, which the file does not hold, to the mean of w over fixed samples."""
-    random = torch.Generator().manual_seed(123)
-    z = torch.randn(_SAMPLES, network.config.z_dim, generator=random)
-    network.mapping.w_avg.copy_(network.mapping(z)[:, 0].double().mean(dim=0))

@@ -1,8 +1,8 @@
 """MobileStyleGAN as OpenVINO's model optimizer wrote it (the wheel ``random-face``), by walking its two graphs.
 
-Which constant is which follows from the operators it feeds, never from its name or place. Every layer of the files
-must have its place in the network, and what ours computes by itself (Haar filters, slopes, the norm of latents) must
-be that. The graph is walked from the picture back to the constant:
+The operators that a constant feeds tell which tensor it is; names and order in the file play no part. Every operator
+of the files must have its place in the network, and constants that our network has built in (Haar filters, slopes, the
+norm of latents) must have the same values. The graph is walked from the picture back to the learned constant:
 
     Haar( head( layer( ... Haar( up-modulated layer( ... )))))
     layer = PReLU(pointwise(depthwise(modulation * x)) + noise + bias)
@@ -27,7 +27,7 @@ def read_mobile_ir(path: Path, sha256: str | None = None) -> MobileGenerator:
     """The network of a wheel, a folder or an ``.xml`` (see `read_ir`), in float32 and eval mode, on the CPU.
 
     It carries ``.provenance``: ``format`` ("openvino"), ``sha256`` of the four files together (also among its
-    ``ancestors``, so that it is the same network in whatever it was packed) and ``notes``.
+    ``ancestors``, so that a wheel and a folder of the same files count as related) and ``notes``.
 
     Args:
         sha256: refuse files with another digest.
@@ -37,7 +37,7 @@ def read_mobile_ir(path: Path, sha256: str | None = None) -> MobileGenerator:
     """
     mapping, synthesis, digest = read_ir(path)
     if sha256 is not None and digest != sha256.lower():
-        raise ToonError(f"{path} is not what it should be (sha256 {digest}, expected {sha256}): get it again.")
+        raise ToonError(f"{path} is not the file it should be (sha256 {digest}, expected {sha256}): get it again.")
     tensors: dict[str, Tensor] = {}
     for name, graph, walk in ((FILES[0], mapping, _Mapping), (FILES[2], synthesis, _Synthesis)):
         try:
@@ -45,13 +45,13 @@ def read_mobile_ir(path: Path, sha256: str | None = None) -> MobileGenerator:
             graph.check_all_used()
         except GraphError as error:
             raise refusal(path, name, error) from error
-    network = mobile_generator(path, tensors)
-    network.provenance = {"format": "openvino", "ancestors": [digest], "sha256": digest, "notes": network.notes}
+    network, notes = mobile_generator(path, tensors)
+    network.provenance = {"format": "openvino", "ancestors": [digest], "sha256": digest, "notes": notes}
     return network
 
 
 class _Walk:
-    """What both graphs have in common."""
+    """Walking a graph: what both networks need."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -74,7 +74,7 @@ class _Walk:
         return ends
 
     def be(self, value: Tensor, wanted: float, what: str) -> None:
-        """Check a constant that our network has built in."""
+        """Check the value of a constant that our network has built in."""
         if value.numel() != 1 or not math.isclose(float(value), wanted, rel_tol=1e-5):
             raise GraphError(f"{what} is not {wanted:.6g}")
 
@@ -91,11 +91,11 @@ class _Walk:
         turned = self.graph.layers[node[0]].data.get("transpose_b") == "true"
         value = self.graph.constant(weight)
         if value.ndim != 2:
-            raise GraphError("a matrix is none")
+            raise GraphError("a matrix does not have two axes")
         return x, value if turned else value.T.contiguous()
 
     def integers(self, node: Node) -> list[int]:
-        """Value of a small computation on shapes. A wanted shape may hold -1: whatever is left."""
+        """The value of a computation on shapes; -1 stands for the length that is left over."""
         if node in self._open or len(self._open) > 16:
             raise GraphError("a shape is computed in a circle")
         self._open.append(node)
@@ -129,15 +129,15 @@ class _Walk:
             fill, shape = self.integers(ends[0]), self.integers(ends[1])
             if len(fill) == len(shape) == 1 and 0 <= shape[0] <= 8:
                 return fill * shape[0]
-        raise GraphError(f"a shape is computed by a {kind} in a way that is not known")
+        raise GraphError(f"a shape is computed by a {kind} in an unknown way")
 
     def reshaped(self, node: Node, shape: list[int]) -> Node:
         """The input of a Reshape to ``shape``, of which one number may be written -1."""
         x, wanted = self.pair(node, "Reshape")
-        found = self.integers(wanted)
-        fits = len(found) == len(shape) and all(a in (b, -1) for a, b in zip(found, shape))
-        if not fits or found.count(-1) > 1:
-            raise GraphError(f"something is reshaped to {found} instead of {shape}")
+        given = self.integers(wanted)
+        fits = len(given) == len(shape) and all(a in (b, -1) for a, b in zip(given, shape))
+        if not fits or given.count(-1) > 1:
+            raise GraphError(f"something is reshaped to {given} instead of {shape}")
         return x
 
 
@@ -191,8 +191,8 @@ class _Synthesis(_Walk):
         (node,) = self.graph.take(self.graph.only("Result"), "Result")
         node, bias = self.split(self.haar(node), "Add")
         x, weight = self.convolution(node, "Convolution", 1)
-        found, node = self.modulated(x)
-        head = {"w": weight, "bias": bias.flatten(), **{f"mod.{part}": tensor for part, tensor in found.items()}}
+        style, node = self.modulated(x)
+        head = {"w": weight, "bias": bias.flatten(), **{f"mod.{part}": tensor for part, tensor in style.items()}}
         layers: list[dict[str, Tensor]] = []
         while not layers or "w" not in layers[-1]:
             if len(layers) > 64:
@@ -216,7 +216,7 @@ class _Synthesis(_Walk):
         return tensors | {f"b{last}.torgb.{part}": tensor for part, tensor in head.items()}
 
     def layer(self, node: Node) -> tuple[dict[str, Tensor], Node]:
-        """The tensors of one layer, and what goes into it."""
+        """The tensors of one layer, and its input."""
         node = self.activation(node)
         tensors: dict[str, Tensor] = {}
         while self.graph.kind(node) == "Add":
@@ -250,7 +250,7 @@ class _Synthesis(_Walk):
         return x, value
 
     def modulated(self, node: Node) -> tuple[dict[str, Tensor], Node]:
-        """``{"w": [C, w_dim], "b": [C]}`` of a modulation, and what it scales."""
+        """``{"w": [C, w_dim], "b": [C]}`` of a modulation, and the features that it scales."""
         ends = self.pair(node, "Multiply")
         styles = [end for end in ends if self._is_style(end)]
         if len(styles) != 1:
@@ -294,10 +294,10 @@ class _Synthesis(_Walk):
         for index, band in enumerate((first, second, third)):
             source, axis = self.pair(band, "Squeeze")
             if self.integers(axis) != [2] or source[1] != index:
-                raise GraphError("the bands of a Haar transform stand in another order")
+                raise GraphError("the bands of a Haar transform are in another order")
             details.append(source)
         if low[1] != 0 or len({source[0] for source in details}) != 1:
-            raise GraphError("the bands of a Haar transform stand in another order")
+            raise GraphError("the bands of a Haar transform are in another order")
         rest = self._parts(details[0], 2, [1, 1, 1])
         size = self.graph.shape(low)
         if len(size) != 4:
@@ -308,8 +308,8 @@ class _Synthesis(_Walk):
         return self._parts(low, 1, [size[1], 3 * size[1]])
 
     def _filtered(self, node: Node, rows: bool) -> list[Node]:
-        """What goes through the low-pass and the high-pass filter of one axis before both are added up."""
-        found: dict[int, Node] = {}
+        """The inputs of the low-pass and the high-pass filter of one axis, whose outputs are added up."""
+        filtered: dict[int, Node] = {}
         for end in self.pair(node, "Add"):
             strides = "2,1" if rows else "1,2"
             x, weight = self.pair(
@@ -321,14 +321,14 @@ class _Synthesis(_Walk):
                 raise GraphError("a filter of a Haar transform has another shape")
             for sign in (1, -1):
                 if torch.allclose(value.flatten(1).float() * math.sqrt(2), torch.tensor([1.0, sign]), atol=1e-5):
-                    found[sign] = x
-        if len(found) != 2:
+                    filtered[sign] = x
+        if len(filtered) != 2:
             raise GraphError("the filters of a Haar transform are not Haar's")
-        return [found[1], found[-1]]
+        return [filtered[1], filtered[-1]]
 
     def _parts(self, node: Node, axis: int, sizes: list[int]) -> Node:
-        """What is split along ``axis`` into parts of ``sizes``."""
+        """The node that is split along ``axis`` into parts of ``sizes``."""
         ends = self.graph.take(node, "VariadicSplit")
         if len(ends) != 3 or self.integers(ends[1]) != [axis] or self.integers(ends[2]) != sizes:
-            raise GraphError("something is split in a way that is not known")
+            raise GraphError("something is split in an unknown way")
         return ends[0]

@@ -1,9 +1,9 @@
 """The ``.pkl`` of stylegan2-ada-pytorch and stylegan3: StyleGAN2 networks read without running any of the file.
 
-These files are pickles with the source code of their classes inside; loading them as intended executes it. Here the
-pickle is read as data (`pickles`): the state of every module is in it in plain sight, and the configuration of the
-network follows from the shapes of its tensors and from the attributes of its modules. Nothing is believed: every
-attribute that our module of the same name has, too, must have the same value there.
+These files are pickles that contain the source code of their classes; loading them as intended executes it. Here the
+pickle is read as data (`pickles`): it holds the state of every module, and the configuration of the network follows
+from the shapes of its tensors and the attributes of its modules. Every attribute that our module of the same name also
+has must have the same value, or the file is refused.
 
 Also read: one network by itself, ``torch.save`` files of these modules (as PTI writes them), and of state dicts
 with these names.
@@ -11,12 +11,13 @@ with these names.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
 from torch import nn
@@ -25,8 +26,8 @@ from ..errors import ToonError, short
 from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
 from .assemble import assemble, infer_channels, members, misfit
+from .pickled_tensors import PickleFile, StoredTensor, number, table
 from .pickles import PickleError, Record
-from .tensors import PickleFile, StoredTensor, number, table
 
 _MODULES = ("training.networks", "training.networks_stylegan2", "training.networks_stylegan3", "training.augment")
 _CLASSES = (
@@ -49,7 +50,7 @@ _MAX_DEPTH = 8  # of modules inside modules; the published networks have five le
 
 @dataclass
 class _Module:
-    """A module of the file, flattened: dotted names -> tensors, and -> attributes that are plain values."""
+    """A module of the file: its tensors and the attributes that are plain values, by dotted names."""
 
     class_name: str
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
@@ -61,14 +62,14 @@ def networks_of(file: PickleFile, path: Path, which: Collection[str] | None = No
     """Build the networks of a file, in float32 and eval mode, on the CPU.
 
     Each network carries ``.provenance``: ``format``, ``dropped`` (entries of the file that are not networks),
-    ``augment_pipe`` (its settings, if the file has one), and ``notes`` (what the file did not say and was taken to be
-    as published).
+    ``augment_pipe`` (its settings, if the file has one), and ``notes`` (settings that the file does not hold, for which
+    the published values were taken).
 
-    A generator that is alone in its file is G_ema, whatever it is called there.
+    A generator that is alone in its file becomes G_ema.
 
     Args:
         file: of one of the kinds above, opened with `ALLOWED` or more.
-        path: where it lies, for messages.
+        path: of the file, for messages.
         which: build only these of ``"G"``, ``"D"``, ``"G_ema"``; None = all there are.
 
     Raises:
@@ -81,11 +82,11 @@ def networks_of(file: PickleFile, path: Path, which: Collection[str] | None = No
     networks = {name: _build(file, path, name, modules[name]) for name in members(path, modules, which)}
     for network in networks.values():
         network.provenance |= {"format": "stylegan2-ada-pytorch", **extra}
-    return networks
+    return dict(networks)
 
 
 def _modules(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str, Any]]:
-    """The networks of a file by their name in the family, and what else is worth keeping of it."""
+    """The networks of a file by their name in the family, and further entries for their provenance."""
     root = file.root
     if _is(root, *_TENSORFLOW) or (isinstance(root, (tuple, list)) and any(_is(part, *_TENSORFLOW) for part in root)):
         raise ToonError(
@@ -102,8 +103,8 @@ def _modules(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str
         return {"G_ema" if "synthesis.b4.const" in entries else "D": _from_state_dict(file, entries)}, {}
     modules, extra, dropped = {}, {}, []
     for name, value in entries.items():
-        if name in _FAMILY and (found := _module(file, value)) is not None:
-            modules[name] = found
+        if name in _FAMILY and (module := _module(file, value)) is not None:
+            modules[name] = module
         elif name in _FAMILY and (state := _table(value)) is not None:
             modules[name] = _from_state_dict(file, state)
         elif (pipe := _module(file, value)) is not None and pipe.class_name == "AugmentPipe":
@@ -119,11 +120,11 @@ def _modules(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str
 
 def _module(file: PickleFile, value: Any) -> _Module | None:
     """A module of the file, or None if ``value`` is something else."""
-    found = _class_and_state(value)
-    if found is None:
+    pair = _class_and_state(value)
+    if pair is None:
         return None
-    top = _Module(found[0])
-    waiting, visited = [("", *found)], set()
+    top = _Module(pair[0])
+    waiting, visited = [("", *pair)], set()
     while waiting:
         prefix, name, state = waiting.pop()
         if id(state) in visited or prefix.count(".") > _MAX_DEPTH:
@@ -172,17 +173,17 @@ def _class_and_state(value: Any) -> tuple[str, dict] | None:
 
 
 def _table(value: Any) -> dict | None:
-    """What was a dict of some kind."""
+    """The entries of a dict, OrderedDict or EasyDict; None for anything else."""
     if isinstance(value, Record) and value.what == ("dnnlib.util", "EasyDict"):
         return value.items
     return table(value)
 
 
-def _is(value: Any, module: str, name: str) -> bool:
+def _is(value: Any, module: str, name: str) -> TypeGuard[Record]:
     return isinstance(value, Record) and value.what == (module, name)
 
 
-def _build(file: PickleFile, path: Path, name: str, module: _Module) -> nn.Module:
+def _build(file: PickleFile, path: Path, name: str, module: _Module) -> Generator | Discriminator:
     if "SynthesisInput" in module.classes:
         raise ToonError(
             f"{path} holds an alias-free StyleGAN3 generator, which this does not read: give a StyleGAN2 network."
@@ -197,16 +198,16 @@ def _build(file: PickleFile, path: Path, name: str, module: _Module) -> nn.Modul
         raise ToonError(f"{path} describes a network that cannot be built ({error}): give another file.") from error
     taps = _taps(path, file.file, {key: t for key, t in filters.items() if _resamples(key, module)})
     if taps is not None:
-        config = type(config)(**{**vars(config), "resample_filter": taps})
+        config = dataclasses.replace(config, resample_filter=taps)
     file.check_claims(tensors.values())
     network_class = Discriminator if name == "D" else Generator
     network = assemble(config, network_class, tensors, path, read=lambda tensor: tensor.read(file.file))
     _check_attributes(path, network, module.attributes)
-    network.provenance = {} if module.attributes else {"notes": [_UNSAID]}
+    network.provenance = {} if module.attributes else {"notes": [_ASSUMED]}
     return network
 
 
-_UNSAID = "a state dict: activation, clamp and learning rate multiplier were taken to be the published ones"
+_ASSUMED = "a state dict: activation, clamp and learning rate multiplier were taken to be the published ones"
 
 
 def _generator(path: Path, tensors: Mapping[str, StoredTensor], attributes: Mapping[str, Any]) -> GeneratorConfig:
@@ -278,12 +279,12 @@ def _discriminator(
 
 def _channels(tensors: Mapping[str, StoredTensor], pattern: str, dim: int) -> dict[int, int]:
     """Resolution -> channels, from the shapes of the convolutions."""
-    found = {int(match[1]): tensor.shape[dim] for key, tensor in tensors.items() if (match := _match(pattern, key))}
-    if not found:
+    channels = {int(match[1]): tensor.shape[dim] for key, tensor in tensors.items() if (match := _match(pattern, key))}
+    if not channels:
         raise ValueError("it has no convolutions")
-    if max(found) > 1 << 14:
-        raise ValueError(f"its resolution is {max(found)}")
-    return found
+    if max(channels) > 1 << 14:
+        raise ValueError(f"its resolution is {max(channels)}")
+    return channels
 
 
 def _match(pattern: str, key: str) -> re.Match | None:
@@ -310,30 +311,29 @@ def _activation(attributes: Mapping[str, Any], name: str) -> str:
 
 
 def _resamples(name: str, module: _Module) -> bool:
-    """Whether a filter is in use; layers that keep the resolution have one as well."""
+    """Whether a filter is in use; layers that keep the resolution also store one."""
     prefix = name.removesuffix("resample_filter")
     factors = [module.attributes.get(f"{prefix}{key}", 1) for key in ("up", "down")]
     return factors != [1, 1] or f"{prefix}weight" not in module.tensors
 
 
 def _taps(path: Path, file: BinaryIO, filters: Mapping[str, StoredTensor]) -> tuple[float, ...] | None:
-    """The taps of the low-pass filters, which must all be one; None if there are none."""
-    first = None
+    """The taps of the low-pass filters, which must all be the same; None if there are none."""
+    first, taps = None, None
     for name, stored in filters.items():
         if math.prod(stored.shape) > 64 * 64 or not stored.shape or not stored.is_floating_point():
             raise misfit(path, "not a filter", [name])
-        found = stored.read(file).float()
+        values = stored.read(file).float()
         if first is None:
-            first = found
-            taps = (1.0, 3.0, 3.0, 1.0)
-            if not (found.shape == (4, 4) and setup_filter(taps).equal(found)):
-                taps = tuple((found.sum(dim=0) if found.ndim == 2 else found).tolist())
+            first, taps = values, (1.0, 3.0, 3.0, 1.0)
+            if not (values.shape == (4, 4) and setup_filter(taps).equal(values)):
+                taps = tuple((values.sum(dim=0) if values.ndim == 2 else values).tolist())
             built = setup_filter(taps)
-            if built.shape != found.shape or not torch.allclose(built, found, atol=1e-7):
+            if built.shape != values.shape or not torch.allclose(built, values, atol=1e-7):
                 raise misfit(path, "a filter that is not separable", [name])
-        elif not first.equal(found):
+        elif not first.equal(values):
             raise misfit(path, "filters that are not the same everywhere", [name])
-    return None if first is None else taps
+    return taps
 
 
 def _check_attributes(path: Path, network: nn.Module, attributes: Mapping[str, Any]) -> None:
@@ -342,9 +342,8 @@ def _check_attributes(path: Path, network: nn.Module, attributes: Mapping[str, A
     wrong = []
     for name, theirs in attributes.items():
         prefix, _, key = name.rpartition(".")
-        ours = vars(modules[prefix]).get(key, theirs) if prefix in modules else theirs
-        if key == "use_fp16" and prefix in modules:
-            ours = modules[prefix].half if hasattr(modules[prefix], "half") else theirs
+        same = {"use_fp16": "use_half"}.get(key, key)  # our name of the attribute
+        ours = vars(modules[prefix]).get(same, theirs) if prefix in modules else theirs
         if isinstance(ours, (nn.Module, list, tuple)) or key in ("training", "w_avg_beta"):
             continue
         if not (math.isclose(ours, theirs, rel_tol=1e-6) if type(ours) is float is type(theirs) else ours == theirs):

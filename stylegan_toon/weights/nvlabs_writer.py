@@ -1,7 +1,7 @@
-"""Writes the ``.pkl`` that stylegan2-ada-pytorch and stylegan3 load, to go on working there.
+"""Writes the ``.pkl`` files of stylegan2-ada-pytorch and stylegan3.
 
-The file holds the state of each module and the name of its class, and no source code: those repositories find the
-classes in their own ``training`` package when they load it. So it is to be loaded there, with their code on the path.
+A file holds the state of each module and the name of its class but no source code: when it is loaded in one of those
+repositories, the classes come from the package ``training`` there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
 from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
-from ..models.layers import Conv2d, FullyConnected
+from ..models.layers import Conv2d, FullyConnected, SynthesisLayer, ToRGB
+from ..models.stylegan2 import MappingNetwork, SynthesisNetwork
 from .mobile import refuse_mobile
 
 LAYOUTS = {"ada": "training.networks", "stylegan3": "training.networks_stylegan2"}
@@ -39,7 +40,7 @@ def write_networks(
         overwrite: replace ``path`` if it exists.
 
     Returns:
-        sentences about what was added to make the family whole.
+        Sentences about networks that were added to complete the family.
 
     Raises:
         ToonError: the file exists or cannot be written, or there is no generator.
@@ -47,23 +48,29 @@ def write_networks(
     path = Path(path)
     refuse_overwrite([path], overwrite)
     refuse_mobile(path, networks)
-    family, notes = _whole_family(path, networks)
+    family, notes = _complete_family(path, networks)
     module = LAYOUTS[layout]
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(b"\x80\x03")
         _write(file, {"training_set_kwargs": None, "augment_pipe": None})
         for name in ("G", "D", "G_ema"):
             network = family[name]
-            describe = _discriminator if isinstance(network, Discriminator) else _generator
+            state = _discriminator(network) if isinstance(network, Discriminator) else _generator(network, layout)
             _write(file, name)
-            _write(file, describe(network, layout), module=module)
+            _write(file, state, module=module)
             file.write(b"s")
         file.write(b".")
     return notes
 
 
-def _whole_family(path: Path, networks: Mapping[str, nn.Module]) -> tuple[dict[str, nn.Module], list[str]]:
-    family, notes = {name: networks[name] for name in ("G", "D", "G_ema") if name in networks}, []
+def _complete_family(
+    path: Path, networks: Mapping[str, nn.Module]
+) -> tuple[dict[str, Generator | Discriminator], list[str]]:
+    family: dict[str, Generator | Discriminator] = {}
+    for name in ("G", "D", "G_ema"):
+        if isinstance(network := networks.get(name), (Generator, Discriminator)):
+            family[name] = network
+    notes = []
     generator = family.get("G_ema", family.get("G"))
     if generator is None:
         raise ToonError(f"{path} needs a generator: give a file that holds G_ema.")
@@ -72,11 +79,11 @@ def _whole_family(path: Path, networks: Mapping[str, nn.Module]) -> tuple[dict[s
             family[name] = generator
             notes.append(f"there was no {name}: it is a copy of the other generator")
     if "D" not in family:
-        g = generator.config
-        same = {key: getattr(g, key) for key in ("resolution", "img_channels", "c_dim", "channel_base", "channel_max")}
+        same = ("resolution", "img_channels", "c_dim", "channel_base", "channel_max")
+        config = DiscriminatorConfig(**{key: getattr(generator.config, key) for key in same})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            family["D"] = Discriminator(DiscriminatorConfig(**same)).eval()
+            family["D"] = Discriminator(config).eval()
         notes.append("there was no D: it is a new, untrained one")
     return family, notes
 
@@ -87,9 +94,9 @@ class _Object:
 
     name: str
     attributes: dict[str, Any]
-    parameters: dict[str, Tensor | None] = field(default_factory=dict)
+    parameters: Mapping[str, Tensor | None] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    modules: dict[str, _Object | None] = field(default_factory=dict)
+    modules: Mapping[str, _Object | None] = field(default_factory=dict)
 
 
 def _fully_connected(layer: FullyConnected) -> _Object:
@@ -117,14 +124,15 @@ def _conv2d(layer: Conv2d) -> _Object:
     )
 
 
-def _styled_sizes(layer: nn.Module) -> dict[str, int]:
+def _styled_sizes(layer: SynthesisLayer | ToRGB) -> dict[str, int]:
     out, into = layer.weight.shape[:2]
     return {"in_channels": into, "out_channels": out, "w_dim": layer.affine.weight.shape[1]}
 
 
-def _synthesis_layer(layer: nn.Module) -> _Object:
+def _synthesis_layer(layer: SynthesisLayer) -> _Object:
     names = ("resolution", "up", "use_noise", "activation", "conv_clamp", "act_gain")
-    parameters, buffers = {"weight": layer.weight}, {"resample_filter": layer.resample_filter}
+    parameters: dict[str, Tensor] = {"weight": layer.weight}
+    buffers = {"resample_filter": layer.resample_filter}
     if layer.use_noise:
         parameters["noise_strength"], buffers["noise_const"] = layer.noise_strength, layer.noise_const
     return _Object(
@@ -136,7 +144,7 @@ def _synthesis_layer(layer: nn.Module) -> _Object:
     )
 
 
-def _to_rgb(layer: nn.Module) -> _Object:
+def _to_rgb(layer: ToRGB) -> _Object:
     return _Object(
         "ToRGBLayer",
         {**_styled_sizes(layer), "conv_clamp": layer.conv_clamp, "weight_gain": layer.weight_gain},
@@ -146,9 +154,9 @@ def _to_rgb(layer: nn.Module) -> _Object:
     )
 
 
-def _mapping(mapping: nn.Module) -> _Object:
+def _mapping(mapping: MappingNetwork) -> _Object:
     names = ("z_dim", "c_dim", "w_dim", "num_ws", "num_layers")
-    layers = {name: _fully_connected(layer) for name, layer in mapping.named_children()}
+    layers = {name: _fully_connected(cast(FullyConnected, layer)) for name, layer in mapping.named_children()}
     beta = mapping.w_avg_beta if mapping.num_ws is not None else None
     return _Object(
         "MappingNetwork",
@@ -161,8 +169,10 @@ def _mapping(mapping: nn.Module) -> _Object:
 
 def _generator(network: Generator, layout: str) -> _Object:
     c = network.config
+    assert isinstance(c, GeneratorConfig)  # mobile networks have been refused
     modules = {}
-    for block, resolution in zip(network.synthesis.blocks(), c.block_resolutions):
+    for block in cast(SynthesisNetwork, network.synthesis).blocks():
+        resolution = block.resolution
         into = 0 if resolution == 4 else c.channels(resolution // 2)
         parts: dict[str, _Object] = {}
         for name in ("conv0", "conv1"):
@@ -176,7 +186,7 @@ def _generator(network: Generator, layout: str) -> _Object:
             "SynthesisBlock",
             {
                 **{"in_channels": into, "w_dim": c.w_dim, "resolution": resolution, "img_channels": c.img_channels},
-                **{"is_last": resolution == c.resolution, "architecture": c.architecture, "use_fp16": block.half},
+                **{"is_last": resolution == c.resolution, "architecture": c.architecture, "use_fp16": block.use_half},
                 **{"channels_last": False, "fused_modconv_default": True, "num_conv": block.num_conv},
                 "num_torgb": int(block.has_torgb),
             },
@@ -203,27 +213,30 @@ def _generator(network: Generator, layout: str) -> _Object:
     )
 
 
-def _discriminator(network: Discriminator, layout: str) -> _Object:
+def _discriminator(network: Discriminator) -> _Object:
     c = network.config
-    modules, first = {}, 0
+    modules: dict[str, _Object] = {}
+    first = 0
     for block, resolution in zip(network.blocks(), c.block_resolutions):
-        parts = {name: _conv2d(layer) for name, layer in block.named_children()}
+        layers = {name: _conv2d(cast(Conv2d, layer)) for name, layer in block.named_children()}
         modules[f"b{resolution}"] = _Object(
             "DiscriminatorBlock",
             {
                 "in_channels": 0 if resolution == c.resolution else c.channels(resolution),
                 **{"resolution": resolution, "img_channels": c.img_channels, "first_layer_idx": first},
-                **{"architecture": c.architecture, "use_fp16": block.half, "channels_last": False},
-                "num_layers": len(parts),
+                **{"architecture": c.architecture, "use_fp16": block.use_half, "channels_last": False},
+                "num_layers": len(layers),
             },
             buffers={"resample_filter": block.resample_filter},
-            modules=parts,
+            modules=layers,
         )
-        first += len(parts)
+        first += len(layers)
     if c.c_dim > 0:
         modules["mapping"] = _mapping(network.mapping)
     b4 = network.b4
-    parts = {name: _conv2d(getattr(b4, name)) for name in ("fromrgb", "conv") if hasattr(b4, name)}
+    parts: dict[str, _Object | None] = {
+        name: _conv2d(getattr(b4, name)) for name in ("fromrgb", "conv") if hasattr(b4, name)
+    }
     parts |= {"fc": _fully_connected(b4.fc), "out": _fully_connected(b4.out), "mbstd": None}
     if c.mbstd_channels > 0:
         parts["mbstd"] = _Object(
@@ -243,14 +256,14 @@ def _discriminator(network: Discriminator, layout: str) -> _Object:
             **{"c_dim": c.c_dim, "img_resolution": c.resolution, "img_channels": c.img_channels},
             "img_resolution_log2": c.resolution.bit_length() - 1,
             "block_resolutions": c.block_resolutions,
-            **_arguments(c, layout),
+            **_arguments(c),
         },
         modules=modules,
     )
 
 
-def _arguments(c: GeneratorConfig | DiscriminatorConfig, layout: str) -> dict[str, Any]:
-    """What their constructors would have been called with; they keep it to build a network anew."""
+def _arguments(c: GeneratorConfig | DiscriminatorConfig, layout: str = "ada") -> dict[str, Any]:
+    """The arguments of their constructors, which their networks keep to be built again."""
     common = {
         **{"channel_base": c.channel_base, "channel_max": c.channel_max, "architecture": c.architecture},
         **{"num_fp16_res": c.num_fp16_res, "conv_clamp": c.conv_clamp},
@@ -300,7 +313,7 @@ def _write(file: BinaryIO, value: Any, *, module: str = "") -> None:
         _write_items(file, value, module)
         file.write(b"u")
     else:
-        raise TypeError(f"a {type(value).__name__} has no place in a network's pickle")
+        raise TypeError(f"a {type(value).__name__} cannot be written into a network's pickle")
 
 
 def _write_items(file: BinaryIO, items: Mapping[str, Any], module: str) -> None:
@@ -332,13 +345,13 @@ def _write_object(file: BinaryIO, value: _Object, module: str) -> None:
 def _write_parameter(file: BinaryIO, value: Tensor) -> None:
     file.write(b"ctorch._utils\n_rebuild_parameter\n(")
     _write_tensor(file, value.detach())
-    file.write(b"\x89")  # published networks require no gradient until a training asks for it
+    file.write(b"\x89")  # requires_grad: False, as in published networks
     _write_ordered(file, {}, "")
     file.write(b"tR")
 
 
 def _write_tensor(file: BinaryIO, value: Tensor) -> None:
-    """A float32 tensor on a storage of its own, itself a ``torch.save`` file of the kind before 1.6."""
+    """A float32 tensor with its own storage, which is embedded as a ``torch.save`` file of the format before 1.6."""
     value = value.detach().to("cpu", torch.float32).contiguous()
     data = value.numpy().tobytes()
     head = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number

@@ -1,8 +1,8 @@
 """OpenVINO's IR: the graph of a network (``.xml``) and its constants (``.bin``), read as data.
 
-A graph is layers, joined by edges from output ports to input ports. Nothing of it is believed: sizes are bounded, an
-XML with a document type (and so with entities) is refused, and a constant must lie in its ``.bin`` and have the size
-that its shape says.
+A graph is layers, joined by edges from output ports to input ports. The files are not trusted: sizes are bounded, an
+XML with a document type (and so with entities) is refused, and a constant must lie within its ``.bin`` and have the
+size that follows from its shape.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ToonError, short
-from ..files import Sips
+from ..files import BoundedReader
 
 FILES = ("MappingNetwork.xml", "MappingNetwork.bin", "SynthesisNetwork.xml", "SynthesisNetwork.bin")
 _MAX = {".xml": 4 << 20, ".bin": 512 << 20}  # bytes; the published network has 0.4 MB and 32 MB
 _MAX_LAYERS = 10_000
 _MAX_DIRECTORY = 1 << 20  # bytes of a wheel's table of contents
-_RATIO = 100  # compressed further than this is a bomb, beyond the first MB
+_RATIO = 100  # beyond the first MB, members that are compressed further than this are refused
 _TYPES = {
     **{"f16": torch.float16, "f32": torch.float32, "f64": torch.float64},
     **{"i32": torch.int32, "i64": torch.int64},
@@ -57,7 +57,7 @@ class Layer:
 
 
 class Graph:
-    """A parsed graph; layers count as used once they are asked for by `take` or `constant`.
+    """A parsed graph; layers count as used once `take` or `constant` has been called for them.
 
     Args:
         xml, constants: contents of the two files.
@@ -77,15 +77,16 @@ class Graph:
                 self._place(layer)
 
     def kind(self, node: Node) -> str:
+        """The kind of a layer."""
         return self.layers[node[0]].kind
 
     def shape(self, node: Node) -> tuple[int, ...]:
-        """What the file says of an output's shape."""
+        """The shape of an output according to the file."""
         shapes = list(self.layers[node[0]].outputs.values())
         return shapes[node[1]]
 
     def inputs(self, node: Node) -> list[Node]:
-        """Where the inputs of a layer come from."""
+        """The outputs that the inputs of a layer are connected to."""
         sources = []
         for port in self.layers[node[0]].inputs:
             source, port = self._edges.get((node[0], port), ("", ""))
@@ -116,15 +117,15 @@ class Graph:
         return torch.frombuffer(bytearray(data), dtype=kind).reshape(shape) if size else torch.zeros(shape, dtype=kind)
 
     def only(self, kind: str) -> Node:
-        """The one layer of a kind."""
-        found = [name for name, layer in self.layers.items() if layer.kind == kind]
-        if len(found) != 1:
-            raise GraphError(f"it has {len(found)} layers of the kind {kind} instead of one")
-        self.used.add(found[0])
-        return found[0], 0
+        """The only layer of a kind."""
+        names = [name for name, layer in self.layers.items() if layer.kind == kind]
+        if len(names) != 1:
+            raise GraphError(f"it has {len(names)} layers of the kind {kind} instead of one")
+        self.used.add(names[0])
+        return names[0], 0
 
     def check_all_used(self) -> None:
-        """Nothing in the file may be left without a meaning."""
+        """Raise GraphError if a layer of the file was not used."""
         if rest := [f"{layer.kind} {name}" for name, layer in self.layers.items() if name not in self.used]:
             raise GraphError(f"{len(rest)} of its layers have no place in the network, such as {short(rest[0])}")
 
@@ -203,16 +204,16 @@ def _parse(xml: bytes, layers: dict[str, Layer], edges: dict[tuple[str, str], tu
         raise GraphError(f"its XML is malformed ({short(error)})") from error
 
 
-# ---------------------------------------------------------------- where the files lie
+# ---------------------------------------------------------------- the four files
 
 
 def is_wheel(path: Path) -> bool:
     """Whether a zip holds the files of an IR by name."""
     try:
         with open(path, "rb") as file:
-            names = zipfile.ZipFile(Sips(file, _MAX_DIRECTORY)).namelist()
+            names = zipfile.ZipFile(BoundedReader(file, _MAX_DIRECTORY)).namelist()
     except (OSError, ToonError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError):
-        return False  # whoever reads it as something else says what is wrong
+        return False  # the reader of the next format raises the sentence
     return any(name.rpartition("/")[2] == FILES[2] for name in names)
 
 
@@ -264,12 +265,12 @@ def _from_folder(folder: Path) -> Iterator[bytes]:
 def _from_wheel(path: Path) -> Iterator[bytes]:
     try:
         with open(path, "rb") as file:
-            archive = zipfile.ZipFile(Sips(file, _MAX_DIRECTORY))
+            archive = zipfile.ZipFile(BoundedReader(file, _MAX_DIRECTORY))
             for name in FILES:
-                found = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == name]
-                if len(found) != 1:
-                    raise ToonError(f"{path} holds {len(found)} files {name} instead of one: download it again.")
-                yield _member(path, archive, found[0])
+                members = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == name]
+                if len(members) != 1:
+                    raise ToonError(f"{path} holds {len(members)} files {name} instead of one: download it again.")
+                yield _member(path, archive, members[0])
     except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise ToonError(f"{path} is a damaged zip ({short(error)}): download it again.") from error
     except OSError as error:
@@ -277,7 +278,7 @@ def _from_wheel(path: Path) -> Iterator[bytes]:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member whose size is believed only within bounds; its checksum is verified by `zipfile`."""
+    """The bytes of a member, within bounds; `zipfile` verifies the checksum."""
     most = min(_MAX[info.filename[-4:]], (1 << 20) + _RATIO * info.compress_size)
     if info.file_size > most or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ToonError(f"{path} holds {short(info.filename)} packed as no wheel is: download it again.")

@@ -1,9 +1,9 @@
-"""Pickles as data: what a pickle says, without doing any of what it says.
+"""Reads pickles as data, without running any of their code.
 
 A pickle is a program for a small stack machine, and Python's own machine calls whatever function the program names.
-This one calls nothing: where the program says "call f(args)", a `Record` of f's name and its arguments is put on the
-stack. Names outside the caller's list end the reading. Long strings are not read but noted as a `Span` of the file,
-and every object is paid for from a budget in proportion to the file, so that no file can claim much memory.
+This one calls nothing: for "call f(args)" it puts a `Record` of f's name and its arguments on the stack. Names outside
+the caller's list are refused. Long strings are not read but noted as a `Span` of the file, and every object counts
+against a budget of memory in proportion to the file, so that a small file cannot claim much memory.
 
 The opcodes are those of protocols 2 to 5 that pickles of networks use (PEP 307, PEP 3154; documented in the standard
 library's ``pickletools``).
@@ -18,17 +18,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import short
 
-_INLINE = 1024  # byte strings up to this long are read at once; the others hold tensors
+_INLINE = 1024  # byte strings up to this length are read at once; longer ones hold tensors
 _INLINE_TEXT = 64 << 10  # the same for texts; the source code of a published module has 40 kB
 _MOST_NUMBERS = 4096  # keys that are numbers; two optimisers at 1024 px have 400
 
 
 class PickleError(Exception):
-    """Why a pickle is not read: a clause that completes the sentence "the file cannot be read (…)"."""
+    """Why a pickle cannot be read, as a clause: "it ends too early"."""
 
 
 class Global(NamedTuple):
-    """A function or class that a pickle names; a name, never the thing."""
+    """The name of a function or class in a pickle; it is never imported."""
 
     module: str
     name: str
@@ -38,28 +38,28 @@ class Global(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Bytes of the file that were passed over."""
+    """Bytes of the file that were skipped."""
 
     start: int
     length: int
 
 
 class TextSpan(Span):
-    """As `Span`, of a text in UTF-8."""
+    """A `Span` that holds text in UTF-8."""
 
 
 class Persistent(NamedTuple):
-    """Something the writer kept outside of the pickle: for torch, a storage."""
+    """A reference to data outside of the pickle: for torch, a storage."""
 
     id: Any
 
 
 @dataclass(eq=False, slots=True)
 class Record:
-    """What would have been ``what(*args)``, then given a state and items."""
+    """A call ``what(*args)`` that was not made, and the state and items that its result would have been given."""
 
     what: Global
-    args: tuple
+    args: tuple[Any, ...]
     state: Any = None
     items: dict[Any, Any] = field(default_factory=dict)
 
@@ -69,7 +69,7 @@ class Reader:
 
     Args:
         file: an ordinary file, open for reading in binary.
-        start, end: the part; offsets in bytes.
+        start, end: offsets of the part in bytes.
     """
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
@@ -77,6 +77,7 @@ class Reader:
         file.seek(start)
 
     def take(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
         self._move(count)
         data = self.file.read(count)
         if len(data) != count:
@@ -84,12 +85,14 @@ class Reader:
         return data
 
     def skip(self, count: int) -> Span:
+        """Pass over ``count`` bytes."""
         span = Span(self.at, count)
         self._move(count)
         self.file.seek(self.at)
         return span
 
     def line(self) -> str:
+        """The rest of the line, at most 512 bytes."""
         text = self.file.readline(512)
         self._move(len(text))
         if not text.endswith(b"\n"):
@@ -103,7 +106,7 @@ class Reader:
 
 
 def read_pickle(reader: Reader, allowed: Callable[[Global], bool], budget: int | None = None) -> Any:
-    """Read one pickle, from where ``reader`` stands to behind its STOP.
+    """Read one pickle, from the position of ``reader`` to its STOP opcode.
 
     Args:
         allowed: whether a name may appear.
@@ -114,7 +117,7 @@ def read_pickle(reader: Reader, allowed: Callable[[Global], bool], budget: int |
         `Global`, `Record`, `Span`, `TextSpan`, `Persistent`, nested in any way.
 
     Raises:
-        PickleError: the pickle is damaged, names something that is not allowed, or is none of a network.
+        PickleError: the pickle is damaged, names something that is not allowed, or does not hold networks.
     """
     if budget is None:
         budget = (4 << 20) + (reader.end - reader.at) // 2
@@ -125,6 +128,8 @@ _MARK = object()
 
 
 class _Machine:
+    """The stack machine; each opcode of `_STEPS` calls one of its methods."""
+
     def __init__(self, reader: Reader, allowed: Callable[[Global], bool], budget: int) -> None:
         self.reader, self.allowed, self.budget = reader, allowed, budget
         self.stack: list[Any] = []
@@ -137,33 +142,33 @@ class _Machine:
             step = _STEPS.get(code)
             if step is None:
                 raise PickleError(f"it uses the opcode {code!r}, which pickles of networks do not")
-            self._pay(24)
+            self._spend(24)
             step(self)
         if len(self.stack) != 1:
             raise PickleError("it is damaged: its parts do not add up")
         return self._pop()
 
-    def _pay(self, cost: int) -> None:
+    def _spend(self, cost: int) -> None:
         self.budget -= cost
         if self.budget < 0:
             raise PickleError("it holds more objects than a network of its size has")
 
     def _push(self, value: Any, cost: int = 0) -> None:
-        self._pay(cost)
+        self._spend(cost)
         self.stack.append(value)
 
     def _pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise PickleError("it is damaged: it takes more than it gives")
+            raise PickleError("it is damaged: it takes more from the stack than there is")
         return self.stack.pop()
 
     def _pop_to_mark(self) -> list[Any]:
         for at in range(len(self.stack) - 1, -1, -1):
             if self.stack[at] is _MARK:
-                found = self.stack[at + 1 :]
+                items = self.stack[at + 1 :]
                 del self.stack[at:]
-                return found
-        raise PickleError("it is damaged: it takes more than it gives")
+                return items
+        raise PickleError("it is damaged: it takes more from the stack than there is")
 
     def _number(self, form: str) -> Any:
         return struct.unpack(form, self.reader.take(struct.calcsize(form)))[0]
@@ -179,7 +184,7 @@ class _Machine:
     def _long(self) -> None:
         size = self._number("B")
         if size > 16:
-            raise PickleError("it holds a whole number of absurd size")
+            raise PickleError("it holds a whole number of more than 16 bytes")
         self._push(int.from_bytes(self.reader.take(size), "little", signed=True), 48)
 
     def _unicode(self, form: str) -> None:
@@ -187,7 +192,7 @@ class _Machine:
         if size > _INLINE_TEXT:
             return self._push(TextSpan(*self.reader.skip(size)), 64)
         data = self.reader.take(size)
-        widest = max(data, default=0)  # one wide character makes all of them as wide
+        widest = max(data, default=0)  # Python stores all characters of a string as wide as the widest one
         self._push(_text(data), 64 + size * (1 if widest < 0xC4 else 2 if widest < 0xF0 else 4))
 
     def _bytes(self, form: str) -> None:
@@ -209,25 +214,25 @@ class _Machine:
 
     def _append(self, items: list[Any]) -> None:
         target = self._top(list)
-        self._pay(12 * len(items))
+        self._spend(12 * len(items))
         target.extend(items)
 
     def _add(self) -> None:
         items = self._pop_to_mark()
         if not all(type(item) is str for item in items):
             raise PickleError("it holds a set of something else than names")
-        self._pay(80 * len(items))
+        self._spend(80 * len(items))
         self._top(set).update(items)
 
     def _set(self, items: list[Any]) -> None:
         if len(items) % 2:
             raise PickleError("it is damaged: a key has no value")
         target = self._top(dict, Record)
-        self._pay(80 * len(items))
+        self._spend(80 * len(items))
         target = target.items if isinstance(target, Record) else target
         for key, value in zip(items[::2], items[1::2]):
-            # Names are needed, of classes too (lightning keeps its callbacks by class), and the numbers of parameters
-            # in optimisers; numbers can be made to collide.
+            # Keys are names, classes (lightning keeps its callbacks by class) and the numbers of parameters in
+            # optimisers. The count of numbers is limited, since a hostile file can choose ones with equal hashes.
             self.numbers += type(key) is int
             if type(key) not in (str, int, Global) or self.numbers > _MOST_NUMBERS:
                 raise PickleError("it holds a table whose keys are not names")
@@ -243,14 +248,14 @@ class _Machine:
     def _put(self, form: str | None) -> None:
         key = len(self.memo) if form is None else self._number(form)
         if not self.stack or self.stack[-1] is _MARK:
-            raise PickleError("it is damaged: it remembers nothing")
-        self._pay(120)
+            raise PickleError("it is damaged: there is nothing to store in its memo")
+        self._spend(120)
         self.memo[key] = self.stack[-1]
 
     def _get(self, form: str) -> None:
         key = self._number(form)
         if key not in self.memo:
-            raise PickleError("it is damaged: it recalls what it never remembered")
+            raise PickleError("it is damaged: it uses an entry of its memo that does not exist")
         self._push(self.memo[key])
 
     # What Python would execute
@@ -258,10 +263,10 @@ class _Machine:
     def _global(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             raise PickleError("it is damaged: a name is not text")
-        found = Global(module, name)
-        if not self.allowed(found):
-            raise PickleError(f"it asks for {short(found, 80)}, which no network needs: it may be harmful")
-        self._push(found, 120)
+        named = Global(module, name)
+        if not self.allowed(named):
+            raise PickleError(f"it asks for {short(named, 80)}, which no network needs: it may be harmful")
+        self._push(named, 120)
 
     def _stack_global(self) -> None:
         name = self._pop()
@@ -285,7 +290,7 @@ class _Machine:
             raise PickleError("its pickle protocol is not one of 2 to 5")
 
 
-_Step = Callable[[_Machine], None]
+_Step = Callable[[_Machine], object]
 _STEPS: dict[bytes, _Step] = {
     b"\x80": _Machine._protocol,
     b"\x95": lambda m: m.reader.take(8),  # FRAME: a hint for buffering

@@ -1,10 +1,10 @@
-"""Networks by name, file or address: the one place where a source becomes a network.
+"""Networks by name, file or address: `load_network` and `load_family`.
 
-``pretrained/models.toml`` lists the names. An entry is of one of four sorts:
+``pretrained/models.toml`` lists the names. There are four sorts of entries:
 
     file (+ sha256)              a file shipped with the package
     url (+ sha256) (+ size)      downloaded once into the cache; with ``file`` too, only where that is missing.
-                                 Without sha256 its publisher names none, and nobody here has seen the file
+                                 Without sha256 the file was never verified: its publisher names none
     base + toon + swap (+ width) a blend made on the spot
     same_as                      another name
 
@@ -19,23 +19,22 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 from torch import nn
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..models import Discriminator, Generator
 from ..models.swap import swap_layers
 from .download import MAX_BYTES, download
 from .formats import read_networks
-from .provenance import descend
+from .provenance import descend, provenance_of, set_provenance
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-_ROLES = {"G": Generator, "G_ema": Generator, "D": Discriminator}
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ def catalogue() -> dict[str, Entry]:
     return {name: Entry(name=name, **fields) for name, fields in tomllib.loads(text).items()}
 
 
-def locate(entry: Entry) -> Path:
-    """The file of an entry that has one: shipped, or else cached, or else downloaded.
+def locate(entry: Entry, mirror: str | None = None) -> Path:
+    """The file of an entry that has one: shipped, or else cached, or else downloaded (see `download` for ``mirror``).
 
     Raises:
         ToonError: it is in none of these places.
@@ -86,13 +85,27 @@ def locate(entry: Entry) -> Path:
     if entry.file is not None and (shipped := pretrained_folder() / entry.file).exists():
         return shipped
     if entry.url is not None:
-        return download(entry.url, sha256=entry.sha256, max_bytes=entry.size or MAX_BYTES)
+        return download(entry.url, sha256=entry.sha256, max_bytes=entry.size or MAX_BYTES, mirror=mirror)
     raise ToonError(
         f"{entry.file} of the network '{entry.name}' is missing from {pretrained_folder()}: reinstall stylegan_toon."
     )
 
 
-def load_network(source: str | Path, *, which: str = "G_ema", device: str | torch.device = "cpu") -> nn.Module:
+@overload
+def load_network(
+    source: str | Path,
+    *,
+    which: Literal["G_ema", "G"] = ...,
+    device: str | torch.device = ...,
+    mirror: str | None = ...,
+) -> Generator: ...
+@overload
+def load_network(
+    source: str | Path, *, which: Literal["D"], device: str | torch.device = ..., mirror: str | None = ...
+) -> Discriminator: ...
+def load_network(
+    source: str | Path, *, which: str = "G_ema", device: str | torch.device = "cpu", mirror: str | None = None
+) -> Generator | Discriminator:
     """Load one network, in float32 and eval mode, with ``.provenance``.
 
     Args:
@@ -100,71 +113,77 @@ def load_network(source: str | Path, *, which: str = "G_ema", device: str | torc
             of one, which may end in ``#sha256=...`` to be checked. A string without a dot or a slash is a name.
         which: member of the family: ``"G_ema"``, ``"G"`` or ``"D"``.
         device: where to put it.
+        mirror: https folder to download from instead, see `download`.
 
     Raises:
         ToonError: what is wrong with the source, in one sentence.
     """
-    network = load_family(source, which=[which], device=device)[which]
-    role = _ROLES.get(which, nn.Module)
+    network = load_family(source, which=[which], device=device, mirror=mirror)[which]
+    role = Discriminator if which == "D" else Generator
     if not isinstance(network, role):
         raise ToonError(f"{which} of {source} is a {type(network).__name__}, not a {role.__name__}: give another file.")
     return network
 
 
 def load_family(
-    source: str | Path, *, which: Collection[str] | None = None, device: str | torch.device = "cpu"
+    source: str | Path,
+    *,
+    which: Collection[str] | None = None,
+    device: str | torch.device = "cpu",
+    mirror: str | None = None,
 ) -> dict[str, nn.Module]:
-    """Load all networks of a source, or those named in ``which``; otherwise as `load_network`."""
+    """Load all networks of a source, or those named in ``which``, by their names; otherwise as `load_network`."""
     text = str(source)
     if isinstance(source, str) and "://" in text:
-        networks = _load_address(text, which)
+        networks = _load_address(text, which, mirror)
     elif isinstance(source, Path) or "." in text or "/" in text or "\\" in text:
         networks = read_networks(source, which=which)
     else:
-        networks = _load_entry(_find(text), which)
+        networks = _load_entry(_find(text), which, mirror)
     return {name: network.to(device) for name, network in networks.items()}
 
 
-def _load_address(text: str, which: Collection[str] | None) -> dict[str, nn.Module]:
+def _load_address(text: str, which: Collection[str] | None, mirror: str | None) -> dict[str, nn.Module]:
     address, _, fragment = text.partition("#")
     if fragment and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
         raise ToonError(f"#{fragment} after an address should be #sha256= and 64 hexadecimal digits: correct it.")
     digest = fragment.removeprefix("sha256=") or None
-    networks = read_networks(download(address, sha256=digest), which=which, sha256=digest)
+    networks = read_networks(download(address, sha256=digest, mirror=mirror), which=which, sha256=digest)
     for network in networks.values():
-        network.provenance["name"] = address.rpartition("/")[2]
+        set_provenance(network, provenance_of(network), name=address.rpartition("/")[2])
     return networks
 
 
 def _find(name: str) -> Entry:
     entries = catalogue()
     if name not in entries:
-        near = " or ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0.4) or entries)
-        raise ToonError(f"There is no network named '{name}': say {near}, or give a file or an https address.")
+        local = [key for key, entry in entries.items() if entry.url is None]  # what needs no download
+        near = " or ".join(difflib.get_close_matches(name, entries, n=3, cutoff=0.5) or local)
+        raise ToonError(f"There is no network named '{short(name)}': say {near}, or give a file or an https address.")
     return entries[name]
 
 
-def _load_entry(entry: Entry, which: Collection[str] | None) -> dict[str, nn.Module]:
+def _load_entry(entry: Entry, which: Collection[str] | None, mirror: str | None) -> dict[str, nn.Module]:
+    networks: dict[str, nn.Module]
     if entry.same_as is not None:
-        networks = _load_entry(_find(entry.same_as), which)
-    elif entry.swap is not None:
-        networks = {"G_ema": _blend_entry(entry, which)}
+        networks = _load_entry(_find(entry.same_as), which, mirror)
+    elif entry.base and entry.toon and entry.swap is not None:
+        networks = {"G_ema": _blend_entry(entry, entry.base, entry.toon, entry.swap, which, mirror)}
     else:
-        networks = read_networks(locate(entry), which=which, sha256=entry.sha256)
+        networks = read_networks(locate(entry, mirror), which=which, sha256=entry.sha256)
+    licence = {"licence": entry.licence} if entry.licence else {}
     for network in networks.values():
-        network.provenance["name"] = entry.name
-        if entry.licence:
-            network.provenance.setdefault("licence", entry.licence)
+        set_provenance(network, licence | provenance_of(network), name=entry.name)
     return networks
 
 
-def _blend_entry(entry: Entry, which: Collection[str] | None) -> nn.Module:
+def _blend_entry(
+    entry: Entry, base: str, toon: str, swap: str, which: Collection[str] | None, mirror: str | None
+) -> Generator:
     for name in which or ():
         if name != "G_ema":
-            raise ToonError(
-                f"'{entry.name}' is a blend and has no {name}: ask for G_ema, or for {name} of {entry.base}."
-            )
-    parents = [load_network(name) for name in (entry.base, entry.toon)]
-    network = swap_layers(*parents, entry.swap, entry.width, names=(entry.base, entry.toon))
-    network.provenance = descend("blend", {"swap": entry.swap, "width": entry.width}, parents)
+            raise ToonError(f"'{entry.name}' is a blend and has no {name}: ask for G_ema, or for {name} of {base}.")
+    parents = load_network(base, mirror=mirror), load_network(toon, mirror=mirror)
+    network = swap_layers(*parents, swap, entry.width, names=(base, toon))
+    network.provenance = descend("blend", {"swap": swap, "width": entry.width}, parents)
     return network

@@ -18,7 +18,7 @@ from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.shards import Shards
 from stylegan_toon.dataset_builder import avatars
 from stylegan_toon.dataset_builder.avatars import Avatars
-from stylegan_toon.dataset_builder.prepare import Recipe
+from stylegan_toon.dataset_builder.recipe import Recipe
 from stylegan_toon.errors import ToonError
 from stylegan_toon.pipelines.dataset import dataset
 

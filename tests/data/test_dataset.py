@@ -80,7 +80,7 @@ def test_vector_labels_are_kept(folder):
     assert dataset.label_dim == 2 and dataset.label(2).tolist() == [2, 0.5]
     dataset.label(2)[:] = 7
     dataset[2][1][:] = 7
-    assert dataset.label(2).tolist() == [2, 0.5]  # nobody outside can change the table
+    assert dataset.label(2).tolist() == [2, 0.5]  # a caller cannot change the table
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_labels_missing_or_not_json(folder):
     (folder / "dataset.json").write_bytes(b"\xff{")
     with pytest.raises(ToonError, match="malformed"):
         ImageDataset(folder, labels=True)
-    assert len(ImageDataset(folder)) == 3  # labels nobody asked for are not read
+    assert len(ImageDataset(folder)) == 3  # labels are not read unless asked for
 
 
 def test_odd_files_come_out_as_rgb(tmp_path):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stylegan_toon.data import shards as shards_module
+from stylegan_toon.data import tar_shard
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.sampling import InfiniteSampler, ShardSampler
 from stylegan_toon.data.shards import Shards, write_index, write_shards
@@ -220,10 +220,10 @@ def test_damaged_shards_are_named(by_hand, monkeypatch):
     shards = Shards(by_hand)
     with pytest.raises(ToonError, match="does not exist"):
         shards.read("train-0002.tar/nobody.png")
-    monkeypatch.setattr(shards_module, "MAX_MEMBER_BYTES", 10)
+    monkeypatch.setattr(tar_shard, "MAX_MEMBER_BYTES", 10)
     with pytest.raises(ToonError, match="take it out"):
         shards.read(shards.names[0])
-    monkeypatch.setattr(shards_module, "MAX_MEMBERS", 2)
+    monkeypatch.setattr(tar_shard, "MAX_MEMBERS", 2)
     with pytest.raises(ToonError, match="more than 2 files"):
         Shards(by_hand)
     for wrong in ("x{9..1}.tar", "x{0..999999999}.tar"):
@@ -248,7 +248,7 @@ def test_labels_that_some_samples_lack(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "0.png", png(PIXELS[0]))
         add(tar, "0.cls", b"cat")
-    with pytest.raises(ToonError, match="no number and no JSON"):
+    with pytest.raises(ToonError, match="neither number nor JSON"):
         ImageDataset(tmp_path, labels=True)
 
 
@@ -303,7 +303,7 @@ def test_only_shards_have_lanes(by_hand, tmp_path):
 
 
 def test_plain_http_leads_to_no_files(tmp_path):
-    handler = download._HttpToo()
+    handler = download._Redirects(("http", "https"))
     with pytest.raises(ToonError, match="neither an http nor"):
         handler.redirect_request(None, None, 302, "Found", {}, "file:///etc/passwd")
     with pytest.raises(ToonError, match="neither an http nor"):

@@ -25,7 +25,7 @@ from stylegan_toon.dataset_builder.build import make_set
 from stylegan_toon.dataset_builder.filters import perceptual_hash
 from stylegan_toon.dataset_builder.journal import Journal
 from stylegan_toon.dataset_builder.parallel import ordered_map
-from stylegan_toon.dataset_builder.prepare import Outcome, Recipe, encoded, prepare
+from stylegan_toon.dataset_builder.recipe import Outcome, Recipe, encoded, prepare
 from stylegan_toon.errors import ToonError
 
 INTERRUPTED = """
@@ -156,7 +156,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_making import made, work
+from test_build import made, work
 def deadly(index):
     if index == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)

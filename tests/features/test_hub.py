@@ -5,12 +5,15 @@ import http.server
 import threading
 import time
 import urllib.error
+import urllib.request
+from urllib.request import OpenerDirector
 
 import pytest
 import torch
 
 from stylegan_toon.features import hub
 from stylegan_toon.features.hub import Unavailable, hub_file, load_state
+from stylegan_toon.weights import download
 
 BODY = bytes(range(256)) * 5000
 
@@ -36,9 +39,14 @@ def server():
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("STYLEGAN_TOON_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 def test_cached_file_needs_no_network(tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(b"x")
-    monkeypatch.setattr(hub.urllib.request, "urlopen", lambda *a, **k: pytest.fail("went to the network"))
+    monkeypatch.setattr(OpenerDirector, "open", lambda *a, **k: pytest.fail("went to the network"))
     assert hub_file("https://nowhere.invalid/net.pth", folder=tmp_path) == tmp_path / "net.pth"
 
 
@@ -58,25 +66,25 @@ def test_damaged_download_leaves_nothing(tmp_path, server, name, prefix):
 def test_slow_connection_is_given_up(tmp_path, server, monkeypatch):
     monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.0)
     monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(hub, "_open", lambda url: hub.urllib.request.urlopen(url, timeout=5))
-    with pytest.raises(Unavailable, match="too slow"):
+    monkeypatch.setattr(download, "_open", lambda request, timeout: urllib.request.urlopen(request, timeout=5))
+    with pytest.raises(Unavailable, match="too slowly"):
         hub_file(f"{server}/net.pth", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_offline_is_said(tmp_path, monkeypatch):
+def test_a_missing_connection_is_reported(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(hub.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(OpenerDirector, "open", refuse)
     with pytest.raises(Unavailable, match=r"example\.org.*no route"):
         hub_file("https://example.org/net.pth", folder=tmp_path)
 
 
 def test_silent_name_server_does_not_hang(tmp_path, monkeypatch):
-    """A name lookup that never answers is not covered by urlopen's own timeout."""
+    """A name lookup that never answers is not covered by urllib's own timeout."""
     release = threading.Event()
-    monkeypatch.setattr(hub.urllib.request, "urlopen", lambda *a, **k: release.wait(60))
+    monkeypatch.setattr(OpenerDirector, "open", lambda *a, **k: release.wait(60))
     monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.1)
     start = time.monotonic()
     with pytest.raises(Unavailable, match="no answer"):

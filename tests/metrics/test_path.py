@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stylegan_toon.metrics import path_distances, path_length
-from stylegan_toon.metrics.path import slerp
+from stylegan_toon.models.latents import slerp
 
 
 class Linear:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import warnings
+from importlib import import_module
 
 import pytest
 import shell
 import torch
 from tiny import tiny_discriminator, tiny_generator
 
-from stylegan_toon import generate, project, toonify
+from stylegan_toon import generate, project
 from stylegan_toon.features.perceptual import DiscriminatorFeatures
 from stylegan_toon.inversion import optimise as inversion
 from stylegan_toon.models import accelerate as module
@@ -44,11 +45,11 @@ def on_cpu(function, stand_in, most=None) -> Graphs:
 
 def test_pictures_are_the_same_and_come_from_recordings(tiny_G):
     stand_in = StandIn()
-    paint = on_cpu(tiny_G.synthesis, stand_in)
+    run = on_cpu(tiny_G.synthesis, stand_in)
     with torch.no_grad():
         for i in range(12):
             ws = torch.randn(1 + i % 2, tiny_G.num_ws, 32)
-            kept = paint(ws, noise_mode="const")
+            kept = run(ws, noise_mode="const")
             assert torch.equal(kept, tiny_G.synthesis(ws, noise_mode="const"))
     assert (stand_in.recorded, stand_in.played) == (2, 6)  # of each size the first three were calls
 
@@ -75,23 +76,23 @@ def test_every_call_has_the_effect_of_one():
 
 def test_changed_weights_are_seen(tiny_G):
     stand_in = StandIn()
-    paint = on_cpu(tiny_G.synthesis, stand_in)
+    run = on_cpu(tiny_G.synthesis, stand_in)
     ws = torch.randn(1, tiny_G.num_ws, 32)
     with torch.no_grad():
         for change in (False, True, True):
             if change:
                 tiny_G.synthesis.b8.conv0.weight.mul_(-1)
             for _ in range(5):
-                assert torch.equal(paint(ws), tiny_G.synthesis(ws))
+                assert torch.equal(run(ws), tiny_G.synthesis(ws))
     assert stand_in.recorded == 3
 
 
 def test_the_number_of_recordings_is_bounded():
-    paint = on_cpu(torch.sin, StandIn())
+    run = on_cpu(torch.sin, StandIn())
     for size in range(1, 30):
         for _ in range(5):
-            paint(torch.ones(size))
-    assert len(paint.recordings) == 8
+            run(torch.ones(size))
+    assert len(run.recordings) == 8
 
 
 def test_what_is_not_recorded(tiny_G):
@@ -113,11 +114,11 @@ def test_what_cannot_be_recorded_is_said_once():
         raise RuntimeError("operation not permitted when stream is capturing\nat some place")
 
     sine = on_cpu(torch.sin, refuse)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for i in range(8):
             assert torch.equal(sine(torch.full((2,), float(i))), torch.full((2,), float(i)).sin())
-    assert [str(w.message) for w in told] == [
+    assert [str(w.message) for w in caught] == [
         "This cannot be a CUDA graph (operation not permitted when stream is capturing): going on without it."
     ]
 
@@ -152,12 +153,12 @@ def test_the_compiled_network_is_one_graph_of_our_layers(traced):
     ws = torch.randn(1, G.num_ws, 32)
     for train in (False, True):
         G.train(train)
-        paint = accelerate(G.synthesis, "compile")
+        run = accelerate(G.synthesis, "compile")
         with torch.no_grad():
-            torch.testing.assert_close(paint(ws), G.synthesis(ws))
-        assert paint.fast is not None
+            torch.testing.assert_close(run(ws), G.synthesis(ws))
+        assert run.fast is not None
     wanted = torch.autograd.grad(G.synthesis(ws).square().sum(), list(G.synthesis.parameters()))
-    found = torch.autograd.grad(paint(ws).square().sum(), list(G.synthesis.parameters()))
+    found = torch.autograd.grad(run(ws).square().sum(), list(G.synthesis.parameters()))
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
@@ -167,22 +168,22 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch, tiny_G):
         raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: g++\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: no_compiler)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pictures = generate(tiny_G, [0, 1, 2], batch=1, accelerate="compile")
     assert torch.equal(pictures, generate(tiny_G, [0, 1, 2], batch=1, accelerate="off"))
-    assert [str(w.message) for w in told] == [
+    assert [str(w.message) for w in caught] == [
         "torch.compile does not work here (No working C++ compiler found in torch._inductor.config.cpp.cxx: g++): "
         "going on without it."
     ]
 
 
 def test_a_mistake_stays_the_callers(traced, tiny_G):
-    paint = accelerate(tiny_G.synthesis, "compile")
+    run = accelerate(tiny_G.synthesis, "compile")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="ws must be"):
-            paint(torch.zeros(1, 3, 32))
+            run(torch.zeros(1, 3, 32))
 
 
 # ---------------------------------------------------------------- the switch
@@ -194,17 +195,19 @@ def test_off_is_the_function_itself_and_nonsense_is_refused(tiny_G):
         accelerate(tiny_G, "fast")
 
 
-@pytest.mark.parametrize("verb", [generate, project, toonify])
-def test_every_verb_that_paints_has_the_switch(verb):
-    (option,) = [p for p in verb.main.params if p.name == "accelerate"]
+@pytest.mark.parametrize("command", ["generate", "project", "toonify"])
+def test_every_command_that_makes_pictures_has_the_option(command):
+    main = import_module(f"stylegan_toon.{command}").main
+    (option,) = [p for p in main.params if p.name == "accelerate"]
     assert tuple(option.type.choices) == ACCELERATE and option.default == "auto"
 
 
-def test_graphs_on_a_cpu_are_said_not_to_be(tmp_path, checkpoint):
+def test_a_warning_says_that_graphs_need_cuda(tmp_path, checkpoint):
+    main = import_module("stylegan_toon.generate").main
     options = ["--network", checkpoint, "--seeds", "0-3", "--batch", 1, "--device", "cpu", "--quiet"]
-    told = shell.run(generate.main, *options, "--accelerate", "graphs", "--out", tmp_path / "graphs")
-    assert told.stderr.count("warning: CUDA graphs need a CUDA device: going on without them.") == 1
-    assert "CUDA" not in shell.run(generate.main, *options, "--out", tmp_path / "auto").stderr
+    result = shell.run(main, *options, "--accelerate", "graphs", "--out", tmp_path / "graphs")
+    assert result.stderr.count("warning: CUDA graphs need a CUDA device: going on without them.") == 1
+    assert "CUDA" not in shell.run(main, *options, "--out", tmp_path / "auto").stderr
     assert (tmp_path / "graphs/grid.png").read_bytes() == (tmp_path / "auto/grid.png").read_bytes()
 
 

@@ -79,7 +79,7 @@ def test_heads_that_cannot_be_fitted(G):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [64, 128, 256])
-def test_a_network_cut_paints_the_same(G, size):
+def test_a_cut_network_makes_the_same_pictures(G, size):
     before = copy.deepcopy(G.state_dict())
     small = cut(G, size)
     config = small.config
@@ -110,12 +110,12 @@ def test_half_precision_stays_where_it_was():
         small = cut(G, size)
         assert small.config.num_fp16_res == count
         there, here = (
-            [block.resolution for block in network.synthesis.blocks() if not block.wavelet and block.half]
+            [block.resolution for block in network.synthesis.blocks() if not block.wavelet and block.use_half]
             for network in (G, small)
         )
         assert here == [resolution for resolution in there if resolution <= size]
 
 
 def test_sizes_that_cannot_be_cut(G):
-    with pytest.raises(ToonError, match="paints no pictures of 32 px, only of 64, 128, 256: choose one of these"):
+    with pytest.raises(ToonError, match="makes no pictures of 32 px, only of 64, 128, 256: choose one of these"):
         cut(G, 32)

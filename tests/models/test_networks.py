@@ -147,7 +147,7 @@ def test_which_blocks_are_half():
     for resolution, first in ((256, 32), (1024, 128)):
         config = GeneratorConfig(resolution=resolution, channel_base=resolution, channel_max=2, num_fp16_res=4)
         blocks = Generator(config).synthesis.blocks()
-        assert next(b.resolution for b in blocks if b.half) == first
+        assert next(b.resolution for b in blocks if b.use_half) == first
 
 
 def test_freeze_layers_counts_from_the_highest_resolution():

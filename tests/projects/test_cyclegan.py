@@ -21,7 +21,7 @@ from projects.cyclegan.model import Discriminator, DiscriminatorConfig, Generato
 from projects.cyclegan.train import Config, adversarial, learning_rate
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.errors import ToonError
-from stylegan_toon.metrics.measure import evaluate_pictures
+from stylegan_toon.metrics.evaluation import evaluate_pictures
 from stylegan_toon.training import run as run_module
 from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.run import find_run

@@ -126,15 +126,15 @@ def test_the_file_gives_the_picture_that_was_seen(pictures, tmp_path):
         assert seen.tobytes() == drawn.tobytes()
 
 
-def test_the_way_between_latents_keeps_their_length():
+def test_the_path_between_latents_keeps_their_length():
     a, b = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
     b = b / b.norm() * a.norm()
-    way = infer.slerp(a, b, 9)
+    way = infer.path(a, b, 9)
     assert torch.allclose(way[0], a) and torch.allclose(way[-1], b, atol=1e-5)
     assert torch.allclose(way.norm(dim=1), a.norm().expand(9), rtol=1e-5)
     angles = torch.arccos((way[:-1] * way[1:]).sum(1) / a.norm() ** 2)
     assert torch.allclose(angles, angles.mean().expand(8), atol=1e-4)
-    assert torch.equal(infer.slerp(a, a, 3), a.expand(3, -1))
+    assert torch.equal(infer.path(a, a, 3), a.expand(3, -1))
 
 
 def test_the_commands(pictures, tmp_path):

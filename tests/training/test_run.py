@@ -57,7 +57,7 @@ SMALL = Config(kimg=0.036, batch=4, snapshot_kimg=0.012)  # 9 steps
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
-    monkeypatch.setitem(KINDS, "test-filter", (FilterConfig, Filter))
+    monkeypatch.setitem(KINDS, "test-filter", f"{__name__}:FilterConfig,Filter")
     monkeypatch.setattr(run_module, "TICK", 0)
 
 

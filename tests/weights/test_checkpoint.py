@@ -20,6 +20,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.models import Generator, GeneratorConfig
 from stylegan_toon.weights import load_networks, read_header, save_networks, sha256_of
 from stylegan_toon.weights.checkpoint import MAX_HEADER
+from stylegan_toon.weights.kinds import KINDS, classes_of, kind_of
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -304,3 +305,17 @@ def test_a_scale_without_its_numbers(tmp_path, checkpoint):
         return {**tensors, "G_ema.mapping.fc9.weight:scale": torch.ones(4)}
 
     assert "nothing to scale" in refused(tampered(checkpoint, tensors=with_a_stray))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_names_a_config_and_a_network(kind):
+    config, network = classes_of(kind)
+    assert dataclasses.is_dataclass(config) and issubclass(network, torch.nn.Module)
+    assert kind_of(network.__new__(network)) == kind
+
+
+def test_a_kind_of_a_project_that_is_not_there(tmp_path, tiny_G, monkeypatch):
+    save_networks(tmp_path / "x.safetensors", {"G": tiny_G})
+    monkeypatch.setitem(KINDS, "generator", "projects.nowhere.model:Config,Network")
+    with pytest.raises(ToonError, match=r"kind generator need projects/nowhere/model\.py of the repository"):
+        load_networks(tmp_path / "x.safetensors")

@@ -515,7 +515,7 @@ def a_frame_longer_than_the_file():
     return plain(b"\x95", struct.pack("<Q", 2**62))[:8]
 
 
-@hostile("whole number of absurd size")
+@hostile("whole number of more than 16 bytes")
 def a_number_of_two_hundred_bytes():
     return plain(b"\x8a\xc8", bytes(200))
 

@@ -1,4 +1,4 @@
-"""MobileStyleGAN's own files: the pictures that an independent implementation, or OpenVINO, paints with them.
+"""MobileStyleGAN's own files: the pictures that an independent implementation, or OpenVINO, makes from them.
 
 The real wheel is read where ``STYLEGAN_TOON_WHEEL`` names it; all else is made here.
 """
@@ -186,7 +186,7 @@ def test_a_folder_an_xml_and_a_wheel_are_one_network(folder, ir, tmp_path):
     digest = ir.provenance["sha256"]
     assert wheel.provenance["ancestors"] == [digest] != [wheel.provenance["sha256"]]
     assert wheel.provenance["name"] == "x.zip" and by_name.provenance["sha256"] == digest
-    assert "is not what it should be" in refused(folder, sha256="0" * 64)
+    assert "is not the file it should be" in refused(folder, sha256="0" * 64)
     assert "is not the file it should be" in refused(tmp_path / "x.zip", sha256="0" * 64)
     assert "holds no D, only G_ema" in refused(folder, which=["D"])
 

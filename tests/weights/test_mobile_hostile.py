@@ -105,7 +105,7 @@ def test_bands_in_another_order_are_refused(folder, tmp_path):
     swapped = text.replace(one, "@").replace(two, one).replace("@", two)
     shutil.copytree(folder, tmp_path / "x")
     (tmp_path / "x" / XML).write_text(swapped)
-    assert "stand in another order" in refused(tmp_path / "x")
+    assert "are in another order" in refused(tmp_path / "x")
 
 
 def test_a_graph_that_is_a_circle_is_refused(folder, tmp_path):

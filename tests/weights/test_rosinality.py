@@ -19,8 +19,8 @@ from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.weights import load_networks, read_networks, save_networks, sha256_of
-from stylegan_toon.weights.rosinality import write_networks
-from stylegan_toon.weights.tensors import PickleFile
+from stylegan_toon.weights.pickled_tensors import PickleFile
+from stylegan_toon.weights.rosinality_writer import write_networks
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FAMILY, OLD = FIXTURES / "rosinality.pt", FIXTURES / "rosinality-old.pt"

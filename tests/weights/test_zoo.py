@@ -72,7 +72,7 @@ def serve(monkeypatch, body: bytes = b"", *, length: int | None = None, error: E
     """Answer every request with ``body``; the list returned collects the addresses asked for."""
     asked = []
 
-    def answer(request):
+    def answer(request, timeout):
         asked.append(request.full_url)
         if error is not None:
             raise error
@@ -249,7 +249,7 @@ def test_only_https_even_after_a_redirect(home, monkeypatch):
     for address in ("http://example.invalid/x.safetensors", "file:///etc/passwd", "ftp://example.invalid/x"):
         assert "is not an https address" in refused(address)
     assert asked == []
-    handler = download_module._HttpsOnly()
+    handler = download_module._Redirects(("https",))
     with pytest.raises(ToonError, match="is not an https address"):
         handler.redirect_request(None, None, 302, "Found", {}, "http://example.invalid/x")
 
@@ -282,7 +282,7 @@ class Server:
         self.body, self.etag, self.patience = body, etag, patience
         self.asked: list[tuple[str, str | None]] = []
 
-    def __call__(self, request):
+    def __call__(self, request, timeout):
         wanted, version = request.get_header("Range"), request.get_header("If-range")
         self.asked.append((request.full_url, wanted))
         start = int(wanted[6:-1]) if wanted and version == self.etag else 0
@@ -335,5 +335,8 @@ def test_a_mirror_serves_the_same_file(home, monkeypatch):
     monkeypatch.setenv("STYLEGAN_TOON_MIRROR", "https://elsewhere.invalid/n")
     load_network("far")
     assert asked == ["https://mirror.invalid/networks/x.safetensors", "https://elsewhere.invalid/n/far.safetensors"]
+    next((home.parent / "cache" / "networks").glob("*-far.safetensors")).unlink()
+    load_network("far", mirror="https://third.invalid")
+    assert asked[2:] == ["https://third.invalid/far.safetensors"]
     monkeypatch.setenv("STYLEGAN_TOON_MIRROR", "http://elsewhere.invalid")
     assert "is not an https address" in refused("https://example.invalid/y.safetensors")

@@ -15,8 +15,8 @@ from stylegan_toon.faces.align import has_face
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.features.hub import Unavailable
 from stylegan_toon.metrics import Suite, evaluate_pictures
-from stylegan_toon.metrics import faces as module
-from stylegan_toon.metrics.pairs import evaluate_pairs, match
+from stylegan_toon.metrics import face_networks as module
+from stylegan_toon.metrics.photo_pairs import evaluate_pairs, match
 
 PORTRAIT = Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg"
 
@@ -91,9 +91,9 @@ def test_identity_of_pairs(folders, suite):
     (other, nobody, same) = match(*folders)
     with pytest.warns(UserWarning, match=r"nobody\.png is left out: No face"):
         found = evaluate_pairs([other, nobody, same], suite)
-    alone = evaluate_pairs([same], suite).figures["identity-dlib"]
-    assert found.count == 2 and found.figures["detection"] == 1
-    assert alone > 0.998 > 0.996 > found.figures["identity-dlib"]
+    alone = evaluate_pairs([same], suite).metrics["identity-dlib"]
+    assert found.count == 2 and found.metrics["detection"] == 1
+    assert alone > 0.998 > 0.996 > found.metrics["identity-dlib"]
     assert found.sheet.width > 4 * 128
 
 

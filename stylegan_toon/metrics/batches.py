@@ -1,7 +1,7 @@
-"""Runs over many pictures: batches, a progress bar, and a share for every process.
+"""Computes rows of features for many pictures: in batches, with a progress bar, divided among processes.
 
-The order of the rows does not depend on the number of processes, and nothing here draws from torch's global random
-state, so that an evaluation in the middle of a training leaves no trace in it.
+The order of the rows does not depend on the number of processes, and torch's global random state is not used, so that
+an evaluation during a training does not change the training.
 """
 
 from __future__ import annotations
@@ -27,16 +27,19 @@ def processes() -> tuple[int, int]:
 
 @torch.no_grad()
 def collect(count: int, step: Step, *, batch: int = 16, desc: str = "", quiet: bool = False) -> dict[str, Tensor]:
-    """Call ``step`` on batches of the indices 0 to ``count`` - 1; its results, in order, as float32 on the CPU.
+    """Call ``step`` on batches of the indices 0 to ``count`` - 1 and join its results in order.
 
-    With several processes each works on its share, and all get all.
+    With several processes each computes its share, and all receive all results.
 
     Args:
         step: indices int64 ``[n]`` -> tensors ``[n, ...]`` by name, on the device of the process.
+
+    Returns:
+        tensors ``[count, ...]`` by name, float32 on the CPU.
     """
     rank, world = processes()
     each = -(-count // world)
-    mine = (torch.arange(each) * world + rank) % count  # so many for every process; what is over is cut off below
+    mine = (torch.arange(each) * world + rank) % count  # equally many for every process; the excess is cut off below
     parts: dict[str, list[Tensor]] = defaultdict(list)
     with tqdm(total=count, desc=desc, unit="img", disable=quiet or rank > 0, dynamic_ncols=True) as bar:
         for indices in mine.split(batch):
@@ -67,7 +70,7 @@ def to_bytes(img: Tensor) -> Tensor:
 
 
 def latents(G: Generator, count: int, seed: int) -> Tensor:
-    """``[count, z_dim]`` float32 on the CPU, a function of ``seed`` alone."""
+    """Standard normal ``[count, z_dim]``, float32 on the CPU; they depend on ``seed`` only."""
     return torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
 
 

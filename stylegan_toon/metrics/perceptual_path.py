@@ -6,22 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import Generator
+from ..models.latents import slerp
 
 EPSILON = 1e-4
 PATHS = ("zfull", "wfull", "zend", "wend")
-
-
-def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Along the great circle from ``a`` to ``b`` ``[N, D]``, the part ``t`` ``[N, 1]`` of the way: unit vectors."""
-    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-    cosine = (a * b).sum(dim=1, keepdim=True)
-    across = F.normalize(b - cosine * a, dim=1)
-    angle = t * cosine.clamp(-1, 1).acos()
-    return a * angle.cos() + across * angle.sin()
 
 
 @torch.no_grad()
@@ -36,20 +27,21 @@ def path_distances(
     psi: float = 1.0,
     epsilon: float = EPSILON,
 ) -> Tensor:
-    """Distances of pictures at ``t`` and ``t + epsilon`` of the ways between two latents, over ``epsilon`` squared.
+    """Distances of pictures at ``t`` and ``t + epsilon`` of the paths between latents, divided by ``epsilon`` squared.
 
-    The networks run in float32 whatever they are configured for: half precision cannot tell the two apart.
+    The networks run in float32 whatever they are configured for: in half precision the two pictures are too alike.
 
     Args:
-        z: ``[2, N, z_dim]``: where each way begins and ends.
+        z: ``[2, N, z_dim]``: the beginning and the end of each path.
         t: ``[N]``, 0 to 1; 0 throughout for the "end" variants.
         c: ``[N, c_dim]`` labels, or None.
         distance: of two batches of pictures ``[N, C, R, R]``: ``[N]``, quadratic for small differences.
         space: "z" (great circles) or "w" (straight lines).
         psi: truncation; 1 in the papers.
+        epsilon: length of the step, as a share of the path.
 
     Returns:
-        ``[N]``
+        ``[N]``.
     """
     exact = torch.float32 if z.device.type == "mps" else torch.float64  # mps has no float64
     t = t.to(exact)[:, None]

@@ -1,4 +1,4 @@
-"""Tensors and numbers inside pickles, found without building them and read from the file one at a time.
+"""Tensors and numbers inside pickles: located first, and read from the file one at a time when they are needed.
 
 torch writes a tensor as a call of a rebuilding function on a storage. The storage is either kept outside of the
 pickle (``torch.save``: in a zip since 1.6, after the pickle before) or, in a plain pickle, a byte string that is a
@@ -13,16 +13,17 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import ToonError
-from ..files import Sips
+from ..files import BoundedReader
+from .assemble import misfit
 from .pickles import Global, Persistent, PickleError, Reader, Record, Span, TextSpan, read_pickle
 
 STORAGES = {
@@ -55,7 +56,7 @@ _MAX_DIRECTORY = 4 << 20  # bytes of a zip's table of contents: 30,000 storages
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers: where it lies in the file, or its bytes if it is short."""
+    """Consecutive numbers: their offset in the file, or their bytes if there are few."""
 
     dtype: torch.dtype
     count: int
@@ -80,13 +81,14 @@ class StoredTensor:
 
     @property
     def extent(self) -> int:
-        """How many numbers of the storage it reaches over."""
+        """Numbers of the storage from the first to the last one of the tensor."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride))
 
     @property
     def nbytes(self) -> int:
+        """Bytes from the first to the last number of the tensor."""
         return self.extent * self.dtype.itemsize
 
     def with_shape(self, shape: tuple[int, ...]) -> StoredTensor:
@@ -95,7 +97,7 @@ class StoredTensor:
         return replace(self, shape=shape, stride=tuple(1 if size == 1 else next(steps) for size in shape))
 
     def read(self, file: BinaryIO) -> Tensor:
-        """The tensor, contiguous, on the CPU; the only memory it takes is its own.
+        """The tensor, contiguous, on the CPU; no other memory is used.
 
         Raises:
             PickleError: the file has become shorter.
@@ -106,13 +108,13 @@ class StoredTensor:
             buffer.numpy()[:] = self.storage.data[start : start + self.nbytes]
         else:
             file.seek(self.storage.data + start)
-            if file.readinto(buffer.numpy()) != self.nbytes:
+            if cast(io.BufferedIOBase, file).readinto(memoryview(cast(bytes, buffer.numpy()))) != self.nbytes:
                 raise PickleError("it ends too early")
         return buffer.view(self.dtype).as_strided(self.shape, self.stride).contiguous()
 
 
 class PickleFile:
-    """An open file with one pickle of networks in it: plain, ``torch.save`` of before 1.6, or its zip.
+    """An open file with one pickle of networks in it: a plain pickle or a ``torch.save`` file, old or new (zip).
 
     Attributes:
         root: the pickle, as `pickles.read_pickle` gives it.
@@ -124,7 +126,7 @@ class PickleFile:
         self.size = file.seek(0, io.SEEK_END)
         self._allowed = allowed | ALLOWED
         self._outside: dict[str, Storage] = {}  # storages kept outside of the pickle
-        self._inside: dict[Any, Storage] = {}  # those in byte strings, by the string
+        self._inside: dict[Span | bytes | str, Storage] = {}  # those in byte strings, by the string
         file.seek(0)
         if file.read(2) == b"PK":
             self.root = self._read_zip()
@@ -136,13 +138,29 @@ class PickleFile:
         if sum(tensor.nbytes for tensor in tensors) > self.size:
             raise PickleError("its tensors claim more than it holds")
 
+    def tensors(
+        self, entries: Mapping[str, Any], path: str | Path, others: Iterable[StoredTensor] = ()
+    ) -> dict[str, StoredTensor]:
+        """The entries of a state dict, which must all be tensors, and with ``others`` not claim more than the file.
+
+        Raises:
+            ToonError: an entry is none.
+            PickleError: one is malformed, or they claim too much.
+        """
+        located = {name: self.tensor(value) for name, value in entries.items()}
+        tensors = {name: tensor for name, tensor in located.items() if tensor is not None}
+        if len(tensors) < len(located):
+            raise misfit(path, "not tensors", [name for name in located if name not in tensors])
+        self.check_claims([*tensors.values(), *others])
+        return tensors
+
     def tensor(self, value: Any) -> StoredTensor | None:
-        """The tensor or parameter that a value of the pickle stands for, or None if it is none.
+        """The tensor or parameter that a value of the pickle is, or None if it is something else.
 
         Raises:
             PickleError: it is one, but malformed.
         """
-        while _calls(value, "torch._utils", "_rebuild_parameter") and value.args:
+        while _calls(value, "torch._utils", "_rebuild_parameter") and len(value.args) > 0:
             value = value.args[0]
         if not _calls(value, "torch._utils", "_rebuild_tensor_v2"):
             return None
@@ -165,30 +183,34 @@ class PickleFile:
         if not _calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
             raise PickleError("it is damaged: a tensor has no storage")
         content = source.args[0]
-        if encoded := _calls(content, "_codecs", "encode") and len(content.args) > 0:
-            content = content.args[0]
+        encoded = False
+        if _calls(content, "_codecs", "encode"):
+            content, encoded = next(iter(content.args), None), True
         if not isinstance(content, (Span, bytes, str)):
             raise PickleError("it is damaged: a storage has no bytes")
         if content not in self._inside:
-            self._inside[content] = self._embedded(self._decoded(content) if encoded else content)
+            if encoded or isinstance(content, str):
+                self._inside[content] = self._embedded(self._decoded(content))
+            else:
+                self._inside[content] = self._embedded(content)
         return self._inside[content]
 
     def _embedded(self, content: Span | bytes) -> Storage:
-        known: dict[str, Storage] = {}
+        storages: dict[str, Storage] = {}
         if isinstance(content, bytes):
-            root = self._read_stream(Reader(io.BytesIO(content), 0, len(content)), known, _SMALL)
+            root = self._read_stream(Reader(io.BytesIO(content), 0, len(content)), storages, _SMALL)
         else:
             reader = Reader(self.file, content.start, content.start + content.length)
-            root = self._read_stream(reader, known, _SMALL)
+            root = self._read_stream(reader, storages, _SMALL)
         if not isinstance(root, Persistent):
             raise PickleError("it is damaged: a storage holds something else")
-        storage = self._described(root.id, known)
-        if isinstance(content, bytes):
+        storage = self._described(root.id, storages)
+        if isinstance(content, bytes) and isinstance(storage.data, int):
             return Storage(storage.dtype, storage.count, memoryview(content)[storage.data :])
         return storage
 
     def _decoded(self, content: Any) -> bytes:
-        """Protocol 2 has no bytes: they are written as text, a character each."""
+        """Bytes that protocol 2, which has no bytes, writes as text of one character each."""
         if not isinstance(content, TextSpan):
             return _latin(content)
         text = codecs.getincrementaldecoder("utf-8")()
@@ -202,7 +224,7 @@ class PickleFile:
         return bytes(whole)
 
     def _read_stream(self, reader: Reader, storages: dict[str, Storage], budget: int | None = None) -> Any:
-        """A plain pickle, or a ``torch.save`` file of the older kind: three pickles ahead and the storages behind."""
+        """A plain pickle, or a ``torch.save`` file before 1.6: three pickles before the pickle, storages after it."""
         root = read_pickle(reader, self._permits, budget)
         if type(root) is not int or root != _MAGIC:
             return root
@@ -213,8 +235,8 @@ class PickleFile:
         root = read_pickle(reader, self._permits, budget)
         keys = read_pickle(reader, self._permits, budget)
         kinds: dict[str, torch.dtype] = {}
-        for found in _persistents(root):
-            kind, key, _ = _description(found)
+        for persistent in _persistents(root):
+            kind, key, _ = _description(persistent)
             kinds[key] = kind
         for key in keys if isinstance(keys, list) else ():
             if type(key) is not str or key not in kinds:
@@ -233,7 +255,7 @@ class PickleFile:
             raise PickleError(f"its zip is damaged: {error}") from error
 
     def _read_members(self) -> Any:
-        archive = zipfile.ZipFile(Sips(self.file, _MAX_DIRECTORY))
+        archive = zipfile.ZipFile(BoundedReader(self.file, _MAX_DIRECTORY))
         pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise PickleError("it is a zip but none of torch.save")
@@ -252,7 +274,7 @@ class PickleFile:
         return root
 
     def _member(self, info: zipfile.ZipInfo) -> Reader:
-        """The bytes of a member; torch stores them as they are."""
+        """The bytes of a member, which torch stores uncompressed."""
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise PickleError("its zip is compressed or encrypted, which torch.save does not do")
         header = Reader(self.file, info.header_offset, self.size).take(30)
@@ -263,11 +285,11 @@ class PickleFile:
             raise PickleError("it ends too early")
         return Reader(self.file, start, start + info.file_size)
 
-    def _described(self, description: Any, known: dict[str, Storage]) -> Storage:
+    def _described(self, description: Any, storages: dict[str, Storage]) -> Storage:
         kind, key, count = _description(Persistent(description))
-        if key not in known or known[key].dtype != kind or known[key].count < count:
+        if key not in storages or storages[key].dtype != kind or storages[key].count < count:
             raise PickleError("it is damaged: a storage is missing or too short")
-        return known[key]
+        return storages[key]
 
     def _permits(self, name: Global) -> bool:
         return name in self._allowed
@@ -275,13 +297,13 @@ class PickleFile:
 
 @contextlib.contextmanager
 def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFile]:
-    """Open an ordinary file of networks for reading; what is wrong with it becomes a sentence.
+    """Open an ordinary file of networks for reading.
 
     Args:
-        allowed: (module, name) of what may appear in the pickle beside tensors.
+        allowed: (module, name) of classes and functions that may appear in the pickle beside those of tensors.
 
     Raises:
-        ToonError: whatever goes wrong in the file, also inside the ``with`` block.
+        ToonError: what is wrong with the file, in one sentence; also for errors inside the ``with`` block.
     """
     try:
         with open(path, "rb") as file:
@@ -293,7 +315,7 @@ def opened(path: str | Path, allowed: set[tuple[str, str]]) -> Iterator[PickleFi
 
 
 def table(value: Any) -> dict | None:
-    """What was a dict or an OrderedDict, or None."""
+    """The entries of a dict or OrderedDict of the pickle; None for anything else."""
     if isinstance(value, Record) and value.what == ("collections", "OrderedDict"):
         return value.items if not value.args else None
     return value if isinstance(value, dict) else None
@@ -324,13 +346,13 @@ def _latin(text: Any) -> bytes:
         raise PickleError("it is damaged: bytes are malformed") from None
 
 
-def _calls(value: Any, module: str, name: str) -> bool:
+def _calls(value: Any, module: str, name: str) -> TypeGuard[Record]:
     return isinstance(value, Record) and value.what == (module, name)
 
 
-def _description(found: Persistent) -> tuple[torch.dtype, str, int]:
+def _description(persistent: Persistent) -> tuple[torch.dtype, str, int]:
     """dtype, key and count of a storage kept outside: ("storage", class, key, device, count[, view])."""
-    match found.id:
+    match persistent.id:
         case ("storage", Global(module="torch", name=kind), str(key), str(_), int(count), *view):
             if kind in STORAGES and count >= 0 and not any(view):
                 return STORAGES[kind], key, count

@@ -1,4 +1,4 @@
-"""Are they faces, and whose: detection rate and identity similarity."""
+"""Networks behind the metrics of faces: detection and identity."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class FaceDetection(Extractor):
 
     def forward(self, pictures: Tensor) -> Tensor:
         images = (Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pictures.cpu().contiguous())
-        found = [has_face(image, device=self.device) for image in images]
-        return torch.tensor(found, dtype=torch.float32, device=pictures.device)[:, None]
+        faces = [has_face(image, device=self.device) for image in images]
+        return torch.tensor(faces, dtype=torch.float32, device=pictures.device)[:, None]
 
 
 def embedder(network: str, *, device: torch.device | str = "cpu") -> FaceEmbedder:
     """The face embedding behind the metrics ``identity`` ("facenet") and ``identity-dlib``.
 
     Raises:
-        ToonError: FaceNet is not to be had.
+        ToonError: FaceNet cannot be loaded.
     """
     if network == "facenet":
         try:
             return load_facenet().eval().requires_grad_(False).to(device)
         except Unavailable as error:
             raise ToonError(
-                f"FaceNet is not to be had ({error}): use identity-dlib, which needs no connection."
+                f"FaceNet cannot be loaded ({error}): use identity-dlib, which needs no connection."
             ) from error
     return face_embedder(network, device=device)

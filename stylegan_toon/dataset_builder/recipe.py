@@ -1,4 +1,4 @@
-"""From one picture file to none, one or several pictures of a training set, and why some are left out."""
+"""Recipes: how one picture file becomes pictures of a training set, or is left out for a reason."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ THUMBNAIL = 96
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done with every picture.
+    """The steps that every picture goes through.
 
     Attributes:
         size: side of the results in pixels.
         crop: "center" (the largest square about the centre), "align" (each face as FFHQ cuts it) or "none" (only
             squares are taken).
         faces: with "align", "largest" or "all" of a photo.
-        enlarge: results may have this many times the pixels of a side that the photo has there.
-        front: degrees of yaw a head may be turned; pitch, which landmarks tell less well, may be 10 more. None = any.
+        enlarge: the side of a result may be this many times that of the crop in the photo.
+        front: degrees of yaw that a head may be turned; pitch, which is less accurate, may be 10 more. None = any.
         glasses: keep faces with glasses.
         blur: `filters.blur` above which a picture is left out. None = any.
         background: "keep", "white" or "transparent".
         matting: how the background is found, see `filters.remove_background`.
         style: draw the face in this one of `drawing.STYLES`. None = keep it as it is.
         format: "png", "jpg" (quality 95) or "webp" (lossless).
+
+    Raises:
+        ToonError: a transparent background as JPEG.
     """
 
     size: int = 256
@@ -60,19 +63,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.background == "transparent" and self.format == "jpg":
-            raise ToonError("JPEG knows no transparency: choose --format png or --background white.")
+            raise ToonError("JPEG has no transparency: choose --format png or --background white.")
 
 
 @dataclass
 class Outcome:
-    """What became of one picture or face.
+    """The result for one picture or face.
 
     Attributes:
-        why: why it was left out; None if it was kept.
+        why: the reason it was left out; None if it was kept.
         data: the file of a kept picture.
         hash: `perceptual_hash` of a kept picture.
-        measures: numbers it was judged by.
-        thumbnail: JPEG of what was left out, for the report; None if there was nothing to see.
+        measures: the numbers that the recipe compared.
+        thumbnail: JPEG of a picture that was left out, for the report; None if it could not be read.
     """
 
     why: str | None = None
@@ -84,7 +87,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Preparation:
-    """A recipe for the pictures of some sources; may be sent to other processes. Called with (source, name, label)."""
+    """A recipe for the pictures of some sources, called with (number of the source, name, label).
+
+    Instances may be sent to other processes.
+    """
 
     sources: Sequence[Source]
     recipe: Recipe
@@ -102,7 +108,7 @@ class Preparation:
         import torch
 
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # one a process, and the same results however many processes there are
+        torch.set_num_threads(1)  # one per process, so that results do not depend on the number of processes
         try:
             return called, label, prepare(data, name, self.recipe)
         finally:
@@ -110,7 +116,7 @@ class Preparation:
 
 
 def prepare(data: bytes, name: str, recipe: Recipe) -> list[Outcome]:
-    """Carry out a recipe on one picture file; nothing that is wrong with the picture raises."""
+    """Apply a recipe to one picture file; a bad picture gives an outcome with a reason and raises nothing."""
     try:
         photo = read_image(io.BytesIO(data), name=name)
     except ToonError as error:
@@ -118,12 +124,12 @@ def prepare(data: bytes, name: str, recipe: Recipe) -> list[Outcome]:
     if recipe.crop != "align":
         return [_judged(photo, None, recipe)]
     try:
-        found = detect_faces(photo, name=name)
+        faces = detect_faces(photo, name=name)
     except ToonError:
         return [_dropped("no face", photo)]
     if recipe.faces == "largest":
-        found = [max(found, key=lambda face: face.area)]
-    return [_judged(photo, face, recipe) for face in found]
+        faces = [max(faces, key=lambda face: face.area)]
+    return [_judged(photo, face, recipe) for face in faces]
 
 
 def _judged(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
@@ -153,8 +159,7 @@ def _judged(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
     if recipe.style is not None:
         crop = draw(crop, recipe.style)
     if recipe.background != "keep":
-        cut = remove_background(crop, recipe.matting)
-        crop = cut
+        cut = crop = remove_background(crop, recipe.matting)
         if recipe.background == "white":
             crop = Image.new("RGB", cut.size, "white")
             crop.paste(cut, mask=cut.getchannel("A"))
@@ -162,7 +167,7 @@ def _judged(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
 
 
 def _cropped(photo: Image.Image, face: Face | None, recipe: Recipe) -> tuple[Image.Image, float]:
-    """The square picture at its final size, and the side it had in the photo."""
+    """The square picture at its final size, and its side in the photo in pixels."""
     size = (recipe.size, recipe.size)
     if face is not None:
         aligned = align(photo, face, recipe.size)

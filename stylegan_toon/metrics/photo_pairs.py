@@ -1,4 +1,4 @@
-"""Photos and their toons: is it still the same person, and still a face?"""
+"""Metrics of photos and their toons: whether the person is the same, and whether the toon still shows a face."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..data.archive import Archive
 from ..data.images import image_grid, read_image, to_tensor
 from ..errors import ToonError
 from ..faces.photo import open_photo
-from .collect import to_bytes
+from .batches import to_bytes
 from .suite import Suite
 
 SIZE = 256  # pixels at which pairs are compared
@@ -32,27 +32,27 @@ def match(photos: Path, toons: Path) -> list[tuple[Path, Path]]:
     if not (photos.is_dir() and toons.is_dir()):
         raise ToonError("Photos and toons are matched by their names: give a folder of each.")
     by_stem = {Path(name).stem: toons / name for name in Archive(toons).names}
-    found = []
+    pairs = []
     for photo in (photos / name for name in Archive(photos).names):
         toon = by_stem.get(f"{photo.stem}-toon") or by_stem.get(photo.stem)
         if toon is not None and toon != photo:
-            found.append((photo, toon))
-    if not found:
+            pairs.append((photo, toon))
+    if not pairs:
         raise ToonError(f"No picture in {toons} belongs to one in {photos}: name the toon of NAME.jpg NAME-toon.png.")
-    return found
+    return pairs
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """What was found.
+    """The result of `evaluate_pairs`.
 
     Attributes:
-        figures: means over the pairs, by name of the metric.
-        count: pairs that were measured.
+        metrics: means over the pairs, by name of the metric.
+        count: number of pairs that were measured.
         sheet: the first of them, photo and toon side by side.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     count: int
     sheet: Image.Image
 
@@ -61,17 +61,17 @@ class Pairs:
 def evaluate_pairs(
     pairs: Sequence[tuple[Path, Path]], suite: Suite, *, aligned: bool = False, quiet: bool = True
 ) -> Pairs:
-    """How much toons look like the people in their photos, and how many show a face at all.
+    """How much toons resemble the people in their photos, and how many of them show a face.
 
-    Photos in which not exactly one face is found are left out, with a warning.
+    Photos without exactly one face are left out, with a warning.
 
     Args:
         pairs: paths of photo and toon; the toon is an aligned square crop, as `toonify` writes it.
         suite: of the metrics identity, identity-dlib, detection.
-        aligned: the photos are aligned square crops, too.
+        aligned: the photos are also aligned square crops.
 
     Raises:
-        ToonError: no pair is left, another metric, or a file that cannot be read.
+        ToonError: no pair is left, there is another metric, or a file cannot be read.
     """
     for metric in suite.metrics:
         if metric.kind not in ("identity", "detection"):
@@ -89,15 +89,15 @@ def evaluate_pairs(
             continue
         photo, toon = faces[0].image, read_image(toon_path).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
         a, b = (to_tensor(image).to(suite.device) for image in (photo, toon))
-        found = suite.features(to_bytes(b))
-        found |= {name: embedder.similarity(a, b) for name, embedder in suite.embedders.items()}
+        values = suite.features(to_bytes(b))
+        values |= {name: embedder.similarity(a, b) for name, embedder in suite.embedders.items()}
         for metric in suite.metrics:
-            rows[metric.name].append(float(found[metric.network]))
+            rows[metric.name].append(float(values[metric.network]))
         if len(shown) < 2 * SHOWN:
             shown += [photo, toon]
             captions += [photo_path.stem, ", ".join(f"{values[-1]:.2f}" for values in rows.values())]
     if not shown:
         raise ToonError("No pair is left to measure: give photos in which one face is seen from the front.")
     (count, *_) = map(len, rows.values())
-    figures = {name: sum(values) / len(values) for name, values in rows.items()}
-    return Pairs(figures, count, image_grid(shown, columns=8, size=128, captions=captions))
+    means = {name: sum(values) / len(values) for name, values in rows.items()}
+    return Pairs(means, count, image_grid(shown, columns=8, size=128, captions=captions))

@@ -1,4 +1,4 @@
-"""Measuring networks and sets: the same figures by another way, from the cache, and in two processes."""
+"""Measuring networks and sets: the same values by another way, from the cache, and in two processes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from stylegan_toon.metrics import (
     precision_recall,
 )
 from stylegan_toon.metrics import suite as suite_module
-from stylegan_toon.metrics.cache import content_digest
-from stylegan_toon.metrics.collect import collect, labels_of, latents
+from stylegan_toon.metrics.batches import collect, labels_of, latents
+from stylegan_toon.metrics.feature_cache import content_digest
 
 NAMES = ["fd-project", "kd-project", "pr-project"]
 
@@ -45,7 +45,7 @@ def suite(project) -> Suite:
 
 
 def test_a_network_is_measured_as_its_pictures_are(tiny_G, pictures, suite, tmp_path):
-    """Its pictures, made here one by one, saved as files and read again, give the same figures."""
+    """Its pictures, made here one by one, saved as files and read again, give the same values."""
     (tmp_path / "made").mkdir()
     with torch.no_grad():
         for i, z in enumerate(latents(tiny_G, 20, seed=3)):
@@ -135,7 +135,7 @@ def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project)
 
 
 def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
-    """With stand-ins for the networks; each figure against its own definition, sample by sample."""
+    """With stand-ins for the networks; each value against its own definition, sample by sample."""
     measure, embed = DiscriminatorFeatures(tiny_discriminator(0)), TinyFaces()
     monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
@@ -226,7 +226,7 @@ def test_a_damaged_cache_is_measured_again(pictures, suite, project, home):
 
 def test_a_cache_that_cannot_be_is_only_a_warning(pictures, suite, home):
     home.write_text("in the way")
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="not cached"):
         assert int(suite.reals(pictures)["project"]["count"]) == 12
 
 
@@ -257,10 +257,10 @@ def test_two_processes_equal_one(tiny_G, pictures, suite, tmp_path):
     both = [subprocess.Popen([*command, rank, *paths], stdout=-1, stderr=-1, text=True) for rank in "01"]
     outputs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    told = [[json.loads(line) for line in stdout.splitlines()] for stdout, _ in outputs]
-    (figures, first), (again, second) = told[0]
-    assert told[0] == told[1] and figures == again and (first, second) == (5 + 6, 5 + 6 + 5)
-    assert figures == pytest.approx(evaluate(tiny_G, pictures, suite, samples=9), rel=1e-3)
+    printed = [[json.loads(line) for line in stdout.splitlines()] for stdout, _ in outputs]
+    (values, first), (again, second) = printed[0]
+    assert printed[0] == printed[1] and values == again and (first, second) == (5 + 6, 5 + 6 + 5)
+    assert values == pytest.approx(evaluate(tiny_G, pictures, suite, samples=9), rel=1e-3)
 
 
 def test_collect_keeps_the_order():
@@ -321,7 +321,7 @@ def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
     identity = Suite(["identity"])
     with pytest.raises(ToonError, match="as the base"):
         evaluate(tiny_G, None, identity, samples=5)
-    with pytest.raises(ToonError, match="taught from"):
+    with pytest.raises(ToonError, match="fine-tuned from"):
         evaluate(tiny_G, None, identity, samples=5, base=tiny_generator(0, z_dim=16))
     with pytest.raises(ToonError, match="needs a network"):
         evaluate_pictures(pictures, None, identity)
