@@ -19,7 +19,7 @@
 #endif
 
 // Raised whenever a struct or the meaning of a field changes; library.py refuses any other number.
-#define TOON_ABI_VERSION 4
+#define TOON_ABI_VERSION 5
 
 enum ToonDtype { TOON_FLOAT32, TOON_FLOAT64, TOON_FLOAT16, TOON_BFLOAT16 };
 
@@ -254,6 +254,7 @@ extern "C" {
 #endif
 
 TOON_API int toon_abi_version(void);
+TOON_API int64_t toon_sizeof(const char *name);  // bytes of the struct of that name ("ToonHaar"); -1: there is none
 TOON_API const char *toon_build(void);  // compilers, and whether CUDA is in: "g++ 12.2.0, OpenMP; CUDA 13.0"
 TOON_API const char *toon_cpu_isa(void);  // the instruction set in use, the widest this processor has: "avx2"
 TOON_API const char *toon_choose_cpu_isa(const char *isa);  // use another one, for tests and benchmarks

@@ -119,13 +119,9 @@ template <class Kind>
 bool run(const ToonConv3x3 &p, int threads) {
   const Job<Kind> job(p, threads);
   const int64_t pieces = (job.tiles + job.at_once - 1) / job.at_once;
-  bool failed = false;
-  parallel_for(pieces, threads, [&](int64_t piece) {
+  return parallel_all(pieces, threads, [&](int64_t piece) {
     float *const v = scratch.get(job.scratch());
-    if (!v) {
-      failed = true;
-      return;
-    }
+    if (!v) return false;
     float *const m = v + Kind::kFreq * Kind::kFreq * job.plane_v;
     float *const zeros = m + Kind::kFreq * Kind::kFreq * job.plane_m;
     memset(zeros, 0, p.c_in * sizeof(float));
@@ -134,8 +130,8 @@ bool run(const ToonConv3x3 &p, int threads) {
     for (int64_t t = 0; t < count; t++) job.in(v + t * p.c_in, job.plane_v, zeros, first + t);
     job.products(m, v, count);
     for (int64_t t = 0; t < count; t++) job.out(m + t * job.panels * kPanel, first + t);
+    return true;
   });
-  return !failed;
 }
 
 template <class Kind>

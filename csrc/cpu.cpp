@@ -62,6 +62,27 @@ const Kernels *kernels = choose(nullptr);
 }  // namespace
 
 int toon_abi_version(void) { return TOON_ABI_VERSION; }
+
+int64_t toon_sizeof(const char *name) {
+#define TOON_SIZE(type) \
+  if (!strcmp(name, #type)) return sizeof(type);
+  TOON_SIZE(ToonBiasAct)
+  TOON_SIZE(ToonUpfirdn2d)
+  TOON_SIZE(ToonConv3x3)
+  TOON_SIZE(ToonConv3x3Weight)
+  TOON_SIZE(ToonConv3x3Pack)
+  TOON_SIZE(ToonHaar)
+  TOON_SIZE(ToonSeparable)
+  TOON_SIZE(ToonSeparableGrad)
+  TOON_SIZE(ToonCorners)
+  TOON_SIZE(ToonCornersGrad)
+  TOON_SIZE(ToonSeparablePack)
+  TOON_SIZE(ToonEpilogue)
+  TOON_SIZE(ToonEpilogueGrad)
+#undef TOON_SIZE
+  return -1;
+}
+
 const char *toon_build(void) { return TOON_BUILD; }
 const char *toon_cpu_isa(void) { return kernels->isa; }
 

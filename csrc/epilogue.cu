@@ -1,7 +1,7 @@
 // epilogue on CUDA: filter, scale, noise, bias, activation and clamp in one pass over memory. Its gradient is in
 // epilogue_grad.cu.
 #include "activations.h"
-#include "fir.h"
+#include "fir_cuda.h"
 
 namespace toon {
 namespace TOON_ISA {

@@ -23,5 +23,19 @@ inline void parallel_for(int64_t n, int threads, const Body &body) {
   for (int64_t i = 0; i < n; i++) body(i);
 }
 
+// The same for a body that returns whether it succeeded. Returns whether every call did.
+template <class Body>
+inline bool parallel_all(int64_t n, int threads, const Body &body) {
+  bool all = true;
+  if (threads > n) threads = int(n);
+  if (threads <= 1) {
+    for (int64_t i = 0; i < n; i++) all = body(i) && all;
+    return all;
+  }
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(&& : all)
+  for (int64_t i = 0; i < n; i++) all = body(i) && all;
+  return all;
+}
+
 }  // namespace TOON_ISA
 }  // namespace toon

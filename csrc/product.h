@@ -74,10 +74,10 @@ inline float horizontal(Vec v) {
   return sum;
 }
 
-// Calls body(t) for t in [0, parts), each in a thread of its own.
+// Calls body(t) for t in [0, parts), each in a thread of its own. Returns whether every call returned true.
 template <class Body>
-inline void in_parts(int parts, const Body &body) {
-  parallel_for(parts, parts, [&](int64_t t) { body(int(t)); });
+inline bool in_parts(int parts, const Body &body) {
+  return parallel_all(parts, parts, [&](int64_t t) { return body(int(t)); });
 }
 
 }  // namespace

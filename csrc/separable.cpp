@@ -24,13 +24,9 @@ bool separable(const ToonSeparable &p, int threads) {
   const int64_t pitch = odd_lines(p.c_in), tile = larger(kTilePixels, round_up(6144 / p.c_in, kRowsAtOnce));
   const int64_t pairs = Input::pairs_for(bands.rows + 2), plane = p.w * p.c_in;
   const float slope = float(p.slope);
-  bool failed = false;
-  in_parts(bands.parts, [&](int part) {
+  return in_parts(bands.parts, [&](int part) {
     float *const v = scratch.get(tile * pitch + 10 * p.c_in + (p.up_style ? pairs * 2 * plane : 0));
-    if (!v) {
-      failed = true;
-      return;
-    }
+    if (!v) return false;
     float *const taps = v + tile * pitch, *const zeros = taps + 9 * p.c_in;
     memset(zeros, 0, p.c_in * sizeof(float));
     Input input{p.x, p.up_style, p.h, p.w, p.c_in, zeros, zeros + p.c_in, pairs};
@@ -59,8 +55,8 @@ bool separable(const ToonSeparable &p, int threads) {
                 });
       }
     });
+    return true;
   });
-  return !failed;
 }
 
 void separable_pack(const ToonSeparablePack &p, int threads) {

@@ -243,12 +243,9 @@ struct Job {
 
 bool separable_grad(const ToonSeparableGrad &p, int threads) {
   const Job job(p, threads < p.parts ? threads : int(p.parts));
-  bool failed = false;
-  in_parts(job.bands.parts, [&](int part) {
-    if (!job.part(part)) failed = true;
-  });
-  if (!failed) job.finish(threads);
-  return !failed;
+  if (!in_parts(job.bands.parts, [&](int part) { return job.part(part); })) return false;
+  job.finish(threads);
+  return true;
 }
 
 }  // namespace TOON_ISA

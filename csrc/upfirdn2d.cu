@@ -1,5 +1,5 @@
-// upfirdn2d on CUDA: the filters of fir.h, and nothing after them.
-#include "fir.h"
+// upfirdn2d on CUDA: the filters of fir_cuda.h, and nothing after them.
+#include "fir_cuda.h"
 
 namespace toon {
 namespace TOON_ISA {
