@@ -2,9 +2,9 @@
 
     y = clamp(gain * act(x + b))
 
-Its slope dy/dx is a function of y alone (of x + b for swish, which is not monotonic). So the backward pass keeps only y,
-which the next layer keeps anyway. It is an op itself, ``bias_act_grad``, and ``bias_act_grad2`` is the derivative of that
-op by the tensor that tells the slope: R1 and path length regularisation, which differentiate twice, need no more.
+Its slope dy/dx is a function of y alone (of x + b for swish, which is not monotonic). So the backward pass keeps only
+y, which the next layer keeps anyway. It is an op itself, ``bias_act_grad``, and ``bias_act_grad2`` is the derivative of
+that op by the tensor that tells the slope: R1 and path length regularisation, which differentiate twice, need no more.
 
 Half types are computed in float32 and rounded once.
 """
@@ -25,7 +25,7 @@ from .registration import define, define_out, refuse_gradient
 from .structs import BiasAct, address
 
 
-def _exponential_bend(t: Tensor) -> Tensor:
+def _elu_bend(t: Tensor, alpha: float) -> Tensor:
     """slope' of elu and selu: their slope below zero is t plus a constant."""
     return torch.where(t > 0, 0.0, torch.ones_like(t))
 
@@ -69,13 +69,11 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Activation(lambda u, a: torch.tanh(u), lambda t, a: 1 - t * t, lambda t, a: -2 * t),
     "sigmoid": Activation(lambda u, a: torch.sigmoid(u), lambda t, a: t * (1 - t), lambda t, a: 1 - 2 * t),
-    "elu": Activation(
-        lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), lambda t, a: _exponential_bend(t)
-    ),
+    "elu": Activation(lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), _elu_bend),
     "selu": Activation(
         lambda u, a: F.selu(u),
         lambda t, a: torch.where(t > 0, _SELU_SCALE, t + _SELU_SCALE_ALPHA),
-        lambda t, a: _exponential_bend(t),
+        _elu_bend,
     ),
     "softplus": Activation(
         lambda u, a: F.relu(u) + torch.log1p(torch.exp(-u.abs())),
@@ -129,9 +127,7 @@ def bias_act(
     gain = spec.default_gain if gain is None else float(gain)
     clamp = -1.0 if clamp is None else float(clamp)
     if alpha < 0:
-        raise ValueError(
-            f"alpha is {alpha}, but must not be negative (or the sign of the output would not tell the slope)"
-        )
+        raise ValueError(f"alpha is {alpha}, but must not be negative: the sign of the output tells the slope")
     if not x.is_floating_point():
         raise ValueError(f"x is {x.dtype}, but must be floating point")
     if b is not None:
@@ -257,11 +253,12 @@ def _grad2(ddx: Tensor, dy: Tensor, ref: Tensor, b: Tensor | None, *options) -> 
 
 def _slope_op(order: int, ddx: Tensor | None, dy: Tensor, ref: Tensor, b: Tensor | None, *options) -> Tensor:
     ref = library.dense(ref)
-    flows = [None if g is None else library.same_layout(g, ref) for g in (ddx, dy)]
-    for name, g in zip(("ddx", "dy"), flows):
-        if g is not None:
-            library.check_operand(name, g, ref.device, ref.dtype)
-    return (_compiled if library.usable(ref) else _reference_grad)(order, *flows, ref, b, *options)
+    dy = library.same_layout(dy, ref)
+    library.check_operand("dy", dy, ref.device, ref.dtype)
+    if ddx is not None:
+        ddx = library.same_layout(ddx, ref)
+        library.check_operand("ddx", ddx, ref.device, ref.dtype)
+    return (_compiled if library.usable(ref) else _reference_grad)(order, ddx, dy, ref, b, *options)
 
 
 # ---------------------------------------------------------------- autograd

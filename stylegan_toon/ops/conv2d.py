@@ -148,11 +148,13 @@ def conv_layer(
         # The filter commutes with the weights and comes first.
         wide = upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4) if up == 2 else F.pad(x, [1] * 4)
         x, energy = _matrix_product(wide, w, flip=up == 2, keep=keep, modulated=styles is not None)
-        scale = scale if styles is None else demodulation(styles, energy)
+        if styles is not None and energy is not None:
+            scale = demodulation(styles, energy)
     elif up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
-        rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
-        return epilogue(x, b, f=f, padding=pad, fir_gain=up**2, **rest)
+        return epilogue(
+            x, b, scale=scale, noise=noise, f=f, padding=pad, fir_gain=up**2, act=act, gain=gain, clamp=clamp
+        )
     else:
         x = conv2d_resample(x, w, f, up=up, down=down, padding=padding)
     if scale is None and noise is None and b is None:
@@ -197,7 +199,8 @@ class _Product(torch.autograd.Function):
         return w.flatten(1) @ columns, square.sum(dim=(2, 3)).t()
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, d_energy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        dy, d_energy = grad_outputs
         columns, w = ctx.saved_tensors
         d_columns = w.flatten(1).t() @ dy if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
@@ -244,7 +247,8 @@ class _Narrow(torch.autograd.Function):
         return x @ w.mT
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (dy,) = grad_outputs
         x, w = ctx.saved_tensors
         dw = dy.mT @ x if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:

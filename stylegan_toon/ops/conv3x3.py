@@ -1,9 +1,9 @@
 """The 3x3 convolutions of the networks on the CPU by Winograd's algorithm, resampling included.
 
-The results are those of ``F.conv2d`` and ``upfirdn2d`` (see `conv2d.conv2d_resample`), from a fourth of the products, or
-half of them with resampling, and without a filtered image in memory (``csrc/conv3x3.h``). The kernel takes float32 on
-the CPU, outside autocast, with channel counts that are multiples of 16; `kind_of` decides. `layer3x3` adds the rest of a
-layer.
+The results are those of ``F.conv2d`` and ``upfirdn2d`` (see `conv2d.conv2d_resample`), from a fourth of the products,
+or half of them with resampling, and without a filtered image in memory (``csrc/conv3x3.h``). The kernel takes float32
+on the CPU, outside autocast, with channel counts that are multiples of 16; `kind_of` decides. `layer3x3` adds the rest
+of a layer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MIN_PIXELS = {"plain": (64, 256), "up": (64, 1024), "down": (256, 1024)}
 
 
 def kind_of(x: Tensor, w: Tensor, f: Tensor | None, up: int, down: int, padding: int, keep: bool = False) -> str | None:
-    """Which kind, "plain", "up" or "down", a call of `conv2d.conv2d_resample` is; None if the kernel does not take it."""
+    """The kind of a call of `conv2d.conv2d_resample`: "plain", "up" or "down"; None if the kernel does not take it."""
     if x.dtype != torch.float32 or w.dtype != torch.float32 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
     if w.shape[2:] != (3, 3) or padding != 1 or w.shape[0] % 16 or w.shape[1] % 16 or library.reference_wanted():
@@ -113,7 +113,10 @@ _cache_lock = threading.Lock()
 
 
 def cached(w: Tensor, name: str, make: Callable[[], Tensor], keep: bool) -> Tensor:
-    """The result of ``make``, a function of ``w``, without gradients; kept under ``name`` until ``w`` changes if ``keep``."""
+    """``make()``, computed from ``w`` alone and without gradients.
+
+    With ``keep`` the result is kept under ``name`` until ``w`` changes or is freed, and returned without a new call.
+    """
     version = w._version, w.data_ptr()
     with _cache_lock:
         derived = _cache.get(w)
@@ -133,8 +136,9 @@ def cached(w: Tensor, name: str, make: Callable[[], Tensor], keep: bool) -> Tens
 # ---------------------------------------------------------------- compiled
 
 
-def output_size(height: int, width: int, kind: str) -> tuple[int, int]:
-    """Height and width of the result of a convolution of this kind."""
+def output_size(size: Sequence[int], kind: str) -> tuple[int, int]:
+    """Height and width of the result of a convolution of this kind, from those of its input."""
+    height, width = size
     if kind == "plain":
         return height, width
     return (height * 2, width * 2) if kind == "up" else (height // 2, width // 2)
@@ -210,13 +214,13 @@ def run(
 
 def _forward(x: Tensor, w: Tensor, kind: str, swap: bool, flip: bool, gain: float, keep: bool) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
-    out = new_output((len(x), w.shape[1 if swap else 0], *output_size(*x.shape[2:], kind)))
+    out = new_output((len(x), w.shape[1 if swap else 0], *output_size(x.shape[2:], kind)))
     run(x, packed(w, kind, swap, flip, keep), kind, gain, out)
     return out
 
 
 def _fake(x: Tensor, w: Tensor, kind: str, swap: bool, *_: object) -> Tensor:
-    shape = (x.shape[0], w.shape[1 if swap else 0], *output_size(*x.shape[2:], kind))
+    shape = (x.shape[0], w.shape[1 if swap else 0], *output_size(x.shape[2:], kind))
     return x.new_empty(shape).contiguous(memory_format=torch.channels_last)
 
 
@@ -300,9 +304,9 @@ def _setup_weight(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward_weight(ctx: Any, ddw: Tensor) -> tuple[Tensor | None, ...]:
     dy, x = ctx.saved_tensors
-    options = (*ctx.options, 1.0, False)
-    d_dy = _CONV3X3(x, ddw, *options) if ctx.needs_input_grad[0] else None
-    d_x = input_gradient(dy, ddw, *options) if ctx.needs_input_grad[1] else None
+    kind, swap, flip = ctx.options
+    d_dy = _CONV3X3(x, ddw, kind, swap, flip, 1.0, False) if ctx.needs_input_grad[0] else None
+    d_x = input_gradient(dy, ddw, kind, swap, flip, 1.0, False) if ctx.needs_input_grad[1] else None
     return d_dy, d_x, None, None, None
 
 

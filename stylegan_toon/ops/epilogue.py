@@ -85,9 +85,7 @@ def epilogue(
         raise ValueError(f"x is {x.dtype} {list(x.shape)}, but must be floating point [N, C, H, W]")
     alpha = spec.default_alpha if alpha is None else float(alpha)
     if alpha < 0:
-        raise ValueError(
-            f"alpha is {alpha}, but must not be negative (or the sign of the output would not tell the slope)"
-        )
+        raise ValueError(f"alpha is {alpha}, but must not be negative: the sign of the output tells the slope")
     gain = spec.default_gain if gain is None else float(gain)
     clamp = -1.0 if clamp is None else float(clamp)
     dtype = library.compute_dtype(x.dtype)
@@ -254,7 +252,7 @@ def _forward_out(
 
 
 def _parts(y: Tensor, cuda: bool) -> tuple[int, int]:
-    """(pixels, channels) that one partial sum of the gradient kernel covers; csrc/epilogue.cpp, csrc/epilogue_grad.cu."""
+    """(pixels, channels) in a partial sum of the gradient kernel: csrc/epilogue.cpp, csrc/epilogue_grad.cu."""
     channels_last, channels, pack = library.is_channels_last(y), y.shape[1], 16 // y.element_size()
     if not cuda:
         return 128 if channels_last else 2048, channels
@@ -382,12 +380,13 @@ def _backward_grad(
     if along_m is not None:
         d_dy = sloped(along_m.expand_as(y))
     if to_moments is not None:
+        assert d_dy is not None  # to_sums, which comes with to_moments, has set it
         d_dy = d_dy + clipped(to_moments * y)
         d_y = clipped(to_moments * dy).to(y.dtype)
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[3] and noise is not None:
             d_noise = -(sloped(dy) * to_moments).sum(1, keepdim=True)
             d_noise = d_noise if noise.shape[0] == y.shape[0] else d_noise.sum(0, keepdim=True)
-    if to_dv is not None and ctx.needs_input_grad[2]:
+    if to_dv is not None and scale is not None and ctx.needs_input_grad[2]:
         d_scale = (sloped(dy) * to_dv).sum((2, 3), dtype=scale.dtype)
     return d_dy, d_y, d_scale, d_noise, None, None, None
 

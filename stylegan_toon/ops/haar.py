@@ -6,7 +6,7 @@
     [ out(1,1) ]         [ 1 -1 -1  1 ]   [ hh ]
 
 The matrix is symmetric and orthonormal, so the transform (down) and its inverse (up) are each other's adjoint and
-gradient. Of 4 C channels the first C are ``lo``; channel ``C + 3 c + k`` is band k of ``lh``, ``hl``, ``hh`` of channel c.
+gradient. Of 4 C channels the first C are ``lo``; channel ``C + 3 c + k`` is band k of ``lh``, ``hl``, ``hh`` for c.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def haar_down(x: Tensor) -> Tensor:
 
 
 def haar_rgb(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``haar_up(conv1x1(x * style, weight) + bias)`` in one pass over ``x``: the RGB layer of a network that makes bands.
+    """``haar_up(conv1x1(x * style, weight) + bias)`` in one pass over ``x``: the RGB layer of a mobile generator.
 
-    The transform is linear, so it is applied to the few weights instead of the image, and the style multiplies them too.
+    The transform is linear, so it is applied to the few weights instead of the image; so is the style.
 
     Args:
         x: ``[N, C, H, W]``.
@@ -112,7 +112,7 @@ def reference(x: Tensor, up: bool) -> Tensor:
 
 
 def _corners_reference(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """x ``[N, C, H, W]``, w ``[N, 4, K, C]`` and b ``[4, K]`` to ``[N, K, 2 H, 2 W]``: see ToonCorners in csrc/api.h."""
+    """x ``[N, C, H, W]``, w ``[N, 4, K, C]``, b ``[4, K]`` to ``[N, K, 2 H, 2 W]``: ToonCorners in csrc/api.h."""
     n, _, height, width = x.shape
     y = w.flatten(1, 2) @ x.flatten(2) + b.flatten()[:, None]  # [N, 4 K, pixels]
     y = y.view(n, 2, 2, -1, height, width).permute(0, 3, 4, 1, 5, 2)
@@ -241,9 +241,10 @@ def _corners_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _corners_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, w = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad)
     compute = _corners_reference_grad if torch.is_grad_enabled() else _CORNERS_GRAD_OP
-    return tuple(d if want else None for d, want in zip(compute(dy, *ctx.saved_tensors, wanted), wanted))
+    return tuple(d if want else None for d, want in zip(compute(dy, x, w, wanted), wanted))
 
 
 _CORNERS_OP = define(

@@ -9,6 +9,7 @@ made of ops that have gradients of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,8 +53,7 @@ def layer3x3(
     Raises:
         ValueError: a shape, dtype or device does not fit that of ``x``.
     """
-    n, _, height, width = x.shape
-    height, width = conv.output_size(height, width, kind)
+    n, (height, width) = x.shape[0], conv.output_size(x.shape[2:], kind)
     if noise is not None and noise.ndim == 2:
         noise = noise[None, None]
     for name, t, shapes in (
@@ -98,7 +98,7 @@ def _forward(
     kind: str, weight_gain: float, alpha: float, gain: float, clamp: float, keep: bool, brief: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     x = x.contiguous(memory_format=torch.channels_last)
-    shape = (len(x), len(w), *conv.output_size(*x.shape[2:], kind))
+    shape = (len(x), len(w), *conv.output_size(x.shape[2:], kind))
     if styles is None:
         u, d = conv.packed(w, kind, False, False, keep), x.new_full(shape[:2], weight_gain)
     else:
@@ -113,7 +113,7 @@ def _forward(
 def _fake(
     x: Tensor, w: Tensor, styles: Tensor | None, noise: Tensor | None, b: Tensor | None, kind: str, *_: object
 ) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], w.shape[0], *conv.output_size(*x.shape[2:], kind))
+    shape = (x.shape[0], w.shape[0], *conv.output_size(x.shape[2:], kind))
     return x.new_empty(shape).contiguous(memory_format=torch.channels_last), x.new_empty(shape[:2])
 
 
@@ -189,12 +189,12 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     ctx.options = kind, alpha, gain, clamp, keep
 
 
-def _backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor, d_d: Tensor) -> tuple[Tensor | None, ...]:
     y, d, x, w, styles, noise, b = ctx.saved_tensors
     for_x, for_w, for_styles, for_noise, for_b = ctx.needs_input_grad[:5]
     for_w = for_w and conv.weight_gradients_wanted()
     wanted = [for_x, for_w, for_styles]
-    compute = _differentiable if torch.is_grad_enabled() else _GRAD
+    compute: Callable[..., Any] = _differentiable if torch.is_grad_enabled() else _GRAD
     *large, channel_sums, pixel_sums = compute(dy, y, d, x, w, styles, noise, b, *ctx.options, wanted)
     _, d_noise, d_b = small_gradients(channel_sums, pixel_sums, d, noise, b, (False, for_noise, for_b))
     return *(t if want else None for t, want in zip(large, wanted)), d_noise, d_b, *[None] * 7

@@ -281,7 +281,7 @@ def check_operand(name: str, x: Tensor, device: torch.device, dtype: torch.dtype
 
 
 def check_out(out: Tensor, x: Tensor, shape: Sequence[int]) -> None:
-    """Raise ValueError unless ``out`` has the shape, dtype, device and layout of the result for the dense input ``x``."""
+    """Raise ValueError unless ``out`` has this shape and the dtype, device and layout of the dense input ``x``."""
     if out.shape != torch.Size(shape):
         raise ValueError(f"out is {list(out.shape)}, but the result is {list(shape)}")
     check_operand("out", out, x.device, x.dtype)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from . import haar, library, workspace
 from .conv3x3 import cached, new_output
@@ -94,7 +95,7 @@ def _checked(
     if x.ndim != 4 or not x.is_floating_point() or (up_style is not None and x.shape[1] % 4):
         raise ValueError(f"x is {x.dtype} {list(x.shape)}, but must be floating point [N, C or 4 C, H, W]")
     if slope < 0:
-        raise ValueError(f"slope is {slope}, but must not be negative (or the sign of the output would not tell it)")
+        raise ValueError(f"slope is {slope}, but must not be negative: the sign of the output tells it")
     if pointwise.ndim != 4:
         raise ValueError(f"pointwise is {list(pointwise.shape)}, but must be [O, C, 1, 1]")
     n, o, height, width = _output_size(x, pointwise, up_style)
@@ -167,13 +168,11 @@ def _reference_grad(
     """
     for_x, for_style, for_depthwise, for_pointwise, for_bias, for_noise, for_up = wanted
     du = torch.where(y > 0, dy, dy * slope)
-    h = _before_style(x, up_style) if for_style or for_depthwise or for_pointwise else None
-    dx = d_style = d_depthwise = d_pointwise = d_bias = d_noise = d_up = scaled = dv = None
-    if h is not None:
-        scaled = h * style[:, :, None, None]
-    if for_x or for_style or for_depthwise or for_up:
-        dv = F.conv2d(du, pointwise.transpose(0, 1))
+    dv = F.conv2d(du, pointwise.transpose(0, 1))
+    h = _before_style(x, up_style)
+    scaled = h * style[:, :, None, None]
     groups = depthwise.shape[0]
+    dx = d_style = d_depthwise = d_pointwise = d_bias = d_noise = d_up = None
     if for_x or for_style or for_up:
         d_scaled = F.conv2d(dv, depthwise.flip(2, 3), padding=1, groups=groups)
         if for_style:
@@ -184,13 +183,13 @@ def _reference_grad(
             d_up = (dx * x).sum((2, 3)) if for_up else None
             dx = dx * up_style[:, :, None, None]
     if for_depthwise:
-        d_depthwise = torch.nn.grad.conv2d_weight(scaled, depthwise.shape, dv, padding=1, groups=groups)
+        d_depthwise = conv2d_weight(scaled, depthwise.shape, dv, padding=1, groups=groups)
     if for_pointwise:
         v = F.conv2d(scaled, depthwise, padding=1, groups=groups)
         d_pointwise = (du.flatten(2) @ v.flatten(2).mT).sum(0)[:, :, None, None]
     if for_bias:
         d_bias = du.sum((0, 2, 3))
-    if for_noise:
+    if for_noise and noise is not None:
         d_noise = _like_noise(du.sum(1, keepdim=True), noise)
     return [dx, d_style, d_depthwise, d_pointwise, d_bias, d_noise, d_up]
 
@@ -332,10 +331,11 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:7])
     slope, keep = ctx.options
+    y, x, style, depthwise, pointwise, noise, up_style = ctx.saved_tensors
     if torch.is_grad_enabled():
-        gradients = _reference_grad(dy, *ctx.saved_tensors, slope, wanted)
+        gradients = _reference_grad(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, wanted)
     else:
-        gradients = _GRAD(dy, *ctx.saved_tensors, slope, keep, wanted)
+        gradients = _GRAD(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, keep, wanted)
     return *(d if want else None for d, want in zip(gradients, wanted)), None, None, None
 
 

@@ -126,13 +126,14 @@ def _factors(value: int | Sequence[int], name: str) -> list[int]:
 
 
 def padding_of(value: int | Sequence[int]) -> list[int]:
-    if isinstance(value, (list, tuple)):
-        if len(value) == 4:
-            return list(value)
-        if len(value) == 2:
-            return [value[0], value[0], value[1], value[1]]
-        raise ValueError(f"padding is {value!r}, but must be a number, [x, y] or [x0, x1, y0, y1]")
-    return [value] * 4
+    """[x0, x1, y0, y1] from any form that `upfirdn2d` takes."""
+    if not isinstance(value, Sequence):
+        return [value] * 4
+    if len(value) == 4:
+        return list(value)
+    if len(value) == 2:
+        return [value[0], value[0], value[1], value[1]]
+    raise ValueError(f"padding is {value!r}, but must be a number, [x, y] or [x0, x1, y0, y1]")
 
 
 def _output_size(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> tuple[int, int]:
