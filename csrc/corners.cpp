@@ -1,5 +1,5 @@
-// A 1x1 convolution that makes 2x2 pixels of a few colours out of each, and its gradient, on the CPU. Compiled once per
-// instruction set; cpu.cpp chooses. The weights are few, so this is mostly one pass over x.
+// A 1x1 convolution that makes 2x2 pixels of a few colours from each pixel, and its gradient, on the CPU. Compiled once
+// per instruction set; cpu.cpp chooses. There are few weights, so this is mostly one pass over x.
 #include "cpu.h"
 #include "product.h"
 
@@ -8,11 +8,12 @@ namespace TOON_ISA {
 namespace {
 
 constexpr int64_t kTile = 96;     // pixels
-constexpr int64_t kColumns = 16;  // numbers that a pixel makes, and zeros
+constexpr int64_t kColumns = 16;  // outputs of a pixel (at most 4 * 4), padded with zeros
 
 thread_local Scratch scratch;
 
-// Calls visit(first pixel, count, where its top and its bottom pixels begin) for the thread's part of the pictures.
+// Calls visit(image, first pixel, count, index of their top outputs, of their bottom outputs) for the thread's part of
+// the images.
 template <class Params, class Visit>
 void along_rows(const Params &p, int part, int parts, const Visit &visit) {
   const int64_t rows = p.n * p.h, step = 2 * p.colours;
@@ -30,7 +31,7 @@ bool corners(const ToonCorners &p, int threads) {
   const int parts = int(smaller(threads, p.n * p.h));
   const int64_t step = 2 * p.colours;
   return in_parts(parts, [&](int part) {
-    float *const u = scratch.get(kColumns * (p.c + kTile + 1));  // weights of the picture at hand: [c, kColumns]
+    float *const u = scratch.get(kColumns * (p.c + kTile + 1));  // weights of the current image: [c, kColumns]
     if (!u) return false;
     float *const tile = u + kColumns * p.c, *const b = tile + kColumns * kTile;
     for (int64_t k = 0; k < kColumns; k++) b[k] = k < 2 * step ? p.b[k] : 0;

@@ -15,7 +15,8 @@ constexpr Index kEnough = 1 << 14;  // fewer elements are not worth waking a thr
 
 inline Index least(Index a, Index b) { return a < b ? a : b; }
 
-// out[i] = epilogue(v[i]), i < n. Along pixels scale and bias are one number; along channels the noise is. out may be v.
+// out[i] = epilogue(v[i]), i < n. Along pixels scale and bias are one number; along channels the noise is.
+// out may be v.
 template <bool kChannelsLast, class S, class In, class A>
 void finish(S *out, const In *v, Index n, const A *scale, const A *noise, const A *b, const Scalars<A> &scalars) {
   const Scalars<A> s = scalars;
@@ -88,9 +89,8 @@ bool run(const ToonEpilogue &p, int threads) {
   // Contiguous: a plane is one long line.
   const Index rows = p.channels_last ? 1 : p.out_h, lines = p.channels_last ? p.n * p.out_h : p.n * p.c;
   const Index pixels = rows * p.out_w, numbers = pixels * (p.channels_last ? p.c : 1);
-  parallel_for(lines, int(least(threads, 1 + lines * numbers / kEnough)), [&](int64_t i) {
-    finish.line(static_cast<const S *>(p.x) + i * numbers, i * rows, 0, pixels);
-  });
+  parallel_for(lines, int(least(threads, 1 + lines * numbers / kEnough)),
+               [&](int64_t i) { finish.line(static_cast<const S *>(p.x) + i * numbers, i * rows, 0, pixels); });
   return true;
 }
 

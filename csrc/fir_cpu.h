@@ -69,7 +69,7 @@ inline void fill_pairs(S *out, Index n, const F &even, const G &odd) {
   }
 }
 
-// A weighted sum of rows that is yet to be formed.
+// A weighted sum of rows, formed by `into` or `with`.
 template <class In, Index kMost>
 struct Sum {
   using A = Compute<In>;
@@ -78,7 +78,9 @@ struct Sum {
   Index taps = 0;
 
   void add(const In *row, A weight) { rows[taps] = row, w[taps++] = weight; }
-  void move(Index by) { for (Index j = 0; j < taps; j++) rows[j] += by; }
+  void move(Index by) {
+    for (Index j = 0; j < taps; j++) rows[j] += by;
+  }
 
   template <class S>
   void into(S *out, Index n) const {
@@ -93,8 +95,8 @@ struct Sum {
   void with(const Sum &odd, S *out, Index n) const {
     if (taps == 2 && odd.taps == 2)
       return pairs(out, n, rows[0], rows[1], odd.rows[0], odd.rows[1], w[0], w[1], odd.w[0], odd.w[1]);
-    fill_pairs(out, n, [&](auto load, Index q) { return at(load, q); },
-               [&](auto load, Index q) { return odd.at(load, q); });
+    fill_pairs(
+        out, n, [&](auto load, Index q) { return at(load, q); }, [&](auto load, Index q) { return odd.at(load, q); });
   }
 
  private:
@@ -105,13 +107,13 @@ struct Sum {
     return sum;
   }
 
-  // Calls, so that the taps come in registers: reading what was just written in another width would wait for it.
+  // Not inlined, so that the taps are passed in registers: reading them back as vectors right after they were
+  // written one by one would stall.
   template <class S>
-  TOON_NOINLINE static void four(S *out, Index n, const In *a, const In *b, const In *c, const In *d,
-                                 A wa, A wb, A wc, A wd) {
-    fill(out, n, [=](auto load, Index i) {
-      return wa * load(a + i) + wb * load(b + i) + wc * load(c + i) + wd * load(d + i);
-    });
+  TOON_NOINLINE static void four(S *out, Index n, const In *a, const In *b, const In *c, const In *d, A wa, A wb, A wc,
+                                 A wd) {
+    fill(out, n,
+         [=](auto load, Index i) { return wa * load(a + i) + wb * load(b + i) + wc * load(c + i) + wd * load(d + i); });
   }
 
   template <class S>
@@ -120,10 +122,11 @@ struct Sum {
   }
 
   template <class S>
-  TOON_NOINLINE static void pairs(S *out, Index n, const In *a, const In *b, const In *c, const In *d,
-                                  A wa, A wb, A wc, A wd) {
-    fill_pairs(out, n, [=](auto load, Index q) { return wa * load(a + q) + wb * load(b + q); },
-               [=](auto load, Index q) { return wc * load(c + q) + wd * load(d + q); });
+  TOON_NOINLINE static void pairs(S *out, Index n, const In *a, const In *b, const In *c, const In *d, A wa, A wb, A wc,
+                                  A wd) {
+    fill_pairs(
+        out, n, [=](auto load, Index q) { return wa * load(a + q) + wb * load(b + q); },
+        [=](auto load, Index q) { return wc * load(c + q) + wd * load(d + q); });
   }
 };
 
@@ -149,11 +152,9 @@ void join(S *out, const A *x, Index phase, Index phases, Index size, Index inner
       for (Index c = 0; c < inner; c++) out[(q * phases + r) * inner + c] = store<S>(x[r * phase + q * inner + c]);
 }
 
-Index greatest_common_divisor(Index a, Index b) {
-  return b ? greatest_common_divisor(b, a % b) : a;
-}
+Index greatest_common_divisor(Index a, Index b) { return b ? greatest_common_divisor(b, a % b) : a; }
 
-// Where the filter lies horizontally over a loaded row, for one phase of the output: f_w / up_x taps.
+// The taps of one phase of the output, f_w / up_x of them, and the samples of a loaded row that they multiply.
 struct Over {
   Index offset[kMax];  // of the sample under a tap, from the start of the row
   Index tap[kMax];
@@ -167,12 +168,12 @@ struct FirPlan {
 
   const ToonUpfirdn2d &p;
   bool separable = p.separable;
-  A column[kMax] = {};       // vertical weights of a separable filter
-  A rows[kMax * kMax] = {};  // horizontal weights, gain included: one filter row if separable, else f_h
-  Index inner, images;       // numbers per sample; stacks of rows
-  Index phases, stride;      // output o lies over input o / phases * stride + constant(o % phases)
-  bool apart;                // samples are short: rows are split by the stride and joined from phases
-  Index columns, samples;    // of a piece: columns of output, samples under them
+  A column[kMax] = {};              // vertical weights of a separable filter
+  A rows[kMax * kMax] = {};         // horizontal weights, gain included: one filter row if separable, else f_h
+  Index inner, images;              // numbers per sample; stacks of rows
+  Index phases, stride;             // output o lies over input o / phases * stride + constant(o % phases)
+  bool apart;                       // samples are short: steps 2 and 4 are needed
+  Index columns, samples;           // of a piece: columns of output, samples under them
   Index row, plane, loaded, phase;  // lengths: row buffer; one plane of it; all planes; one phase
   Taps<Index> *down = nullptr;      // of every output row
 
@@ -232,8 +233,11 @@ class FirWorker {
 
  public:
   FirWorker(const FirPlan<S> &plan, char *memory, const Sink &sink)
-      : plan_(plan), p(plan.p), sink_(sink),
-        row_(reinterpret_cast<A *>(memory)), loaded_(row_ + plan.row),
+      : plan_(plan),
+        p(plan.p),
+        sink_(sink),
+        row_(reinterpret_cast<A *>(memory)),
+        loaded_(row_ + plan.row),
         phases_(loaded_ + plan.rows_loaded() * plan.loaded),
         piece_(reinterpret_cast<T *>(phases_ + plan.parts() * plan.phase)),
         over_(reinterpret_cast<Over *>(memory + plan.over_at())),
@@ -244,8 +248,8 @@ class FirWorker {
       for (Index k = 0; k < t.count; k++) {
         const Index sample = t.input - left_ + k;
         over_[r].tap[k] = t.tap + k * p.up_x;
-        over_[r].offset[k] = !plan.apart ? sample * plan.inner
-                                         : sample % plan.stride * plan.plane + sample / plan.stride * plan.inner;
+        over_[r].offset[k] =
+            !plan.apart ? sample * plan.inner : sample % plan.stride * plan.plane + sample / plan.stride * plan.inner;
       }
     }
   }
@@ -268,7 +272,7 @@ class FirWorker {
   }
 
  private:
-  // Columns [c, c + columns) of the output row whose taps t lie over the rows from x on.
+  // Columns [c, c + columns) of the output row with vertical taps t, which begin at row x.
   void piece(T *out, const S *x, const Taps<Index> &t, Index c, Index columns) {
     const Index pitch = p.in_w * plan_.inner, left = left_ + c / plan_.phases * plan_.stride;
     const A *loaded[kMax], *weights[kMax];
@@ -288,7 +292,7 @@ class FirWorker {
     across(out, loaded, weights, t.count, columns);
   }
 
-  // Steps 1 and 2: samples from `left` on of a sum of input rows.
+  // Steps 1 and 2: a sum of input rows, from sample `left` on.
   const A *load_row(A *to, Sum<S, kMax> &sum, Index left) {
     const Index inner = plan_.inner, right = left + plan_.samples;
     Index begin = left > 0 ? left : 0, end = right < p.in_w ? right : p.in_w;
@@ -319,8 +323,9 @@ class FirWorker {
       auto sum = sum_of_phase(r);
       const Index samples = (columns - r + phases - 1) / phases;
       if (plan_.apart) sum.into(phases_ + r * plan_.phase, samples * inner);
-      else for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner))
-        sum.into(out + (q * phases + r) * inner, inner);
+      else
+        for (Index q = 0; q < samples; q++, sum.move(plan_.stride * inner))
+          sum.into(out + (q * phases + r) * inner, inner);
     }
     if (plan_.apart) join(out, phases_, plan_.phase, phases, columns, inner);
   }

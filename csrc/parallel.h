@@ -1,7 +1,7 @@
-// The one way the CPU kernels use threads.
+// How the CPU kernels use threads.
 //
-// The library is compiled with OpenMP but not linked against it: its symbols are found in the copy that torch
-// has already loaded, so there is one thread pool in the process (library.py says what happens without one).
+// The library is compiled with OpenMP but not linked against it: its symbols are found in the copy that torch has
+// already loaded, so there is one thread pool in the process. library.py loads the system's copy if torch exports none.
 #pragma once
 
 #include <stdint.h>
@@ -11,7 +11,7 @@
 namespace toon {
 namespace TOON_ISA {
 
-// Calls body(i) for i in [0, n), each thread on one run of consecutive i.
+// Calls body(i) for i in [0, n), each thread for one range of consecutive i.
 template <class Body>
 inline void parallel_for(int64_t n, int threads, const Body &body) {
   if (threads > n) threads = int(n);

@@ -1,8 +1,8 @@
-// Matrix products of one tile, held in registers: what the separable layers and the colour head are made of.
+// Matrix products of one tile, in registers, for the separable layers and the RGB layer (corners.cpp).
 //
 //   sum[r][j] = sum over k of a[r * a_row + k * a_k] * b[k * b_k + j],  j over up to kVecs vectors
 //
-// and store(r, vector, sum) takes it from there, so that bias and activation cost no pass of their own.
+// and store(r, vector, sum) gets the result, so that bias and activation need no further pass over memory.
 #pragma once
 
 #include "parallel.h"

@@ -1,12 +1,12 @@
 // Depthwise-separable layers on the CPU in one pass over memory. Compiled once per instruction set; cpu.cpp chooses.
 // api.h has the formula.
 //
-// Pictures are channels_last, so every loop runs over channels with stride one. A thread goes down the rows and takes
+// Images are channels_last, so every loop runs over channels with stride one. A thread goes down the rows and takes
 // some tens of pixels at a time:
-//   1. with up_style, the rows of the inverse Haar transform that come into reach, into a ring of a few;
+//   1. with up_style, the rows of the inverse Haar transform that the taps reach next, into a ring of a few rows;
 //   2. depthwise: v[pixel][channel in], into the cache; the style is a factor on the taps;
-//   3. products: sums over v with the packed pointwise weights, in registers, which are noised, biased, bent and
-//      written once.
+//   3. products: sums over v with the packed pointwise weights, in registers, to which noise, bias and activation are
+//      applied before they are written once.
 #include "separable_tiles.h"
 
 #include "cpu.h"
