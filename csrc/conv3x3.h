@@ -86,8 +86,8 @@ struct Up {
   static constexpr auto kOut = k43.out;
 };
 
-// The filter, then correlation of stride 2: even samples of the filtered signal meet taps 0 and 2 (frequencies 0 to
-// 4), odd samples tap 1 alone (5 to 8).
+// The filter, then correlation of stride 2: taps 0 and 2 multiply the even samples of the filtered signal (frequencies 0
+// to 4), tap 1 the odd ones (5 to 8).
 struct DownConstants {
   static constexpr int kTile = 4, kFreq = 9, kPatch = 12, kStep = 8;
   static constexpr int kOrigin = -2;

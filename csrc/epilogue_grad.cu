@@ -106,7 +106,7 @@ template <bool kVector, class S>
 __global__ void __launch_bounds__(kThreads) pixels_kernel(Arguments<S> a) {
   using A = Compute<S>;
   constexpr int kPack = 16 / sizeof(S);
-  const int lanes = a.group / kPack, abreast = 32 / lanes, step = kVector ? 1 : lanes;
+  const int lanes = a.group / kPack, pixels_at_once = 32 / lanes, step = kVector ? 1 : lanes;
   const int lane = threadIdx.x % lanes, row = threadIdx.x % 32 / lanes;
   const int64_t warps = int64_t(gridDim.x) * (kThreads / 32);
   for (int64_t job = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; job < a.n * a.chunks * a.groups;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) pixels_kernel(Arguments<S> a) {
     A scale[kPack], sums[kPack] = {}, moments[kPack] = {};
 #pragma unroll
     for (int k = 0; k < kPack; k++) scale[k] = a.scale && k * step < end ? a.scale[n * a.c + c + k * step] : A(1);
-    for (int i = 0; i < a.chunk && first + i < a.pixels; i += abreast) {
+    for (int i = 0; i < a.chunk && first + i < a.pixels; i += pixels_at_once) {
       const int64_t pixel = first + i + row, at = (n * a.pixels + pixel) * a.c + c;
       const bool there = i + row < a.chunk && pixel < a.pixels;  // without a branch: the shuffles need all lanes
       const auto dy = read<kVector, S, kPack>(a.dy + at, step, there ? end : 0);

@@ -25,7 +25,7 @@ from .registration import define, define_out, refuse_gradient
 from .structs import BiasAct, address
 
 
-def _elu_bend(t: Tensor, alpha: float) -> Tensor:
+def _elu_slope_derivative(t: Tensor, alpha: float) -> Tensor:
     """slope' of elu and selu: their slope below zero is t plus a constant."""
     return torch.where(t > 0, 0.0, torch.ones_like(t))
 
@@ -34,13 +34,13 @@ def _elu_bend(t: Tensor, alpha: float) -> Tensor:
 class Activation:
     """An activation and its derivatives, each taking (tensor, alpha).
 
-    ``slope`` = act' and ``bend`` = slope' take the output t = act(u), or the input u if ``from_input``;
-    ``bend`` is None for piecewise linear activations.
+    ``slope`` = act' and ``slope_derivative`` = slope' take the output t = act(u), or the input u if ``from_input``;
+    ``slope_derivative`` is None for piecewise linear activations.
     """
 
     func: Callable[[Tensor, float], Tensor]
     slope: Callable[[Tensor, float], Tensor]
-    bend: Callable[[Tensor, float], Tensor] | None
+    slope_derivative: Callable[[Tensor, float], Tensor] | None
     default_alpha: float = 0.0
     default_gain: float = 1.0
     from_input: bool = False
@@ -51,7 +51,7 @@ def _swish_slope(u: Tensor, alpha: float) -> Tensor:
     return s * (1 + u * (1 - s))
 
 
-def _swish_bend(u: Tensor, alpha: float) -> Tensor:
+def _swish_slope_derivative(u: Tensor, alpha: float) -> Tensor:
     s = torch.sigmoid(u)
     return s * (1 - s) * (2 + u * (1 - 2 * s))
 
@@ -69,18 +69,20 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "tanh": Activation(lambda u, a: torch.tanh(u), lambda t, a: 1 - t * t, lambda t, a: -2 * t),
     "sigmoid": Activation(lambda u, a: torch.sigmoid(u), lambda t, a: t * (1 - t), lambda t, a: 1 - 2 * t),
-    "elu": Activation(lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), _elu_bend),
+    "elu": Activation(lambda u, a: F.elu(u), lambda t, a: torch.where(t > 0, 1.0, t + 1), _elu_slope_derivative),
     "selu": Activation(
         lambda u, a: F.selu(u),
         lambda t, a: torch.where(t > 0, _SELU_SCALE, t + _SELU_SCALE_ALPHA),
-        _elu_bend,
+        _elu_slope_derivative,
     ),
     "softplus": Activation(
         lambda u, a: F.relu(u) + torch.log1p(torch.exp(-u.abs())),
         lambda t, a: -torch.expm1(-t),
         lambda t, a: torch.exp(-t),
     ),
-    "swish": Activation(lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_bend, 0.0, _SQRT2, from_input=True),
+    "swish": Activation(
+        lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_slope_derivative, 0.0, _SQRT2, from_input=True
+    ),
 }
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 
@@ -185,10 +187,10 @@ def _reference_grad(
         r = y / gain if gain != 0 else torch.zeros_like(y)
     if order == 1:
         flow = flow * spec.slope(r, alpha) * gain
-    elif spec.bend is None:
+    elif spec.slope_derivative is None:
         flow = torch.zeros_like(flow)
     else:
-        flow = flow * spec.bend(r, alpha) * (gain if spec.from_input else 1.0)
+        flow = flow * spec.slope_derivative(r, alpha) * (gain if spec.from_input else 1.0)
     if clamp >= 0:
         limit = torch.tensor(clamp, dtype=ref.dtype).item()  # rounded as y is
         flow = torch.where(y.abs() >= limit, 0.0, flow)
@@ -294,7 +296,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 def _setup_grad(ctx: Any, inputs: tuple, output: Tensor) -> None:
     dy, ref, b, *ctx.options = inputs
-    ctx.curved = ACTIVATIONS[ctx.options[1]].bend is not None
+    ctx.curved = ACTIVATIONS[ctx.options[1]].slope_derivative is not None
     ctx.save_for_backward(dy if ctx.curved else None, ref, b)
 
 

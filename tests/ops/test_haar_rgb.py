@@ -8,7 +8,7 @@ import torch
 from accuracy import TOLERANCE, relative_error
 
 from stylegan_toon import ops
-from stylegan_toon.ops import haar_rgb, library
+from stylegan_toon.ops import haar_rgb
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 # (n, c, colours, height, width)

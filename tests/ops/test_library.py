@@ -79,7 +79,7 @@ def test_a_struct_of_another_size_is_refused(judge, monkeypatch):
         pytest.skip(f"compiled kernels: {library.why_not('cpu')}")
 
     class Haar(structs.Parameters):
-        _fields_ = [*structs.Haar._fields_, ("more", ctypes.c_int64)]
+        _fields_ = (*structs.Haar._fields_, ("more", ctypes.c_int64))
 
     path = Path(str(library._kernels().path))
     monkeypatch.setattr(structs, "ALL", (*structs.ALL, Haar))

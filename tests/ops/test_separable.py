@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accuracy import relative_error
 
 from stylegan_toon import ops
-from stylegan_toon.ops import library, separable_layer, separable_up_layer
+from stylegan_toon.ops import separable_layer, separable_up_layer
 
 TOLERANCE = 1e-5
 NAMES = ("x", "style", "depthwise", "pointwise", "bias", "noise", "up_style")
