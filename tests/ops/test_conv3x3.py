@@ -165,7 +165,7 @@ def test_kept_weights_follow_the_weights():
     x, w = make((1, 16, 16, 8, 8))
     with torch.no_grad():
         first = conv3x3(x, w, "plain", keep=True)
-        assert w in module._memory and torch.equal(conv3x3(x, w, "plain", keep=True), first)
+        assert w in module._cache and torch.equal(conv3x3(x, w, "plain", keep=True), first)
         w.mul_(2)
         assert relative_error(conv3x3(x, w, "plain", keep=True), 2 * first.double()) < TOLERANCE
         w.data = w.data / 2  # new memory under the same name
