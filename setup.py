@@ -1,11 +1,15 @@
-"""Builds the package and, where there is a C++ compiler, the compiled kernels of csrc/ with it.
+"""Builds the package and, if there is a C++ compiler, the kernels of csrc/.
 
-The kernels include no header of torch or Python, so this needs neither: a ninja file compiles csrc/ into one
-shared library, stylegan_toon/_kernels.so, that ops/library.py loads with ctypes. The wheel serves every
-Python 3. Without a working compiler the package is pure Python and says so in one line.
+The kernels include no header of torch or Python, so this needs neither: ninja compiles csrc/ into one shared library,
+stylegan_toon/_kernels.so, that ops/library.py loads with ctypes. The wheel serves every Python 3. Without a working
+compiler the package is pure Python, and one line of the output says so.
 
-    CXX                  the C++ compiler (default: g++, clang++ or c++, the first that works)
+The CUDA kernels are compiled for the GPUs of this machine. If it has none, they are compiled for all major
+architectures, in parallel: release wheels are built on such a machine.
+
+    CXX                  the C++ compiler (default: the first of g++, clang++ and c++ that works)
     STYLEGAN_TOON_CUDA   unset: compile the CUDA kernels if nvcc works; 1: fail if it does not; 0: skip them
+    MAX_JOBS             how many compilers run at a time (default: ninja's, the number of cores + 2)
 """
 
 from __future__ import annotations
@@ -43,8 +47,8 @@ CXX_FLAGS = [
 CPU_KERNELS = (
     "bias_act", "upfirdn2d", "epilogue", "conv3x3", "conv3x3_weight", "haar", "separable", "separable_grad", "corners",
 )  # fmt: skip
-# Each CPU kernel is compiled once per instruction set and chosen when the library is loaded (csrc/cpu.cpp).
-# TOON_X86 there stands for exactly this list.
+# Each CPU kernel is compiled once per instruction set; csrc/cpu.cpp chooses one when the library is loaded. It expects
+# exactly this list if TOON_X86 is defined.
 INSTRUCTION_SETS = {"baseline": []} | (
     {"avx2": ["-mavx2", "-mfma", "-mf16c"],
      "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
@@ -56,7 +60,7 @@ def say(text: str) -> None:
 
 
 def run(command: list[str]) -> str:
-    """The output of a command. Raises OSError if it is not there or fails."""
+    """The output of a command. Raises OSError if it does not exist or fails."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise OSError(f"{command[0]} failed: {(done.stderr.strip() or done.stdout.strip())[-500:]}")
@@ -73,11 +77,11 @@ def compiles(command: list[str], name: str, text: str) -> None:
 
 @dataclass
 class Toolchain:
-    """What there is to build with. ``cxx`` is empty if nothing works, ``nvcc`` if there is to be no CUDA."""
+    """The compilers. ``cxx`` is empty if none works, ``nvcc`` if there will be no CUDA kernels."""
 
     cxx: list[str] = field(default_factory=list)
     openmp: list[str] = field(default_factory=list)
-    nvcc: list[str] = field(default_factory=list)
+    nvcc: list[str] = field(default_factory=list)  # with the flags that name the architectures
     description: str = ""
 
 
@@ -101,7 +105,7 @@ def find_toolchain() -> Toolchain:
     if not tools.cxx:
         if cuda == "1":
             sys.exit(f"STYLEGAN_TOON_CUDA=1, but no C++ compiler works: {'; '.join(reasons)}")
-        say(f"no C++ compiler works ({'; '.join(reasons)}): no compiled kernels, the ops will run in PyTorch")
+        say(f"no C++ compiler works ({'; '.join(reasons)}): building without kernels; the ops will run in PyTorch")
         return tools
     try:
         # Compiled with OpenMP, but not linked against it: see csrc/parallel.h.
@@ -121,8 +125,8 @@ def find_nvcc(tools: Toolchain, required: bool) -> list[str]:
     try:
         if nvcc is None:
             raise OSError("nvcc was not found")
-        command = [nvcc, "-ccbin", tools.cxx[0]]
-        compiles([*command, "-arch=all-major"], "probe.cu", "__global__ void f(float *x) { *x = 1; }")
+        command = [nvcc, "-ccbin", tools.cxx[0], *architecture_flags(nvcc)]
+        compiles(command, "probe.cu", "__global__ void f(float *x) { *x = 1; }")
         version = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]))
         tools.description += f"; CUDA {version[1] if version else ''}".rstrip()
         return command
@@ -133,9 +137,26 @@ def find_nvcc(tools: Toolchain, required: bool) -> list[str]:
         return []
 
 
+def architecture_flags(nvcc: str) -> list[str]:
+    """What to compile CUDA code for: machine code and PTX for the GPUs here; without any, all major architectures.
+
+    An architecture that this nvcc does not have makes it all major ones too; their PTX serves newer GPUs.
+    """
+    all_major = ["-arch=all-major", "--threads=0"]  # 0: as many architectures at a time as there are cores
+    try:
+        output = run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
+        supported = run([nvcc, "--list-gpu-arch"]).split()
+    except OSError:
+        return all_major
+    numbers = sorted({line.strip().replace(".", "") for line in output.splitlines() if line.strip()})
+    if not numbers or any(f"compute_{number}" not in supported for number in numbers):
+        return all_major
+    return [f"-gencode=arch=compute_{number},code=[compute_{number},sm_{number}]" for number in numbers]
+
+
 @dataclass
 class Step:
-    """One command of the build: ``out`` from ``sources``; compilations also note the headers they read."""
+    """One command of the build: ``out`` from ``sources``. Compilations also write a list of the headers they read."""
 
     out: str
     sources: list[str]
@@ -160,15 +181,15 @@ def plan(tools: Toolchain, build: Path, library: Path) -> list[Step]:
             compilation(f"{kernel}.cpp", f"{kernel}.{name}", [*tools.cxx, *CXX_FLAGS, *tools.openmp, *isa])
     link = [*tools.cxx, "-shared"]
     if tools.nvcc:
-        cuda = [*tools.nvcc, *COMMON, "-arch=all-major", "--threads", "0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+        cuda = [*tools.nvcc, *COMMON, "-Xcompiler=-fPIC,-fvisibility=hidden"]
         for source in ("cuda", "bias_act", "upfirdn2d", "epilogue", "epilogue_grad", "haar"):
             compilation(f"{source}.cu", f"{source}.cuda", [*cuda, "-DTOON_ISA=cuda"])
         link = [*tools.nvcc, "-shared", "-cudart=static"]
     objects = [step.out for step in steps]
     if LINUX:
-        # --exclude-libs keeps our copy of the CUDA runtime to ourselves: torch has another one loaded.
-        wanted = ["--as-needed", "--exclude-libs,ALL"]
-        link += [f"-Xlinker={w}" if tools.nvcc else f"-Wl,{w}" for w in wanted]
+        # --exclude-libs hides the symbols of our CUDA runtime: torch has another copy loaded.
+        options = ["--as-needed", "--exclude-libs,ALL"]
+        link += [f"-Xlinker={option}" if tools.nvcc else f"-Wl,{option}" for option in options]
     elif sys.platform == "darwin":
         link += ["-undefined", "dynamic_lookup"]
     steps.append(Step(str(library), objects, [*link, *objects, "-o", str(library)], notes_headers=False))
@@ -193,7 +214,9 @@ def ninja() -> str | None:
         from ninja import BIN_DIR
     except ImportError:
         return shutil.which("ninja")
-    return shutil.which("ninja", path=BIN_DIR) or shutil.which("ninja")  # pip puts a build's own tools on PATH
+    return shutil.which("ninja", path=BIN_DIR) or shutil.which(
+        "ninja"
+    )  # pip puts the tools of an isolated build on PATH
 
 
 def build_library(tools: Toolchain, build: Path, library: Path) -> None:
@@ -204,7 +227,8 @@ def build_library(tools: Toolchain, build: Path, library: Path) -> None:
     program = ninja()
     if program:
         (build / "build.ninja").write_text(ninja_file(steps))
-        subprocess.run([program, "-C", str(build)], check=True)
+        jobs = os.environ.get("MAX_JOBS")
+        subprocess.run([program, "-C", str(build), *(["-j", jobs] if jobs else [])], check=True)
     else:
         say("ninja was not found: compiling one file after the other")
         for step in steps:
@@ -212,7 +236,7 @@ def build_library(tools: Toolchain, build: Path, library: Path) -> None:
 
 
 class BuildKernels(build_ext):
-    """build_ext whose one extension is the kernel library: no Python in its name, ninja instead of distutils."""
+    """build_ext for one extension, the kernel library: built by ninja, and without a Python version in its name."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")) + ".so"
@@ -225,32 +249,32 @@ class BuildKernels(build_ext):
         except subprocess.CalledProcessError:
             if not TOOLS.nvcc or os.environ.get("STYLEGAN_TOON_CUDA") == "1":
                 raise
-            say("the CUDA kernels did not compile (see above): going on without them")
+            say("the CUDA kernels did not compile (see above): building without them")
             TOOLS.nvcc = []
             TOOLS.description = TOOLS.description.split(";")[0]
             build_library(TOOLS, build, library)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A new file, not new bytes in the old one: a running process may have that mapped.
+        # Replace the file instead of writing into it: a running process may have it mapped.
         target.unlink(missing_ok=True)
         shutil.copy2(library, target)
         say(f"compiled kernels: {TOOLS.description}")
 
 
 class PythonlessWheel(bdist_wheel):
-    """The library is bound to the platform, not to a Python version or ABI."""
+    """The tag of a wheel whose library depends on the platform, but not on a Python version or ABI."""
 
     def get_tag(self) -> tuple[str, str, str]:
         tag = super().get_tag()
         return tag if self.root_is_pure else ("py3", "none", tag[2])
 
 
-# The front ends run this file once per question (metadata, requirements, ...): look for compilers only to build.
+# Build front ends also run this file for metadata and requirements: look for compilers only if it builds.
 BUILDING = {"bdist_wheel", "editable_wheel", "build", "build_ext", "install"}
 TOOLS = find_toolchain() if BUILDING & set(sys.argv) else Toolchain()
 packages = find_packages(include=["stylegan_toon", "stylegan_toon.*"])
 package_dir, package_data = {}, {}
-# pretrained/ is installed inside the package; to setuptools every folder of it is a package of its own.
+# pretrained/ is installed inside the package; setuptools takes each of its folders for a package.
 for folder in sorted({file.parent for file in ROOT.glob("pretrained/**/*") if file.is_file()}):
     if folder.name != "__pycache__":
         relative = folder.relative_to(ROOT)

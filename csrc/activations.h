@@ -8,59 +8,57 @@
 namespace toon {
 namespace TOON_ISA {
 
-// value(u) = act(u). slope = act' and bend = slope' are functions of t = act(u), which is cheaper to keep
-// than u; of u itself where kFromInput. Piecewise linear activations have no bend.
+// value(u) = act(u). slope = act' and slope_derivative = slope' are functions of t = act(u), which the next layer keeps
+// anyway, or of u itself if kFromInput.
 struct Linear {
   static constexpr bool kFromInput = false;
   template <class A> static TOON_HD A value(A u, A) { return u; }
   template <class A> static TOON_HD A slope(A, A) { return 1; }
-  template <class A> static TOON_HD A bend(A, A) { return 0; }
+  template <class A> static TOON_HD A slope_derivative(A, A) { return 0; }
 };
 
 struct Relu {
   static constexpr bool kFromInput = false;
   template <class A> static TOON_HD A value(A u, A) { return u < 0 ? A(0) : u; }
   template <class A> static TOON_HD A slope(A t, A) { return t > 0 ? 1 : 0; }
-  template <class A> static TOON_HD A bend(A, A) { return 0; }
+  template <class A> static TOON_HD A slope_derivative(A, A) { return 0; }
 };
 
 struct Lrelu {
   static constexpr bool kFromInput = false;
   template <class A> static TOON_HD A value(A u, A alpha) { return u > 0 ? u : u * alpha; }
   template <class A> static TOON_HD A slope(A t, A alpha) { return t > 0 ? A(1) : alpha; }
-  template <class A> static TOON_HD A bend(A, A) { return 0; }
+  template <class A> static TOON_HD A slope_derivative(A, A) { return 0; }
 };
 
 struct Tanh {
   static constexpr bool kFromInput = false;
   template <class A> static TOON_HD A value(A u, A) { return std::tanh(u); }
   template <class A> static TOON_HD A slope(A t, A) { return 1 - t * t; }
-  template <class A> static TOON_HD A bend(A t, A) { return -2 * t; }
+  template <class A> static TOON_HD A slope_derivative(A t, A) { return -2 * t; }
 };
 
 struct Sigmoid {
   static constexpr bool kFromInput = false;
   template <class A> static TOON_HD A value(A u, A) { return 1 / (1 + std::exp(-u)); }
   template <class A> static TOON_HD A slope(A t, A) { return t * (1 - t); }
-  template <class A> static TOON_HD A bend(A t, A) { return 1 - 2 * t; }
+  template <class A> static TOON_HD A slope_derivative(A t, A) { return 1 - 2 * t; }
 };
 
 struct Elu {
   static constexpr bool kFromInput = false;
   template <class A> static TOON_HD A value(A u, A) { return u > 0 ? u : std::expm1(u); }
   template <class A> static TOON_HD A slope(A t, A) { return t > 0 ? A(1) : t + 1; }
-  template <class A> static TOON_HD A bend(A t, A) { return t > 0 ? 0 : 1; }
+  template <class A> static TOON_HD A slope_derivative(A t, A) { return t > 0 ? 0 : 1; }
 };
 
 struct Selu {  // constants of Klambauer et al. 2017
   static constexpr bool kFromInput = false;
   static constexpr double kScale = 1.0507009873554804934193349852946;
   static constexpr double kScaleAlpha = 1.0507009873554804934193349852946 * 1.6732632423543772848170429916717;
-  template <class A> static TOON_HD A value(A u, A) {
-    return u > 0 ? u * A(kScale) : A(kScaleAlpha) * std::expm1(u);
-  }
+  template <class A> static TOON_HD A value(A u, A) { return u > 0 ? u * A(kScale) : A(kScaleAlpha) * std::expm1(u); }
   template <class A> static TOON_HD A slope(A t, A) { return t > 0 ? A(kScale) : t + A(kScaleAlpha); }
-  template <class A> static TOON_HD A bend(A t, A) { return t > 0 ? 0 : 1; }
+  template <class A> static TOON_HD A slope_derivative(A t, A) { return t > 0 ? 0 : 1; }
 };
 
 struct Softplus {
@@ -69,17 +67,17 @@ struct Softplus {
     return (u > 0 ? u : A(0)) + std::log1p(std::exp(-std::abs(u)));  // exp never overflows
   }
   template <class A> static TOON_HD A slope(A t, A) { return -std::expm1(-t); }
-  template <class A> static TOON_HD A bend(A t, A) { return std::exp(-t); }
+  template <class A> static TOON_HD A slope_derivative(A t, A) { return std::exp(-t); }
 };
 
 struct Swish {
-  static constexpr bool kFromInput = true;  // not monotonic: the output does not tell the input
+  static constexpr bool kFromInput = true;  // not monotonic: u does not follow from act(u)
   template <class A> static TOON_HD A value(A u, A) { return u * Sigmoid::value(u, A(0)); }
   template <class A> static TOON_HD A slope(A u, A) {
     const A s = Sigmoid::value(u, A(0));
     return s * (1 + u * (1 - s));
   }
-  template <class A> static TOON_HD A bend(A u, A) {
+  template <class A> static TOON_HD A slope_derivative(A u, A) {
     const A s = Sigmoid::value(u, A(0));
     return s * (1 - s) * (2 + u * (1 - 2 * s));
   }
@@ -126,13 +124,13 @@ TOON_HD A bias_act_at(A ref, A b, A dy, A ddx, const Scalars<A> &s) {
     const A y = Act::kFromInput ? s.gain * Act::value(r, s.alpha) : ref;
     // By output, the gain of the slope and the 1 / gain of t = y / gain cancel in the second derivative.
     const A d = kOrder == 1 ? s.gain * Act::slope(r, s.alpha)
-                            : (Act::kFromInput ? s.gain : A(1)) * Act::bend(r, s.alpha);
+                            : (Act::kFromInput ? s.gain : A(1)) * Act::slope_derivative(r, s.alpha);
     const A flow = kOrder == 1 ? dy : dy * ddx;
     return y >= s.limit || y <= -s.limit ? A(0) : flow * d;
   }
 }
 
-// One element of ToonEpilogue, v being filtered already.
+// One element of ToonEpilogue, from the filtered v.
 template <class A>
 TOON_HD A epilogue_at(A v, A scale, A noise, A b, const Scalars<A> &s) {
   const A u = v * scale + noise + b;

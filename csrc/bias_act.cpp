@@ -8,7 +8,7 @@ namespace TOON_ISA {
 namespace {
 
 constexpr int64_t kChunk = 1 << 14;  // elements per piece of work: a few tens of kilobytes
-constexpr int64_t kBlock = 512;      // elements at a time, where they pass through buffers in the L1 cache
+constexpr int64_t kBlock = 512;      // elements at a time, so that the buffers they pass through stay in the L1 cache
 
 template <class S>
 struct Tensors {
@@ -50,14 +50,14 @@ template <int kOrder, class Act, class S>
 void run(const ToonBiasAct &p, int threads) {
   using A = Compute<S>;
   const A zero = 0;
-  // Without a bias the whole tensor is one segment; with one, a segment shares its bias element, or, where
-  // the biased dimension is innermost (channels_last, fully connected), is one round of the bias vector.
+  // The tensor is cut into segments. Without a bias there is one; with one, all elements of a segment have the same
+  // bias, or, if the biased dimension is innermost (channels_last, fully connected), a segment is one bias vector long.
   const bool biased = p.b && (kOrder == 0 || Act::kFromInput);
   const A *b = biased ? static_cast<const A *>(p.b) : &zero;
   const bool per_element = biased && p.step_b == 1 && p.size_b > 1;
   const int64_t size = biased && !per_element ? p.size_b : 1;
   int64_t step = per_element ? p.size_b : biased ? p.step_b : p.numel;
-  A rounds[kBlock];  // a short bias vector, repeated: three channels would make short work of a loop
+  A rounds[kBlock];  // a short bias vector, repeated: a loop over three channels would be too short to be fast
   if (per_element && step <= kBlock / 2) {
     const int64_t length = kBlock / step * step;
     for (int64_t k = 0; k < length; k++) rounds[k] = b[k % step];

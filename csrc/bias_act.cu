@@ -32,12 +32,12 @@ __device__ void piece(const Arguments<S> &a, int64_t i) {
     const bool narrow = a.numel <= INT32_MAX;  // 64-bit division is slow
     const int64_t row = narrow ? int64_t(uint32_t(i) / uint32_t(a.step_b)) : i / a.step_b;
     int64_t c = narrow ? int64_t(uint32_t(row) % uint32_t(a.size_b)) : row % a.size_b;
-    if (a.step_b % kWidth == 0) {  // all of one row
+    if (a.step_b % kWidth == 0) {  // all elements have the same bias
       bias[0] = a.b[c];
 #pragma unroll
       for (int k = 1; k < kWidth; k++) bias[k] = bias[0];
     } else {
-      int64_t rest = i - row * a.step_b;  // elements of this row that lie before
+      int64_t rest = i - row * a.step_b;  // elements with this bias before element i
 #pragma unroll
       for (int k = 0; k < kWidth; k++) {
         bias[k] = a.b[c];
@@ -52,13 +52,13 @@ __device__ void piece(const Arguments<S> &a, int64_t i) {
     using Act = decltype(activation);
 #pragma unroll
     for (int k = 0; k < kWidth; k++)
-      out.at[k] = store<S>(
-          bias_act_at<kOrder, Act>(load(ref.at[k]), bias[k], load(dy.at[k]), load(ddx.at[k]), a.scalars));
+      out.at[k] =
+          store<S>(bias_act_at<kOrder, Act>(load(ref.at[k]), bias[k], load(dy.at[k]), load(ddx.at[k]), a.scalars));
   });
   *reinterpret_cast<P *>(a.out + i) = out;
 }
 
-// Packs of kWidth, then what is left of the tensor one by one.
+// Packs of kWidth, then the rest of the tensor element by element.
 template <int kOrder, int kWidth, class S>
 __global__ void __launch_bounds__(kThreads) kernel(Arguments<S> a) {
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, stride = int64_t(gridDim.x) * blockDim.x;
@@ -70,10 +70,17 @@ __global__ void __launch_bounds__(kThreads) kernel(Arguments<S> a) {
 template <int kOrder, class S>
 cudaError_t run(const ToonBiasAct &p, const Stream &stream) {
   using A = Compute<S>;
-  const Arguments<S> a{static_cast<S *>(p.out), static_cast<const S *>(p.ref), static_cast<const S *>(p.dy),
-                       static_cast<const S *>(p.ddx), static_cast<const A *>(p.b), p.numel, p.size_b, p.step_b,
-                       p.act, scalars_of<S>(p)};
-  // float64, which only tests use, gets no packs: with both widths its second order would not fit the registers.
+  const Arguments<S> a{static_cast<S *>(p.out),
+                       static_cast<const S *>(p.ref),
+                       static_cast<const S *>(p.dy),
+                       static_cast<const S *>(p.ddx),
+                       static_cast<const A *>(p.b),
+                       p.numel,
+                       p.size_b,
+                       p.step_b,
+                       p.act,
+                       scalars_of<S>(p)};
+  // float64, which only tests use, has no packs: the second order would need too many registers.
   constexpr int kWidth = sizeof(S) == 8 ? 1 : 16 / sizeof(S);
   if (aligned(p.out) && aligned(p.ref) && (kOrder < 1 || aligned(p.dy)) && (kOrder < 2 || aligned(p.ddx)))
     return launch(kernel<kOrder, kWidth, S>, kThreads, p.numel / kWidth + kWidth, a, stream);

@@ -1,5 +1,5 @@
-// What a launcher refuses, on every device. NULL: nothing. Python has checked shapes and layout by then; these
-// guard against a caller that fills a struct wrongly, because the alternative is a write outside memory.
+// Why a launcher refuses its parameters, on every device; NULL: it does not. Python has checked shapes and layout
+// before; this guards against a struct that was filled wrongly, which would write outside the tensors.
 #pragma once
 
 #include "api.h"
@@ -17,7 +17,8 @@ inline const char *toon_invalid(const ToonUpfirdn2d &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (!p.out || !p.x || !p.f) return "a tensor is missing";
   if (p.n < 0 || p.c < 0 || p.in_h < 1 || p.in_w < 1 || p.out_h < 1 || p.out_w < 1) return "a size is out of range";
-  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS) return "a filter has 1 to 32 taps per axis";
+  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS)
+    return "a filter has 1 to 32 taps per axis";
   if (p.separable && p.f_h != p.f_w) return "a separable filter has as many taps along y as along x";
   if (p.up_x < 1 || p.up_y < 1 || p.down_x < 1 || p.down_y < 1) return "up and down are at least 1";
   return nullptr;
@@ -32,7 +33,9 @@ inline const char *toon_invalid_geometry(const Params &p) {
     if (p.kind == TOON_PLAIN) return out == in;
     return p.kind == TOON_UP ? out == 2 * in : in % 2 == 0 && out == in / 2;
   };
-  return fits(p.in_h, p.out_h) && fits(p.in_w, p.out_w) ? nullptr : "the output does not have the size that follows";
+  return fits(p.in_h, p.out_h) && fits(p.in_w, p.out_w)
+             ? nullptr
+             : "the size of the output does not follow from that of the input";
 }
 
 inline const char *toon_invalid(const ToonConv3x3 &p) {
@@ -40,7 +43,7 @@ inline const char *toon_invalid(const ToonConv3x3 &p) {
 }
 
 inline const char *toon_invalid(const ToonConv3x3Weight &p) {
-  if (p.kind == TOON_UP) return "of TOON_UP there is no kernel";
+  if (p.kind == TOON_UP) return "there is no kernel for TOON_UP";
   return p.dw && p.x && p.dy ? toon_invalid_geometry(p) : "a tensor is missing";
 }
 
@@ -73,7 +76,8 @@ inline const char *toon_invalid(const ToonSeparableGrad &p) {
   if (!p.dy || !p.y || !p.x || !p.style || !p.depthwise || !p.sums) return "a tensor is missing";
   if ((p.dx || p.d_depthwise) && !p.u) return "a tensor is missing";
   if (p.d_pointwise && p.parts > 1 && !p.pointwise_parts) return "a tensor is missing";
-  if ((p.d_up_style && !p.dx) || (p.d_style && !p.dx && !p.d_depthwise)) return "a gradient needs another one";
+  if ((p.d_up_style && !p.dx) || (p.d_style && !p.dx && !p.d_depthwise))
+    return "d_up_style needs dx, d_style needs dx or d_depthwise";
   return p.parts < 1 ? "a size is out of range" : toon_invalid_separable(p);
 }
 
@@ -102,7 +106,8 @@ inline const char *toon_invalid(const ToonEpilogue &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
   if (!p.out || !p.x) return "a tensor is missing";
   if (p.n < 0 || p.c < 0 || p.in_h < 1 || p.in_w < 1 || p.out_h < 1 || p.out_w < 1) return "a size is out of range";
-  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS) return "a filter has 1 to 32 taps per axis";
+  if (p.f_h < 1 || p.f_h > TOON_MAX_TAPS || p.f_w < 1 || p.f_w > TOON_MAX_TAPS)
+    return "a filter has 1 to 32 taps per axis";
   if (p.separable && p.f_h != p.f_w) return "a separable filter has as many taps along y as along x";
   if (!p.f && (p.out_h != p.in_h || p.out_w != p.in_w)) return "without a filter the size does not change";
   return nullptr;

@@ -1,11 +1,12 @@
-// 3x3 convolutions on the CPU, with everything a layer of the networks does around them. Compiled once per
-// instruction set; cpu.cpp chooses. conv3x3.h has the scheme, api.h the formula.
+// 3x3 convolutions on the CPU with the rest of their layer. Compiled once per instruction set; cpu.cpp chooses.
+// conv3x3.h has the algorithm, api.h the formula.
 //
-// Pictures are channels_last, so every loop runs over channels with stride one. A thread takes some tens of tiles at
-// a time and keeps them in its cache from end to end:
+// Images are channels_last, so every loop runs over channels with stride one. A thread takes some tens of tiles at a
+// time and keeps them in its cache through all steps:
 //   1. in:       patches, scaled by the styles, become v[frequency][tile][channel in];
 //   2. products: m[frequency] = v[frequency] * u[frequency], matrix products with the packed weights;
-//   3. out:      m becomes kTile x kTile outputs, which are scaled, noised, biased, bent, clamped and written once.
+//   3. out:      m becomes kTile x kTile outputs, which go through scale, noise, bias, activation and clamp and are
+//                written once.
 #include "conv3x3_tiles.h"
 
 namespace toon {
@@ -19,7 +20,7 @@ struct Job : Tiles<Kind, ToonConv3x3> {
   using Base = Tiles<Kind, ToonConv3x3>;
   using Base::kFreq, Base::kTile, Base::p, Base::tiles;
   int64_t panels, plane_v, plane_m;
-  int64_t at_once;  // tiles of a piece of work
+  int64_t at_once;  // tiles in a piece of work
   float alpha, gain, limit;
 
   Job(const ToonConv3x3 &params, int threads) : Base(params) {
@@ -27,7 +28,7 @@ struct Job : Tiles<Kind, ToonConv3x3> {
     const int64_t bytes = 4 * kFreq * kFreq * (p.c_in + panels * kPanel);
     int64_t most = kCache / bytes / kRowsAtOnce * kRowsAtOnce;
     if (most < 4 * kRowsAtOnce) most = 4 * kRowsAtOnce;  // fewer would read the weights too often
-    // Pieces of equal size, as many for each thread.
+    // Pieces of equal size, and the same number of them for each thread.
     const int64_t pieces = round_up((tiles + most - 1) / most, threads);
     at_once = (tiles + pieces - 1) / pieces;
     plane_v = odd_lines(at_once * p.c_in);
@@ -72,8 +73,8 @@ struct Job : Tiles<Kind, ToonConv3x3> {
         const float *u = p.u + (f * panels + q) * p.c_in * kPanel;
         for (int64_t g = 0; g < groups; g++) {
           const int64_t t = count * g / groups, rows = count * (g + 1) / groups - t;  // groups of about equal size
-          product_rows<kRowsAtOnce>(rows, m + f * plane_m + t * pitch + q * kPanel, pitch,
-                                    v + f * plane_v + t * p.c_in, u, p.c_in);
+          product_rows<kRowsAtOnce>(rows, m + f * plane_m + t * pitch + q * kPanel, pitch, v + f * plane_v + t * p.c_in,
+                                    u, p.c_in);
         }
       }
   }
@@ -119,13 +120,9 @@ template <class Kind>
 bool run(const ToonConv3x3 &p, int threads) {
   const Job<Kind> job(p, threads);
   const int64_t pieces = (job.tiles + job.at_once - 1) / job.at_once;
-  bool failed = false;
-  parallel_for(pieces, threads, [&](int64_t piece) {
+  return parallel_all(pieces, threads, [&](int64_t piece) {
     float *const v = scratch.get(job.scratch());
-    if (!v) {
-      failed = true;
-      return;
-    }
+    if (!v) return false;
     float *const m = v + Kind::kFreq * Kind::kFreq * job.plane_v;
     float *const zeros = m + Kind::kFreq * Kind::kFreq * job.plane_m;
     memset(zeros, 0, p.c_in * sizeof(float));
@@ -134,8 +131,8 @@ bool run(const ToonConv3x3 &p, int threads) {
     for (int64_t t = 0; t < count; t++) job.in(v + t * p.c_in, job.plane_v, zeros, first + t);
     job.products(m, v, count);
     for (int64_t t = 0; t < count; t++) job.out(m + t * job.panels * kPanel, first + t);
+    return true;
   });
-  return !failed;
 }
 
 template <class Kind>
@@ -159,7 +156,8 @@ void pack(const ToonConv3x3Pack &p, int threads) {
       for (int j = 0; j < kFreq; j++) {
         multiply<Kind::kWeight, kFreq, 3>(line, 1, &rows[0][j], kFreq);
         for (int i = 0; i < kFreq; i++)
-          store_vector(p.u + ((i * kFreq + j) * panels + c / kPanel) * p.c_in * kPanel + k * kPanel + c % kPanel, line[i]);
+          store_vector(p.u + ((i * kFreq + j) * panels + c / kPanel) * p.c_in * kPanel + k * kPanel + c % kPanel,
+                       line[i]);
       }
     }
   });

@@ -1,9 +1,9 @@
-// The three convolutions of the networks as one bilinear scheme, and the constants that tell them apart.
+// The three convolutions of the networks as one bilinear algorithm, and the constants that differ between them.
 //
 // Winograd's minimal filtering (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks"): along
 // each axis a tile of 4 outputs is  out * ((weight * g) .* (in * d)),  g being the 3 taps and d the kPatch inputs
 // under the tile; over both axes it takes kFreq^2 products where the definition takes 144. The fixed filter around
-// resampling, (1, 3, 3, 1) / 8, is part of `in`: no filtered image ever lies in memory.
+// resampling, (1, 3, 3, 1) / 8, is part of `in`: no filtered image is written to memory.
 #pragma once
 
 #include "storage.h"
@@ -55,7 +55,8 @@ struct Interpolation {
   }
 };
 
-// Of the points that are short binary numbers these lose the least to rounding: a fourth of 0, 1, -1, 2, -2.
+// Of the points that are short binary numbers these have the smallest rounding errors: a fourth of those of
+// 0, 1, -1, 2, -2.
 constexpr Interpolation<3> k43({0, .75, -.75, 1.5, -1.5});
 constexpr Interpolation<2> k42({0, 1, -1, .5});
 
@@ -80,13 +81,13 @@ struct Up {
                                                             {0, .25, .75, 0},
                                                             {0, 0, .75, .25},
                                                             {0, 0, .25, .75}}});
-  // A transposed convolution is a correlation with the taps turned round.
+  // A transposed convolution is a correlation with flipped taps.
   static constexpr auto kWeight = product(k43.weight, Matrix<3, 3>{{{0, 0, 1}, {0, 1, 0}, {1, 0, 0}}});
   static constexpr auto kOut = k43.out;
 };
 
-// The filter, then correlation of stride 2: even samples of the filtered signal meet taps 0 and 2 (frequencies 0 to
-// 4), odd samples tap 1 alone (5 to 8).
+// The filter, then correlation of stride 2: taps 0 and 2 multiply the even samples of the filtered signal (frequencies 0
+// to 4), tap 1 the odd ones (5 to 8).
 struct DownConstants {
   static constexpr int kTile = 4, kFreq = 9, kPatch = 12, kStep = 8;
   static constexpr int kOrigin = -2;
@@ -118,7 +119,7 @@ struct DownConstants {
   }
 };
 
-struct Down : DownConstants {  // what member functions compute cannot be a member beside them
+struct Down : DownConstants {  // a class of its own: a constexpr member cannot call functions of its own class
   static constexpr auto kIn = in();
   static constexpr auto kWeight = weight();
   static constexpr auto kOut = out();

@@ -1,4 +1,4 @@
-// What the forward and the gradient kernels of conv3x3 share: tiles and patches.
+// Shared by the forward and the gradient kernels of conv3x3: tiles and patches.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@ namespace toon {
 namespace TOON_ISA {
 namespace {
 
-// to[i * to_step] = sum over j of m[i][j] * from[j * from_step]. All constants: zeros cost nothing.
+// to[i * to_step] = sum over j of m[i][j] * from[j * from_step]. The matrix is constant, so zeros cost nothing.
 template <const auto &kMatrix, int kRows, int kColumns>
 TOON_HD void multiply(Vec *to, int to_step, const Vec *from, int from_step) {
 #pragma GCC unroll 16
@@ -37,7 +37,7 @@ constexpr Matrix<kColumns, kRows> transposed(const Matrix<kRows, kColumns> &m) {
   return t;
 }
 
-// The tiles of all pictures, in a row. Params is ToonConv3x3 or ToonConv3x3Weight.
+// The tiles of all images, numbered in a row. Params is ToonConv3x3 or ToonConv3x3Weight.
 template <class Kind, class Params>
 struct Tiles {
   static constexpr int kPatch = Kind::kPatch, kFreq = Kind::kFreq, kTile = Kind::kTile;
@@ -50,13 +50,15 @@ struct Tiles {
     tiles = p.n * tiles_y * tiles_x;
   }
 
-  struct Place { int64_t n, y, x; };  // picture; output row and column of the tile's first corner
+  struct Place {
+    int64_t n, y, x;
+  };  // image; output row and column of the tile's first corner
   Place place(int64_t tile) const {
     const int64_t row = tile / tiles_x;
     return {row / tiles_y, row % tiles_y * kTile, tile % tiles_x * kTile};
   }
 
-  // The patch of a tile, scaled by the styles and transformed: v[frequency * plane + channel]. `zeros` has c_in of them.
+  // The patch of a tile, scaled by the styles and transformed: v[frequency * plane + channel]. `zeros` are c_in zeros.
   void in(float *v, int64_t plane, const float *zeros, int64_t tile) const {
     const Place at = place(tile);
     const int64_t y0 = at.y / kTile * Kind::kStep + Kind::kOrigin;

@@ -1,14 +1,14 @@
-// The gradient of conv3x3 by its weights: the forward kernel read backwards. Compiled once per instruction set.
+// The gradient of conv3x3 by its weights: the adjoint of the forward kernel. Compiled once per instruction set.
 //
-// With m = v * u for each frequency, dy taken back through `out` gives dm, and du = v^T * dm, summed over all tiles;
-// du taken back through the packing is the gradient. The products are as few as those of the forward kernel.
+// With m = v * u for each frequency, the adjoint of `out` takes dy to dm, and du = v^T * dm, summed over all tiles; the
+// adjoint of the packing takes du to the gradient. It takes as few products as the forward kernel.
 #include "conv3x3_tiles.h"
 
 namespace toon {
 namespace TOON_ISA {
 namespace {
 
-constexpr int64_t kAtOnce = 192;  // tiles between two visits to a place of du: many, or its traffic would dominate
+constexpr int64_t kAtOnce = 192;     // tiles summed before du is updated: many, because each update reads and writes du
 constexpr int64_t kMost = 24 << 20;  // bytes of v and dm
 
 template <class Kind>
@@ -33,7 +33,7 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
   int64_t size_m() const { return kFreq * kFreq * plane_m; }
   int64_t size_u() const { return kFreq * kFreq * p.c_in * pitch; }
 
-  // dm[frequency * plane_m + channel] of a tile.
+  // dm[frequency * plane_m + channel] of a tile: the adjoint of `out`.
   void back(float *dm, const float *zeros, int64_t tile) const {
     const auto at = this->place(tile);
     const float *from[kTile][kTile];
@@ -94,9 +94,8 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
     if constexpr (kRows > 1) product_rows<kRows - 1>(rows, du, pitch, v, c_in, dm, count, add);
   }
 
-  // One frequency and panel.
-  void products(float *du, const float *v, const float *dm, int64_t f, int64_t panel, int64_t count,
-                bool add) const {
+  // The product of one frequency and panel.
+  void products(float *du, const float *v, const float *dm, int64_t f, int64_t panel, int64_t count, bool add) const {
     const int64_t groups = (p.c_in + kRowsAtOnce - 1) / kRowsAtOnce;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t c = p.c_in * g / groups, rows = p.c_in * (g + 1) / groups - c;
@@ -105,7 +104,7 @@ struct WeightJob : Tiles<Kind, ToonConv3x3Weight> {
     }
   }
 
-  // Input channel k of the gradient.
+  // Input channel k of the gradient: the adjoint of the packing.
   void unpack(const float *du, int64_t k) const {
     for (int64_t c = 0; c < p.c_out; c += kWidth) {
       Vec rows[kFreq][3], line[kFreq];
@@ -136,16 +135,15 @@ bool run(const ToonConv3x3Weight &p, int threads) {
   if (!v) return false;
   float *const dm = v + job.size_v(), *const du = dm + job.size_m(), *const zeros = du + job.size_u();
   memset(zeros, 0, zeros_size * sizeof(float));
-  if (job.pitch > p.c_out) memset(dm, 0, job.size_m() * sizeof(float));  // what fills up a panel is multiplied too
+  if (job.pitch > p.c_out) memset(dm, 0, job.size_m() * sizeof(float));  // padding of the panels is multiplied too
   for (int64_t first = 0; first < job.tiles; first += job.at_once) {
     const int64_t count = job.tiles - first < job.at_once ? job.tiles - first : job.at_once;
     parallel_for(count, threads, [&](int64_t t) {
       job.in(v + t * p.c_in, job.plane_v, zeros, first + t);
       job.back(dm + t * job.pitch, zeros, first + t);
     });
-    parallel_for(Kind::kFreq * Kind::kFreq * job.panels, threads, [&](int64_t i) {
-      job.products(du, v, dm, i / job.panels, i % job.panels, count, first > 0);
-    });
+    parallel_for(Kind::kFreq * Kind::kFreq * job.panels, threads,
+                 [&](int64_t i) { job.products(du, v, dm, i / job.panels, i % job.panels, count, first > 0); });
   }
   parallel_for(p.c_in, threads, [&](int64_t k) { job.unpack(du, k); });
   return true;

@@ -1,5 +1,5 @@
-// A 1x1 convolution that makes 2x2 pixels of a few colours out of each, and its gradient, on the CPU. Compiled once per
-// instruction set; cpu.cpp chooses. The weights are few, so this is mostly one pass over x.
+// A 1x1 convolution that makes 2x2 pixels of a few colours from each pixel, and its gradient, on the CPU. Compiled once
+// per instruction set; cpu.cpp chooses. There are few weights, so this is mostly one pass over x.
 #include "cpu.h"
 #include "product.h"
 
@@ -8,11 +8,12 @@ namespace TOON_ISA {
 namespace {
 
 constexpr int64_t kTile = 96;     // pixels
-constexpr int64_t kColumns = 16;  // numbers that a pixel makes, and zeros
+constexpr int64_t kColumns = 16;  // outputs of a pixel (at most 4 * 4), padded with zeros
 
 thread_local Scratch scratch;
 
-// Calls visit(first pixel, count, where its top and its bottom pixels begin) for the thread's part of the pictures.
+// Calls visit(image, first pixel, count, index of their top outputs, of their bottom outputs) for the thread's part of
+// the images.
 template <class Params, class Visit>
 void along_rows(const Params &p, int part, int parts, const Visit &visit) {
   const int64_t rows = p.n * p.h, step = 2 * p.colours;
@@ -29,13 +30,9 @@ void along_rows(const Params &p, int part, int parts, const Visit &visit) {
 bool corners(const ToonCorners &p, int threads) {
   const int parts = int(smaller(threads, p.n * p.h));
   const int64_t step = 2 * p.colours;
-  bool failed = false;
-  in_parts(parts, [&](int part) {
-    float *const u = scratch.get(kColumns * (p.c + kTile + 1));  // weights of the picture at hand: [c, kColumns]
-    if (!u) {
-      failed = true;
-      return;
-    }
+  return in_parts(parts, [&](int part) {
+    float *const u = scratch.get(kColumns * (p.c + kTile + 1));  // weights of the current image: [c, kColumns]
+    if (!u) return false;
     float *const tile = u + kColumns * p.c, *const b = tile + kColumns * kTile;
     for (int64_t k = 0; k < kColumns; k++) b[k] = k < 2 * step ? p.b[k] : 0;
     int64_t packed = -1;
@@ -55,20 +52,16 @@ bool corners(const ToonCorners &p, int threads) {
           p.out[bottom + i * step + k] = tile[i * kColumns + step + k];
         }
     });
+    return true;
   });
-  return !failed;
 }
 
 bool corners_grad(const ToonCornersGrad &p, int threads) {
   const int parts = int(smaller(smaller(threads, p.parts), p.n * p.h));
   const int64_t step = 2 * p.colours, size = 2 * step * (p.n * p.c + 1);
-  bool failed = false;
-  in_parts(parts, [&](int part) {
+  const bool done = in_parts(parts, [&](int part) {
     float *const tile = scratch.get(kColumns * kTile), *const d_weight = p.sums + part * size;
-    if (!tile) {
-      failed = true;
-      return;
-    }
+    if (!tile) return false;
     float *const d_b = d_weight + 2 * step * p.n * p.c;
     memset(d_weight, 0, size * sizeof(float));
     along_rows(p, part, parts, [&](int64_t n, int64_t pixel, int64_t count, int64_t top, int64_t bottom) {
@@ -87,8 +80,9 @@ bool corners_grad(const ToonCornersGrad &p, int threads) {
                   store_vector(to, load_vector(to) + sum);
                 });
     });
+    return true;
   });
-  if (failed) return false;
+  if (!done) return false;
   for (int part = 1; part < parts; part++)  // in a fixed order
     for (int64_t i = 0; i < size; i++) p.sums[i] += p.sums[part * size + i];
   if (p.d_weight) memcpy(p.d_weight, p.sums, 2 * step * p.n * p.c * sizeof(float));

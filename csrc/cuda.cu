@@ -1,4 +1,4 @@
-// Whether a device can run what was compiled.
+// Whether a device can run the kernels that were compiled.
 #include "cuda.h"
 
 namespace {
@@ -10,6 +10,6 @@ const char *toon_cuda_check(int device) {
   if (guard.error() != cudaSuccess) return toon::message(guard.error());
   cudaFuncAttributes attributes;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, probe);
-  cudaGetLastError();  // not to be found by the next launch
+  cudaGetLastError();  // clears the error, so that the next launch does not report it
   return toon::message(error);
 }

@@ -1,4 +1,4 @@
-// What the CUDA launchers share.
+// Shared by the CUDA launchers.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,14 +12,16 @@ namespace TOON_ISA {
 
 constexpr int kThreads = 256;
 
-// Makes a device current, and the caller's device again at the end.
+// Makes a device current while it exists, then the caller's device again.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
     error_ = cudaGetDevice(&previous_);
     if (error_ == cudaSuccess && previous_ != device) error_ = cudaSetDevice(device), changed_ = true;
   }
-  ~DeviceGuard() { if (changed_) cudaSetDevice(previous_); }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
   DeviceGuard(const DeviceGuard &) = delete;
   DeviceGuard &operator=(const DeviceGuard &) = delete;
   cudaError_t error() const { return error_; }
@@ -30,9 +32,7 @@ class DeviceGuard {
   cudaError_t error_;
 };
 
-inline const char *message(cudaError_t error) {
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
+inline const char *message(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
 
 // 16 bytes, or one element, in one access.
 template <class S, int kWidth>
@@ -64,7 +64,7 @@ inline cudaError_t launch(void (*kernel)(Arguments), int threads, int64_t work, 
     config.stream = stream.stream;
     error = cudaLaunchKernelEx(&config, kernel, arguments);
   }
-  cudaGetLastError();  // reported here, not to be found by the next launch
+  cudaGetLastError();  // reported here: clear it, so that the next launch does not report it again
   return error;
 }
 

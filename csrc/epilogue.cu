@@ -1,7 +1,7 @@
 // epilogue on CUDA: filter, scale, noise, bias, activation and clamp in one pass over memory. Its gradient is in
 // epilogue_grad.cu.
 #include "activations.h"
-#include "fir.h"
+#include "fir_cuda.h"
 
 namespace toon {
 namespace TOON_ISA {
@@ -28,7 +28,7 @@ struct Finish {
   }
 };
 
-// Without a filter. A pack lies within one plane or, channels_last, within one pixel.
+// Without a filter. A pack is part of one plane or, channels_last, of one pixel.
 template <class S>
 struct Pointwise {
   S *out;
@@ -68,12 +68,37 @@ cudaError_t run(const ToonEpilogue &p, const Stream &stream) {
   S *const out = static_cast<S *>(p.out);
   const S *const x = static_cast<const S *>(p.x);
   const int64_t pixels = p.out_h * p.out_w, numel = p.n * p.c * pixels;
-  const Finish<A> finish{static_cast<const A *>(p.scale), static_cast<const A *>(p.noise),
-                         static_cast<const A *>(p.b), p.c, pixels, p.shared_noise != 0, scalars_of<S>(p)};
+  const Finish<A> finish{static_cast<const A *>(p.scale),
+                         static_cast<const A *>(p.noise),
+                         static_cast<const A *>(p.b),
+                         p.c,
+                         pixels,
+                         p.shared_noise != 0,
+                         scalars_of<S>(p)};
   if (p.f) {
-    const Fir<S, int64_t, Finish<A>> a{
-        out, x, static_cast<const A *>(p.f), p.n, p.c, p.in_h, p.in_w, p.out_h, p.out_w, p.f_h, p.f_w, 1, 1, 1, 1,
-        p.pad_x0, p.pad_y0, p.flip != 0, p.channels_last != 0, false, false, A(p.fir_gain), finish};
+    const Fir<S, int64_t, Finish<A>> a{out,
+                                       x,
+                                       static_cast<const A *>(p.f),
+                                       p.n,
+                                       p.c,
+                                       p.in_h,
+                                       p.in_w,
+                                       p.out_h,
+                                       p.out_w,
+                                       p.f_h,
+                                       p.f_w,
+                                       1,
+                                       1,
+                                       1,
+                                       1,
+                                       p.pad_x0,
+                                       p.pad_y0,
+                                       p.flip != 0,
+                                       p.channels_last != 0,
+                                       false,
+                                       false,
+                                       A(p.fir_gain),
+                                       finish};
     return fir<false>(a, stream);
   }
   const Pointwise<S> a{out, x, numel, p.channels_last != 0, finish};
@@ -91,7 +116,6 @@ const char *toon_epilogue_cuda(const ToonEpilogue *p, int device, void *stream) 
   if (const char *error = toon_invalid(*p)) return error;
   if (p->separable) return "a filter has two dimensions on CUDA";
   if (p->n * p->c == 0) return nullptr;
-  return toon::on_device(p->dtype, device, stream, [&](auto storage, const toon::Stream &s) {
-    return toon::run<decltype(storage)>(*p, s);
-  });
+  return toon::on_device(p->dtype, device, stream,
+                         [&](auto storage, const toon::Stream &s) { return toon::run<decltype(storage)>(*p, s); });
 }

@@ -1,8 +1,8 @@
-// The gradient of epilogue on CUDA: one pass over dy and y, with the sums over pixels and over channels on the way.
+// The gradient of epilogue on CUDA: one pass over dy and y, which also forms the sums over pixels and over channels.
 //
-// A warp takes `chunk` pixels of `group` channels of one image. Every lane holds 16 bytes worth of elements, side by
-// side where memory is aligned and 32 apart where it is not, and adds up in registers along the axis it walks;
-// shuffles add up along the other. Each partial sum is written by one lane: no atomics, so the same sums every time.
+// A warp takes `chunk` pixels of `group` channels of one image. Every lane holds 16 bytes of elements: adjacent ones if
+// the tensors are aligned, otherwise every 32nd. It sums in registers along the axis it loops over; shuffles sum along
+// the other. Each partial sum is written by one lane, without atomics, so the results are the same every time.
 #include "activations.h"
 #include "cuda.h"
 
@@ -28,7 +28,7 @@ __device__ A add_lanes(A value, int from, int to) {
   return value;
 }
 
-// kPack elements from base on, `step` apart; those beyond `end` are 0. One access of 16 bytes where kVector.
+// kPack elements from base on, `step` apart; those beyond `end` are 0. One access of 16 bytes if kVector.
 template <bool kVector, class S, int kPack>
 __device__ Pack<S, kPack> read(const S *base, int step, int end) {
   Pack<S, kPack> pack = {};
@@ -53,7 +53,7 @@ __device__ void write(S *base, const Pack<S, kPack> &pack, int step, int end) {
   }
 }
 
-// Contiguous: lanes lie along the pixels and walk through the channels.
+// Contiguous: lanes are adjacent pixels and loop over the channels.
 template <bool kVector, class S>
 __global__ void __launch_bounds__(kThreads) planes_kernel(Arguments<S> a) {
   using A = Compute<S>;
@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kThreads) planes_kernel(Arguments<S> a) {
        job += warps) {
     const int64_t group = job % a.groups, part = job / a.groups, n = part / a.chunks;
     const int64_t pixel = part % a.chunks * a.chunk + lane * (kVector ? kPack : 1);
-    const int end = int(a.pixels - pixel < a.chunk ? a.pixels - pixel : a.chunk);  // elements there are from here on
+    const int end =
+        int(a.pixels - pixel < a.chunk ? a.pixels - pixel : a.chunk);  // elements from here to the end of the chunk
     A noise[kPack], sums[kPack] = {};
 #pragma unroll
     for (int k = 0; k < kPack; k++)
@@ -99,12 +100,13 @@ __global__ void __launch_bounds__(kThreads) planes_kernel(Arguments<S> a) {
   }
 }
 
-// channels_last: `lanes` lanes lie along the channels of a pixel, 32 / lanes pixels side by side, and walk on.
+// channels_last: `lanes` lanes are the channels of a pixel; a warp takes 32 / lanes pixels at a time and loops over the
+// others.
 template <bool kVector, class S>
 __global__ void __launch_bounds__(kThreads) pixels_kernel(Arguments<S> a) {
   using A = Compute<S>;
   constexpr int kPack = 16 / sizeof(S);
-  const int lanes = a.group / kPack, abreast = 32 / lanes, step = kVector ? 1 : lanes;
+  const int lanes = a.group / kPack, pixels_at_once = 32 / lanes, step = kVector ? 1 : lanes;
   const int lane = threadIdx.x % lanes, row = threadIdx.x % 32 / lanes;
   const int64_t warps = int64_t(gridDim.x) * (kThreads / 32);
   for (int64_t job = int64_t(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32; job < a.n * a.chunks * a.groups;
@@ -115,9 +117,9 @@ __global__ void __launch_bounds__(kThreads) pixels_kernel(Arguments<S> a) {
     A scale[kPack], sums[kPack] = {}, moments[kPack] = {};
 #pragma unroll
     for (int k = 0; k < kPack; k++) scale[k] = a.scale && k * step < end ? a.scale[n * a.c + c + k * step] : A(1);
-    for (int i = 0; i < a.chunk && first + i < a.pixels; i += abreast) {
+    for (int i = 0; i < a.chunk && first + i < a.pixels; i += pixels_at_once) {
       const int64_t pixel = first + i + row, at = (n * a.pixels + pixel) * a.c + c;
-      const bool there = i + row < a.chunk && pixel < a.pixels;  // all lanes go on to the shuffles
+      const bool there = i + row < a.chunk && pixel < a.pixels;  // without a branch: the shuffles need all lanes
       const auto dy = read<kVector, S, kPack>(a.dy + at, step, there ? end : 0);
       const auto y = read<kVector, S, kPack>(a.y + at, step, there ? end : 0);
       const A noise = a.noise && there ? a.noise[(a.shared_noise ? 0 : n) * a.pixels + pixel] : A(0);
@@ -151,10 +153,22 @@ cudaError_t run(const ToonEpilogueGrad &p, const Stream &stream) {
   using A = Compute<S>;
   constexpr int kPack = 16 / sizeof(S);
   const int64_t chunks = (p.pixels + p.chunk - 1) / p.chunk, groups = (p.c + p.group - 1) / p.group;
-  const Arguments<S> a{static_cast<S *>(p.out), static_cast<A *>(p.channel_sums), static_cast<A *>(p.pixel_sums),
-                       static_cast<const S *>(p.dy), static_cast<const S *>(p.y), static_cast<const A *>(p.scale),
-                       static_cast<const A *>(p.noise), p.n, p.c, p.pixels, chunks, groups, int(p.chunk),
-                       int(p.group), p.shared_noise != 0, scalars_of<S>(p)};
+  const Arguments<S> a{static_cast<S *>(p.out),
+                       static_cast<A *>(p.channel_sums),
+                       static_cast<A *>(p.pixel_sums),
+                       static_cast<const S *>(p.dy),
+                       static_cast<const S *>(p.y),
+                       static_cast<const A *>(p.scale),
+                       static_cast<const A *>(p.noise),
+                       p.n,
+                       p.c,
+                       p.pixels,
+                       chunks,
+                       groups,
+                       int(p.chunk),
+                       int(p.group),
+                       p.shared_noise != 0,
+                       scalars_of<S>(p)};
   const int64_t work = p.n * chunks * groups * 32;
   const bool vector = aligned(p.out) && aligned(p.dy) && aligned(p.y);
   if (p.channels_last)
@@ -175,7 +189,6 @@ const char *toon_epilogue_grad_cuda(const ToonEpilogueGrad *p, int device, void 
                                      : p->chunk == 32 * pack;
   if (!fits || p->chunk > INT32_MAX / 2 || p->group > INT32_MAX / 2) return "the kernel has no such chunk or group";
   if (p->n * p->c * p->pixels == 0) return nullptr;
-  return toon::on_device(p->dtype, device, stream, [&](auto storage, const toon::Stream &s) {
-    return toon::run<decltype(storage)>(*p, s);
-  });
+  return toon::on_device(p->dtype, device, stream,
+                         [&](auto storage, const toon::Stream &s) { return toon::run<decltype(storage)>(*p, s); });
 }

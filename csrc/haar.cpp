@@ -1,4 +1,4 @@
-// The Haar transform of whole pictures on the CPU. Compiled once per instruction set; cpu.cpp chooses.
+// The Haar transform of whole images on the CPU. Compiled once per instruction set; cpu.cpp chooses.
 #include "haar.h"
 
 #include "cpu.h"
@@ -8,7 +8,7 @@ namespace toon {
 namespace TOON_ISA {
 namespace {
 
-// One row of four planes, contiguous: two rows of twice the width, or the way back.
+// One row of four contiguous planes to two rows of twice the width, or the inverse.
 void plane_row(bool up, float *const part[4], float *top, float *bottom, int64_t width) {
   constexpr int kWidth = kLanes<float>;
   using Vec = Vector<float>;
@@ -49,8 +49,7 @@ void haar2d(const ToonHaar &p, int threads) {
   parallel_for(p.n * p.c * p.h, threads, [&](int64_t row) {
     const int64_t plane = row / p.h, n = plane / p.c, c = plane % p.c, y = row % p.h;
     float *part[4];
-    for (int k = 0; k < 4; k++)
-      part[k] = parts + (n * 4 * p.c + (k ? p.c + 3 * c + k - 1 : c)) * pixels + y * p.w;
+    for (int k = 0; k < 4; k++) part[k] = parts + (n * 4 * p.c + (k ? p.c + 3 * c + k - 1 : c)) * pixels + y * p.w;
     float *const top = wide + plane * 4 * pixels + y * 4 * p.w;
     plane_row(up, part, top, top + 2 * p.w, p.w);
   });

@@ -1,4 +1,4 @@
-// The Haar transform on CUDA: a thread makes 2x2 pixels of four bands, or four bands of 2x2 pixels. haar.h has the
+// The Haar transform on CUDA: a thread makes 2x2 pixels from four bands, or four bands from 2x2 pixels. haar.h has the
 // matrix.
 #include "cuda.h"
 
@@ -14,7 +14,7 @@ struct Arguments {
   bool up, channels_last;
 };
 
-// Where the first of the four corners is, and the steps to the right and down; where the k-th band is.
+// Indices of the first of the four corners, of the steps to the right and down, and of the bands.
 template <class Int>
 struct Place {
   Int corner, right, down;
@@ -62,8 +62,9 @@ const char *toon_haar_cuda(const ToonHaar *p, int device, void *stream) {
   if (const char *error = toon_invalid(*p)) return error;
   return toon::on_device(p->dtype, device, stream, [&](auto storage, const toon::Stream &s) {
     using S = decltype(storage);
-    const toon::Arguments<S> a{static_cast<S *>(p->out), static_cast<const S *>(p->x), p->n, p->c, p->h, p->w,
-                               p->up != 0, p->channels_last != 0};
+    const toon::Arguments<S> a{
+        static_cast<S *>(p->out), static_cast<const S *>(p->x), p->n, p->c, p->h, p->w, p->up != 0,
+        p->channels_last != 0};
     const int64_t work = p->n * p->c * p->h * p->w;
     if (work < INT32_MAX / 8) return toon::launch(toon::kernel<int, S>, toon::kThreads, work, a, s);
     return toon::launch(toon::kernel<int64_t, S>, toon::kThreads, work, a, s);

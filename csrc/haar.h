@@ -5,8 +5,8 @@
 //   [ out(1,0) ]         [ 1 -1  1 -1 ]   [ hl ]
 //   [ out(1,1) ]         [ 1 -1 -1  1 ]   [ hh ]
 //
-// The matrix is symmetric and its own inverse, so both directions are the same sums. Of 4 C channels the first C are lo;
-// channel C + 3 c + k is the k-th of lh, hl, hh for c.
+// The matrix is symmetric and its own inverse, so both directions are the same sums. Of 4 C channels the first C are
+// lo; channel C + 3 c + k is the k-th of lh, hl, hh for c.
 #pragma once
 
 #include "simd.h"
@@ -25,7 +25,7 @@ inline void haar(V *lo, V *lh, V *hl, V *hh) {
   *hh = difference - skew;
 }
 
-// Lane i is lane Index::at(i) of a, b in a row.
+// Lane i is lane Index::at(i) of a and b concatenated.
 template <class Index, class V, int... i>
 inline V pick(V a, V b, std::integer_sequence<int, i...>) {
 #ifdef __clang__
@@ -41,7 +41,7 @@ inline Vector<float> pick(Vector<float> a, Vector<float> b) {
   return pick<Index>(a, b, std::make_integer_sequence<int, kLanes<float>>());
 }
 
-// Every third of three vectors in a row, from the k-th on: first from two of them, then from the third.
+// Every third lane of three concatenated vectors, from lane k on: first from two of them, then from the third.
 template <int k>
 struct ApartFirst {
   static constexpr int at(int i) { return 3 * i + k < 2 * kLanes<float> ? 3 * i + k : 0; }
@@ -74,7 +74,7 @@ struct TogetherSecond {
   }
 };
 
-// The way back.
+// The inverse of `apart`.
 inline void together(Vector<float> *v) {
   const Vector<float> a = v[0], b = v[1], c = v[2];
   v[0] = pick<TogetherSecond<0>>(pick<TogetherFirst<0>>(a, b), c);
@@ -82,7 +82,7 @@ inline void together(Vector<float> *v) {
   v[2] = pick<TogetherSecond<2>>(pick<TogetherFirst<2>>(a, b), c);
 }
 
-// A row of 4 C channels, times scale [4 C] or NULL, becomes two rows of C channels and twice the width.
+// From a row of 4 C channels, times scale [4 C] unless NULL, to two rows of C channels and twice the width.
 inline void haar_row_up(float *top, float *bottom, const float *x, const float *scale, int64_t width, int64_t c_size) {
   constexpr int kWidth = kLanes<float>;
   using Vec = Vector<float>;
@@ -115,7 +115,7 @@ inline void haar_row_up(float *top, float *bottom, const float *x, const float *
   }
 }
 
-// The way back. With `scale`, `out` is multiplied by it, and sums [4 C] grows by x * (out before that).
+// The inverse. With `scale`, x * out is added to its gradient `sums` [4 C], and then out is multiplied by it.
 inline void haar_row_down(float *out, const float *top, const float *bottom, int64_t width, int64_t c_size,
                           const float *scale = nullptr, const float *x = nullptr, float *sums = nullptr) {
   constexpr int kWidth = kLanes<float>;

@@ -1,8 +1,8 @@
-// Matrix products of one tile, held in registers: what the separable layers and the colour head are made of.
+// Matrix products of one tile, in registers, for the separable layers and the RGB layer (corners.cpp).
 //
 //   sum[r][j] = sum over k of a[r * a_row + k * a_k] * b[k * b_k + j],  j over up to kVecs vectors
 //
-// and store(r, vector, sum) takes it from there, so that bias and activation cost no pass of their own.
+// and store(r, vector, sum) gets the result, so that bias and activation need no further pass over memory.
 #pragma once
 
 #include "parallel.h"
@@ -74,10 +74,10 @@ inline float horizontal(Vec v) {
   return sum;
 }
 
-// Calls body(t) for t in [0, parts), each in a thread of its own.
+// Calls body(t) for t in [0, parts), each in a thread of its own. Returns whether every call returned true.
 template <class Body>
-inline void in_parts(int parts, const Body &body) {
-  parallel_for(parts, parts, [&](int64_t t) { body(int(t)); });
+inline bool in_parts(int parts, const Body &body) {
+  return parallel_all(parts, parts, [&](int64_t t) { return body(int(t)); });
 }
 
 }  // namespace

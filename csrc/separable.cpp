@@ -1,12 +1,12 @@
 // Depthwise-separable layers on the CPU in one pass over memory. Compiled once per instruction set; cpu.cpp chooses.
 // api.h has the formula.
 //
-// Pictures are channels_last, so every loop runs over channels with stride one. A thread goes down the rows and takes
+// Images are channels_last, so every loop runs over channels with stride one. A thread goes down the rows and takes
 // some tens of pixels at a time:
-//   1. with up_style, the rows of the inverse Haar transform that come into reach, into a ring of a few;
+//   1. with up_style, the rows of the inverse Haar transform that the taps reach next, into a ring of a few rows;
 //   2. depthwise: v[pixel][channel in], into the cache; the style is a factor on the taps;
-//   3. products: sums over v with the packed pointwise weights, in registers, which are noised, biased, bent and
-//      written once.
+//   3. products: sums over v with the packed pointwise weights, in registers, to which noise, bias and activation are
+//      applied before they are written once.
 #include "separable_tiles.h"
 
 #include "cpu.h"
@@ -24,13 +24,9 @@ bool separable(const ToonSeparable &p, int threads) {
   const int64_t pitch = odd_lines(p.c_in), tile = larger(kTilePixels, round_up(6144 / p.c_in, kRowsAtOnce));
   const int64_t pairs = Input::pairs_for(bands.rows + 2), plane = p.w * p.c_in;
   const float slope = float(p.slope);
-  bool failed = false;
-  in_parts(bands.parts, [&](int part) {
+  return in_parts(bands.parts, [&](int part) {
     float *const v = scratch.get(tile * pitch + 10 * p.c_in + (p.up_style ? pairs * 2 * plane : 0));
-    if (!v) {
-      failed = true;
-      return;
-    }
+    if (!v) return false;
     float *const taps = v + tile * pitch, *const zeros = taps + 9 * p.c_in;
     memset(zeros, 0, p.c_in * sizeof(float));
     Input input{p.x, p.up_style, p.h, p.w, p.c_in, zeros, zeros + p.c_in, pairs};
@@ -59,8 +55,8 @@ bool separable(const ToonSeparable &p, int threads) {
                 });
       }
     });
+    return true;
   });
-  return !failed;
 }
 
 void separable_pack(const ToonSeparablePack &p, int threads) {

@@ -1,13 +1,13 @@
 // The gradient of separable layers on the CPU, in one pass over memory. Compiled once per instruction set; cpu.cpp
-// chooses. api.h has the formula; with du = dy * act'(y), what comes back is
+// chooses. api.h has the formula; with du = dy * act'(y), the gradients are
 //
-//   v = depthwise(in * style)   made again          d_pointwise = du^T v
+//   v = depthwise(in * style)   recomputed          d_pointwise = du^T v
 //   dv = du * pointwise                             d_taps[t] = sum over pixels of dv * (in, shifted by t)
-//   g = turned depthwise(dv)                        d_in = g * style, d_style = sum over pixels of g * in
+//   g = flipped depthwise(dv)                       d_in = g * style, d_style = sum over pixels of g * in
 //
-// A thread goes down the rows as the forward kernel does. Rows of dv are made as they come into reach of the turned
-// depthwise convolution, into a ring of a few; with up_style, so are the rows of `in`. The taps here are those of
-// style * depthwise; what they get is dealt out to the two at the end.
+// A thread goes down the rows as the forward kernel does. Rows of dv are made when the flipped depthwise convolution
+// reaches them, into a ring of a few rows; with up_style, so are the rows of `in`. d_taps is the gradient by the
+// product style * depthwise; `finish` makes those by the two factors from it.
 #include "separable_tiles.h"
 
 #include "cpu.h"
@@ -47,11 +47,10 @@ struct Job {
   const ToonSeparableGrad &p;
   Bands bands;
   int64_t plane, pitch_in, pitch_out, tile, ring_rows, pairs;
-  int64_t sums;  // numbers of a thread's small sums: [n, 9 c_in] taps, [n, c_in] style, [n, 4 c_in] up_style, [c_out]
+  int64_t sums;  // size of a thread's partial sums: [n, 9 c_in] taps, [n, c_in] style, [n, 4 c_in] up_style, [c_out]
   float slope;
 
-  Job(const ToonSeparableGrad &params, int threads)
-      : p(params), bands(p.n, p.h, p.w, p.up_style != nullptr, threads) {
+  Job(const ToonSeparableGrad &params, int threads) : p(params), bands(p.n, p.h, p.w, p.up_style != nullptr, threads) {
     plane = p.w * p.c_in;
     pitch_in = odd_lines(p.c_in);
     pitch_out = odd_lines(p.c_out);
@@ -62,12 +61,12 @@ struct Job {
     slope = float(p.slope);
   }
 
-  // What one thread has.
-  struct Hands {
-    float *du, *v, *taps, *turned, *zeros, *dv, *wide, *ring;
+  // The buffers of one thread.
+  struct Buffers {
+    float *du, *v, *taps, *flipped, *zeros, *dv, *wide, *ring;
     float *d_taps, *d_style, *d_up_style, *d_b, *d_pointwise;
-    bool fresh = true;  // d_pointwise has nothing in it yet
-    int64_t made = 0;   // rows of dv
+    bool fresh = true;  // nothing was added to d_pointwise yet
+    int64_t made = 0;   // rows of dv that are complete
   };
 
   int64_t scratch_size() const {
@@ -75,13 +74,13 @@ struct Job {
     return in_cache + (p.up_style ? (2 + 2 * pairs) * plane : 0);
   }
 
-  Hands hands(float *at, int part) const {
-    Hands my;
+  Buffers buffers(float *at, int part) const {
+    Buffers my;
     const auto cut = [&](int64_t numbers) { return at += numbers, at - numbers; };
     my.du = cut(tile * pitch_out);
     my.v = cut(tile * pitch_in);
     my.taps = cut(9 * p.c_in);
-    my.turned = cut(9 * p.c_in);
+    my.flipped = cut(9 * p.c_in);
     my.zeros = cut(p.c_in);
     my.dv = cut(ring_rows * plane);
     my.wide = p.up_style ? cut(2 * plane) : nullptr;
@@ -96,13 +95,13 @@ struct Job {
     return my;
   }
 
-  Row dv_row(const Hands &my, int64_t y) const {
+  Row dv_row(const Buffers &my, int64_t y) const {
     if (y < 0 || y >= p.h) return {my.zeros, 0};
     return {my.dv + y % ring_rows * plane, p.c_in};
   }
 
-  // du of `count` pixels; of a thread's own pixels the sums by bias and noise, too.
-  void bend(const Hands &my, int64_t n, int64_t first, int64_t count, bool own) const {
+  // du of `count` pixels; for the thread's own pixels also the gradients by bias and noise.
+  void make_du(const Buffers &my, int64_t n, int64_t first, int64_t count, bool own) const {
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = n * p.h * p.w + first + i;
       Vec sum = {};
@@ -118,7 +117,7 @@ struct Job {
   }
 
   // d_pointwise += du^T v of `count` pixels.
-  void by_pointwise(Hands &my, const Input &input, int64_t first, int64_t count) const {
+  void by_pointwise(Buffers &my, const Input &input, int64_t first, int64_t count) const {
     for (int64_t at = first, run; at < first + count; at += run) {
       const int64_t y = at / p.w, x = at % p.w;
       run = smaller(p.w - x, first + count - at);
@@ -137,15 +136,15 @@ struct Job {
     my.fresh = false;
   }
 
-  // The rows of dv to `last`; those in [own_first, own_last) are this thread's own.
-  void make(Hands &my, const Input &input, int64_t n, int64_t last, int64_t own_first, int64_t own_last) const {
+  // The rows of dv up to `last`; those in [own_first, own_last) are this thread's own.
+  void make(Buffers &my, const Input &input, int64_t n, int64_t last, int64_t own_first, int64_t own_last) const {
     for (int64_t at = my.made * p.w, count; at < last * p.w; at += count) {
       const int64_t y = at / p.w;
       const bool own = y >= own_first && y < own_last;
       const int64_t same = own ? smaller(own_last, last) : y < own_first ? own_first : last;
-      const int64_t unbroken = smaller(same, y + ring_rows - y % ring_rows);  // the ring begins anew
+      const int64_t unbroken = smaller(same, y + ring_rows - y % ring_rows);  // the ring wraps round
       count = smaller(tile, unbroken * p.w - at);
-      bend(my, n, at, count, own);
+      make_du(my, n, at, count, own);
       if (p.dx || p.d_depthwise) {
         float *const to = my.dv + (y % ring_rows * p.w + at % p.w) * p.c_in;
         product(count, p.c_in, p.c_out, {my.du, pitch_out, 1}, p.u, kPanel, p.c_out * kPanel,
@@ -156,13 +155,13 @@ struct Job {
     my.made = last;
   }
 
-  // A row of d_in, and d_style unless the taps tell it.
-  void by_input(const Hands &my, const Input &input, int64_t n, int64_t y) const {
+  // A row of d_in, and d_style unless it follows from d_taps.
+  void by_input(const Buffers &my, const Input &input, int64_t n, int64_t y) const {
     const Row rows[3] = {dv_row(my, y - 1), dv_row(my, y), dv_row(my, y + 1)}, in = input.row(y);
     const float *const style = p.style + n * p.c_in;
     float *const d_style = p.d_style && !p.d_depthwise ? my.d_style + n * p.c_in : nullptr;
     float *const to = p.up_style ? my.wide + y % 2 * plane : p.dx + (n * p.h + y) * plane;
-    depthwise(rows, p.w, 0, p.w, my.turned, p.c_in, my.zeros, [&](int64_t i, int64_t c, const Vec *g, auto many) {
+    depthwise(rows, p.w, 0, p.w, my.flipped, p.c_in, my.zeros, [&](int64_t i, int64_t c, const Vec *g, auto many) {
       const Vec s = load_vector(style + c);
       for (int j = 0; j < many(); j++) store_vector(to + (i + j) * p.c_in + c, g[j] * s);
       if (!d_style) return;
@@ -176,7 +175,7 @@ struct Job {
                   my.d_up_style + n * 4 * p.c_in);
   }
 
-  void by_taps(const Hands &my, const Input &input, int64_t n, int64_t y) const {
+  void by_taps(const Buffers &my, const Input &input, int64_t n, int64_t y) const {
     const Row rows[3] = {input.row(y - 1), input.row(y), input.row(y + 1)}, dv = dv_row(my, y);
     along_row(rows, p.w, 0, p.w, my.zeros, [&](int64_t x, auto count, const auto &at) {
       taps_pixels<count()>(my.d_taps + 9 * n * p.c_in, dv.at + x * p.c_in, p.c_in, at);
@@ -186,13 +185,13 @@ struct Job {
   bool part(int part) const {
     float *const memory = scratch.get(scratch_size());
     if (!memory) return false;
-    Hands my = hands(memory, part);
+    Buffers my = buffers(memory, part);
     Input input{p.x, p.up_style, p.h, p.w, p.c_in, my.zeros, my.ring, pairs};
     int64_t own_first = 0;
     bands.each(part, [&](int64_t n, int64_t first, int64_t last) {
       if (n != input.n) {
         arrange_taps(my.taps, p.depthwise, p.style + n * p.c_in, p.c_in, false);
-        arrange_taps(my.turned, p.depthwise, nullptr, p.c_in, true);
+        arrange_taps(my.flipped, p.depthwise, nullptr, p.c_in, true);
         own_first = first;
         my.made = larger(first - 1, 0);
       }
@@ -207,7 +206,7 @@ struct Job {
     return true;
   }
 
-  // Adds up what the threads have, in a fixed order, and deals out what the taps got.
+  // Adds the sums of the threads in a fixed order, and makes d_style and d_depthwise from d_taps.
   void finish(int threads) const {
     float *const total = p.sums;
     for (int part = 1; part < bands.parts; part++)
@@ -243,12 +242,9 @@ struct Job {
 
 bool separable_grad(const ToonSeparableGrad &p, int threads) {
   const Job job(p, threads < p.parts ? threads : int(p.parts));
-  bool failed = false;
-  in_parts(job.bands.parts, [&](int part) {
-    if (!job.part(part)) failed = true;
-  });
-  if (!failed) job.finish(threads);
-  return !failed;
+  if (!in_parts(job.bands.parts, [&](int part) { return job.part(part); })) return false;
+  job.finish(threads);
+  return true;
 }
 
 }  // namespace TOON_ISA

@@ -1,4 +1,4 @@
-// What the forward and the gradient kernels of the separable layers share: depthwise sums, and the rows they go over.
+// Shared by the forward and the gradient kernels of the separable layers: depthwise sums, and the rows they read.
 #pragma once
 
 #include "haar.h"
@@ -8,22 +8,23 @@ namespace toon {
 namespace TOON_ISA {
 namespace {
 
-constexpr int64_t kTilePixels = 96;  // of a matrix product: the weights are read once for so many
+constexpr int64_t kTilePixels = 96;  // rows of a matrix product: each reads the weights once for all of them
 
-// A row of pixels: where the first one is, and how many numbers further the next. One outside the picture is {zeros, 0}.
+// A row of pixels: the first one, and the step to the next. A row outside the image is {zeros, 0}.
 struct Row {
   const float *at;
   int64_t step;
 };
 
-// The taps of [c, 9] as the loops below read them, [c / kWidth, 9, kWidth]; times scale [c] or NULL, or turned round.
-inline void arrange_taps(float *to, const float *taps, const float *scale, int64_t c_size, bool turned) {
+// Taps [c, 9] in the order that the loops below read, [c / kWidth, 9, kWidth]; times scale [c] unless NULL, flipped if
+// `flipped`.
+inline void arrange_taps(float *to, const float *taps, const float *scale, int64_t c_size, bool flipped) {
   for (int64_t c = 0; c < c_size; c++)
     for (int t = 0; t < 9; t++)
-      to[(c / kWidth * 9 + t) * kWidth + c % kWidth] = taps[c * 9 + (turned ? 8 - t : t)] * (scale ? scale[c] : 1);
+      to[(c / kWidth * 9 + t) * kWidth + c % kWidth] = taps[c * 9 + (flipped ? 8 - t : t)] * (scale ? scale[c] : 1);
 }
 
-// kCount pixels side by side; at(i, j) is pixel j - 1 of row i - 1 beside the first of them.
+// kCount adjacent pixels; at(i, j) is the pixel i - 1 rows below and j - 1 columns right of the first of them.
 template <int kCount, class At, class Use>
 inline void depthwise_pixels(const float *taps, int64_t c_size, const At &at, const Use &use) {
   for (int64_t c = 0; c < c_size; c += kWidth, taps += 9 * kWidth) {
@@ -45,7 +46,7 @@ inline void depthwise_pixels(const float *taps, int64_t c_size, const At &at, co
   }
 }
 
-// Calls visit(pixel, count as a constant, at) for all pixels from `first` to `last` of a row, four by four.
+// Calls visit(pixel, count as a constant, at) for the pixels [first, last) of a row, four at a time.
 template <class Visit>
 inline void along_row(const Row *rows, int64_t width, int64_t first, int64_t last, const float *zeros,
                       const Visit &visit) {
@@ -78,18 +79,17 @@ inline void along_row(const Row *rows, int64_t width, int64_t first, int64_t las
   }
 }
 
-// The pixels from `first` to `last` of a row, summed over their neighbourhood: use(pixel, c, sums, how many).
+// Depthwise sums of the pixels [first, last) of a row: calls use(pixel, c, sums, count as a constant).
 template <class Use>
 inline void depthwise(const Row *rows, int64_t width, int64_t first, int64_t last, const float *taps, int64_t c_size,
                       const float *zeros, const Use &use) {
   along_row(rows, width, first, last, zeros, [&](int64_t x, auto count, const auto &at) {
-    depthwise_pixels<count()>(taps, c_size, at,
-                              [&](int64_t c, Vec *sum, auto many) { use(x, c, sum, many); });
+    depthwise_pixels<count()>(taps, c_size, at, [&](int64_t c, Vec *sum, auto many) { use(x, c, sum, many); });
   });
 }
 
-// The rows that a layer's depthwise convolution goes over, for one thread that goes down the pictures: those of x, or
-// those that the inverse Haar transform of x * up_style has. Of these it holds as many as are needed at a time.
+// The rows that a layer's depthwise convolution reads, for one thread that goes down the images: those of x or, with
+// up_style, those of the inverse Haar transform of x * up_style. Of these a ring holds as many as are needed at a time.
 struct Input {
   const float *x, *up_style;
   int64_t h, w, c_size;
@@ -98,12 +98,12 @@ struct Input {
   int64_t pairs;
   int64_t n = -1, next = 0;
 
-  // To reach `reach` rows at a time, counted from one more than a multiple of two.
+  // Pairs of rows that the ring needs for `reach` rows at a time, if the first of them may be the second of a pair.
   static int64_t pairs_for(int64_t reach) { return reach / 2 + 1; }
 
-  void need(int64_t picture, int64_t first, int64_t last) {
+  void need(int64_t image, int64_t first, int64_t last) {
     const int64_t from = larger(first, 0) / 2, to = (smaller(last, h) + 1) / 2;
-    if (picture != n || from > next) n = picture, next = from;
+    if (image != n || from > next) n = image, next = from;
     if (!up_style) return;
     for (; next < to; next++) {
       float *const pair = ring + next % pairs * 2 * w * c_size;
@@ -119,30 +119,30 @@ struct Input {
   }
 };
 
-// How the rows of n pictures are dealt out: bands of `rows` rows, each thread on consecutive ones.
+// How the rows of n images are distributed: bands of `rows` rows; a thread takes consecutive bands.
 struct Bands {
-  int64_t h, rows, per_picture, count;
+  int64_t h, rows, per_image, count;
   int parts;
 
   Bands(int64_t n, int64_t height, int64_t width, bool pairs, int threads) : h(height) {
     rows = smaller((kTilePixels + width - 1) / width, (n * h + threads - 1) / threads);
     rows = smaller(h, round_up(larger(rows, 1), pairs ? 2 : 1));
-    per_picture = (h + rows - 1) / rows;
-    count = n * per_picture;
+    per_image = (h + rows - 1) / rows;
+    count = n * per_image;
     parts = int(smaller(threads, count));
   }
 
-  // The end of the rows of picture n that are this part's.
+  // The end of this part's rows in image n.
   int64_t last_row(int part, int64_t n) const {
-    return smaller(h, (count * (part + 1) / parts - n * per_picture) * rows);
+    return smaller(h, (count * (part + 1) / parts - n * per_image) * rows);
   }
 
-  // body(picture, first row, last row)
+  // Calls body(image, first row, end of the rows) for the bands of a part.
   template <class Body>
   void each(int part, const Body &body) const {
     for (int64_t b = count * part / parts; b < count * (part + 1) / parts; b++) {
-      const int64_t first = b % per_picture * rows;
-      body(b / per_picture, first, smaller(first + rows, h));
+      const int64_t first = b % per_image * rows;
+      body(b / per_image, first, smaller(first + rows, h));
     }
   }
 };

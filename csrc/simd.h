@@ -1,7 +1,7 @@
-// Vectors as wide as the instruction set has them, and numbers on their way between memory and registers.
+// Vectors of the width of the instruction set, and loads and stores of numbers.
 //
-// Written with the vector types that GCC and Clang share, so that one source serves every width; intrinsics only
-// for what these cannot say: half conversions in one instruction, and stores that go past the cache.
+// Written with the vector types that GCC and Clang share, so that one source serves every width; intrinsics only for
+// half conversions in one instruction and for stores past the cache, which these types cannot express.
 #pragma once
 
 #include <utility>
@@ -49,7 +49,8 @@ inline Bits load_halves(const void *p) {
 #if defined(__AVX512F__)
   return bit_cast<Bits>(_mm512_maskz_cvtepu16_epi32(-1, load_as<__m256i>(p)));
 #elif defined(__AVX2__)
-  return bit_cast<Bits>(_mm256_cvtepu16_epi32(load_as<__m128i>(p)));  // GCC 12 makes four of it
+  return bit_cast<Bits>(
+      _mm256_cvtepu16_epi32(load_as<__m128i>(p)));  // GCC 12 compiles the plain form to four instructions
 #else
   return __builtin_convertvector(load_as<Halves>(p), Bits);
 #endif
@@ -138,10 +139,10 @@ inline void narrow(S *to, const Compute<S> *from, int64_t n) {
   }
 }
 
-// A store to memory that is not in the cache first reads it. For an output that no cache will hold until it is
-// read, going past the cache saves that third of the traffic; kernels then form rows in a buffer and copy_past_cache.
-// Below that it is slower: who reads the output next finds it in no cache. An output that shares its memory with an
-// input has just been read.
+// A store to memory that is not in the cache first reads it. For an output too large to be in a cache when it is read
+// next, a store past the cache saves that read, a third of the traffic; kernels then form rows in a buffer and call
+// copy_past_cache. For smaller outputs it is slower, because the next reader does not find them in the cache. An output
+// that shares its memory with an input is in the cache already.
 #ifdef __SSE2__
 inline bool past_cache(int64_t bytes, const void *out, const void *in) { return bytes > 64 << 20 && out != in; }
 

@@ -16,8 +16,8 @@
 #define TOON_HD inline __attribute__((always_inline))  // a call inside a loop would keep it from being vectorised
 #endif
 
-// The CPU sources are compiled once per instruction set. All they include lives in a namespace named after
-// it, so that the linker can never hand AVX-512 code to a processor without it by merging equal names.
+// The CPU sources are compiled once per instruction set. Everything they include is in a namespace named after it;
+// otherwise the linker would merge equal names, and a processor without AVX-512 could get AVX-512 code.
 #ifndef TOON_ISA
 #define TOON_ISA baseline
 #endif
@@ -25,8 +25,12 @@
 namespace toon {
 namespace TOON_ISA {
 
-struct Float16 { uint16_t bits; };
-struct BFloat16 { uint16_t bits; };
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
 
 template <class S>
 using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
@@ -61,7 +65,7 @@ template <class F, class U>
 TOON_HD F from_float16(U half) {
   const U sign = (half & 0x8000u) << 16, magnitude = (half & 0x7fffu) << 13;
   const U normal = magnitude + (uint32_t(127 - 15) << 23);
-  // A subnormal is mantissa * 2^-24: give it the exponent of 2^-14, then take the implied one away again.
+  // A subnormal is mantissa * 2^-24: give it the exponent of 2^-14, then subtract the implied one.
   const U subnormal = bit_cast<U>(bit_cast<F>(magnitude + (113u << 23)) - 0x1p-14f);
   const U special = magnitude | 0x7f800000u;  // infinity, NaN
   const U finite = magnitude < (1u << 23) ? subnormal : normal;
@@ -97,7 +101,9 @@ TOON_HD float load(Float16 x) {
 }
 
 template <class S>
-TOON_HD S store(Compute<S> x) { return x; }
+TOON_HD S store(Compute<S> x) {
+  return x;
+}
 
 template <>
 TOON_HD BFloat16 store<BFloat16>(float x) {

@@ -6,8 +6,8 @@
 namespace toon {
 namespace TOON_ISA {
 
-// An output sample sees the taps tap, tap + up, tap + 2 up, ... of the (correlation) filter, lying over the
-// input samples input, input + 1, ...: the zeros inserted in between are never visited.
+// An output sample is a sum over the taps tap, tap + up, tap + 2 up, ... of the (correlation) filter and the input
+// samples input, input + 1, ...; the zeros inserted in between are skipped.
 template <class Int>
 struct Taps {
   Int input;
@@ -37,8 +37,8 @@ TOON_HD Taps<Int> clip(Taps<Int> t, Int up, Int size) {
   return t;
 }
 
-// Whether f [height, width] is, to rounding, the outer product of a column and a row; writes both.
-// If it is, its row and column sums are multiples of them. A filter whose taps add up to 0 is not recognised.
+// Whether f [height, width] is, up to rounding, the outer product of a column and a row; writes both. If it is, its row
+// and column sums are multiples of them. A filter whose taps sum to 0 is not recognised.
 template <class A>
 TOON_HD bool factorise(const A *f, int height, int width, A *column, A *row) {
   A total = 0;

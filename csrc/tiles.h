@@ -1,4 +1,4 @@
-// What kernels that work on tiles in a thread's cache share: vectors of floats, panels of weights, scratch memory.
+// Shared by the kernels that work on tiles in a thread's cache: vectors of floats, panels of weights, workspace.
 #pragma once
 
 #include <stdlib.h>
@@ -11,15 +11,15 @@ namespace {
 
 using Vec = Vector<float>;
 constexpr int kWidth = kLanes<float>;
-constexpr int kRowsAtOnce = kVectorBytes == 64 ? 12 : 6;  // twice as many sums, 2 weights, 1 input: of 32 or 16 registers
+constexpr int kRowsAtOnce = kVectorBytes == 64 ? 12 : 6;  // 24 or 12 sums, 2 weights and 1 input in 32 or 16 registers
 constexpr int kPanel = 2 * kWidth;                        // columns of a panel of packed weights
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Numbers from row to row of a tile: an odd multiple of a cache line, or rows would fight for the same places in it.
+// Numbers from row to row of a tile: an odd number of cache lines, so that rows map to different sets of the cache.
 inline int64_t odd_lines(int64_t numbers) { return ((numbers + 15) / 16 | 1) * 16; }
 
-// Per thread and kept: fresh pages for every call would cost more than the work.
+// Workspace of a thread, kept between calls: page faults of new memory would cost more than the work.
 struct Scratch {
   float *data = nullptr;
   int64_t size = 0;

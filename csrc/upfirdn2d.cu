@@ -1,5 +1,5 @@
-// upfirdn2d on CUDA: the filters of fir.h, and nothing after them.
-#include "fir.h"
+// upfirdn2d on CUDA: the filters of fir_cuda.h, and nothing after them.
+#include "fir_cuda.h"
 
 namespace toon {
 namespace TOON_ISA {
@@ -8,17 +8,40 @@ namespace {
 struct Plain {
   struct Line {};
   template <class Int>
-  TOON_HD Line line(Int, Int) const { return {}; }
+  TOON_HD Line line(Int, Int) const {
+    return {};
+  }
   template <class A, class Int>
-  TOON_HD A operator()(A v, Line, Int, Int) const { return v; }
+  TOON_HD A operator()(A v, Line, Int, Int) const {
+    return v;
+  }
 };
 
 template <class S>
 cudaError_t run(const ToonUpfirdn2d &p, const Stream &stream) {
-  const Fir<S, int64_t, Plain> a{
-      static_cast<S *>(p.out), static_cast<const S *>(p.x), static_cast<const Compute<S> *>(p.f), p.n, p.c,
-      p.in_h, p.in_w, p.out_h, p.out_w, p.f_h, p.f_w, p.up_x, p.up_y, p.down_x, p.down_y, p.pad_x0, p.pad_y0,
-      p.flip != 0, p.channels_last != 0, false, false, Compute<S>(p.gain), Plain{}};
+  const Fir<S, int64_t, Plain> a{static_cast<S *>(p.out),
+                                 static_cast<const S *>(p.x),
+                                 static_cast<const Compute<S> *>(p.f),
+                                 p.n,
+                                 p.c,
+                                 p.in_h,
+                                 p.in_w,
+                                 p.out_h,
+                                 p.out_w,
+                                 p.f_h,
+                                 p.f_w,
+                                 p.up_x,
+                                 p.up_y,
+                                 p.down_x,
+                                 p.down_y,
+                                 p.pad_x0,
+                                 p.pad_y0,
+                                 p.flip != 0,
+                                 p.channels_last != 0,
+                                 false,
+                                 false,
+                                 Compute<S>(p.gain),
+                                 Plain{}};
   return fir<true>(a, stream);
 }
 
@@ -30,7 +53,6 @@ const char *toon_upfirdn2d_cuda(const ToonUpfirdn2d *p, int device, void *stream
   if (const char *error = toon_invalid(*p)) return error;
   if (p->separable) return "a separable filter takes two passes on CUDA, one per axis";
   if (p->n * p->c == 0) return nullptr;
-  return toon::on_device(p->dtype, device, stream, [&](auto storage, const toon::Stream &s) {
-    return toon::run<decltype(storage)>(*p, s);
-  });
+  return toon::on_device(p->dtype, device, stream,
+                         [&](auto storage, const toon::Stream &s) { return toon::run<decltype(storage)>(*p, s); });
 }

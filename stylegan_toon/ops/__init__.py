@@ -1,7 +1,7 @@
-"""Floor 1: the ops everything else is built from.
+"""The ops that the networks are built from: each file has one op or one kind of layer.
 
-Each op has a compiled implementation (``csrc``) and a pure-PyTorch reference beside it; ``status()`` tells
-which one is live on this machine, and why.
+Each op has a compiled implementation (``csrc``) and a pure-PyTorch reference; ``status()`` tells which of them runs on
+this machine, and why.
 """
 
 from .bias_act import bias_act

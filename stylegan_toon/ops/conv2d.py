@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from .conv3x3 import conv3x3, kind_of
 from .epilogue import epilogue
 from .layer3x3 import demodulation, layer3x3, weight_energy
 from .upfirdn2d import upfirdn2d
-from .workspace import numbers
+from .workspace import empty_flat
 
 
 def conv2d_resample(
@@ -31,11 +32,14 @@ def conv2d_resample(
         x: ``[N, C_in, H, W]``.
         w: ``[C_out, C_in, kh, kw]``, same dtype as ``x``.
         f: float32 filter from :func:`setup_filter`, 1-D (separable) or 2-D. None = no filtering.
-        up, down: integer factors; not both above 1.
-        padding: zeros on each side, measured in upsampled samples.
+        up, down: Integer factors; not both above 1.
+        padding: Zeros on each side, in samples of the upsampled image.
 
     Returns:
         ``[N, C_out, H * up // down, W * up // down]`` when ``padding = kernel // 2``.
+
+    Raises:
+        ValueError: both ``up`` and ``down`` are above 1.
     """
     if up > 1 and down > 1:
         raise ValueError("conv2d_resample: up and down cannot both be above 1.")
@@ -53,7 +57,7 @@ def conv2d_resample(
         if kh == 1 and kw == 1:  # a 1x1 convolution commutes with dropping samples
             return F.conv2d(upfirdn2d(x, f, down=down, padding=pad), w)
         return F.conv2d(upfirdn2d(x, f, padding=pad), w, stride=down)
-    if kh == 1 and kw == 1:  # ... and with inserting zeros
+    if kh == 1 and kw == 1:  # and with inserting zeros
         return upfirdn2d(F.conv2d(x, w), f, up=up, padding=_up_padding(f, up, padding), gain=up**2)
     x, pad = _transposed(x, w, f, up, padding)
     return upfirdn2d(x, f, padding=pad, gain=up**2)
@@ -68,10 +72,10 @@ def _up_padding(f: Tensor | None, up: int, padding: int) -> list[int]:
 
 
 def _transposed(x: Tensor, w: Tensor, f: Tensor | None, up: int, padding: int) -> tuple[Tensor, list[int]]:
-    """Upsampling before its filter, and what is left of the padding for the filter to do."""
+    """The transposed convolution of an upsampling layer, and the padding that its filter still has to add."""
     kh, kw = w.shape[2:]
     pad = _up_padding(f, up, padding)
-    # What the transposed convolution has already padded comes off the filter's padding.
+    # The transposed convolution pads by its kernel: subtract that from the padding of the filter.
     pad = [pad[0] - (kw - 1), pad[1] - (kw - up), pad[2] - (kh - 1), pad[3] - (kh - up)]
     crop_y, crop_x = max(min(-pad[2], -pad[3]), 0), max(min(-pad[0], -pad[1]), 0)
     x = F.conv_transpose2d(x, w.transpose(0, 1), stride=up, padding=(crop_y, crop_x))
@@ -99,19 +103,19 @@ def conv_layer(
     ``bias_act(conv2d_resample(x * s, w * weight_gain, f, up=up, down=down) * d + noise, b, act=act, gain=gain,
     clamp=clamp)``, padded by half the kernel. With styles ``s``, ``d = rsqrt(sum_ik (w s)^2 + 1e-8)`` brings the output
     back to unit variance: StyleGAN2 (Karras et al. 2020), section 2.2, equations 1 and 3, in the form that scales
-    activations instead of weights. Both forms are equal; this one needs no per-sample weights and so no grouped
-    convolution. Where the compiled convolution takes it, all of that is one pass over memory; else the convolution is
-    one and the rest another.
+    activations instead of weights. Both forms are equal; this one needs no weights for each sample and so no grouped
+    convolution. Where the compiled kernel takes the convolution, the layer is one pass over memory; otherwise the
+    convolution is one and the rest another.
 
     Args:
         x: ``[N, C_in, H, W]``.
         w, b: ``[C_out, C_in, k, k]`` and ``[C_out]``, any floating dtype.
-        weight_gain: factor on ``w``; without styles.
+        weight_gain: Factor on ``w``; only without styles, whose demodulation would cancel it.
         styles: ``[N, C_in]`` float32, or None: neither scaling nor demodulation.
         noise: ``[N or 1, 1, H', W']`` or ``[H', W']``, added after demodulation; or None.
         f, up, down: as in :func:`conv2d_resample`.
         act, gain, clamp: as in :func:`bias_act`.
-        keep: the weights will be used again: keep what is computed from them alone.
+        keep: Keep what is computed from the weights alone until they change: they will be used again.
 
     Returns:
         ``[N, C_out, H * up // down, W * up // down]``, dtype of ``x``.
@@ -144,11 +148,13 @@ def conv_layer(
         # The filter commutes with the weights and comes first.
         wide = upfirdn2d(x, f, up=2, padding=[3, 2, 3, 2], gain=4) if up == 2 else F.pad(x, [1] * 4)
         x, energy = _matrix_product(wide, w, flip=up == 2, keep=keep, modulated=styles is not None)
-        scale = scale if styles is None else demodulation(styles, energy)
+        if styles is not None and energy is not None:
+            scale = demodulation(styles, energy)
     elif up > 1 and w.shape[-1] > 1:
         x, pad = _transposed(x, w, f, up, padding)
-        rest = dict(scale=scale, noise=noise, act=act, gain=gain, clamp=clamp)
-        return epilogue(x, b, f=f, padding=pad, fir_gain=up**2, **rest)
+        return epilogue(
+            x, b, scale=scale, noise=noise, f=f, padding=pad, fir_gain=up**2, act=act, gain=gain, clamp=clamp
+        )
     else:
         x = conv2d_resample(x, w, f, up=up, down=down, padding=padding)
     if scale is None and noise is None and b is None:
@@ -160,15 +166,15 @@ _SLOPES = {"linear": 1.0, "relu": 0.0, "lrelu": ACTIVATIONS["lrelu"].default_alp
 
 
 def _few(x: Tensor, w: Tensor, padding: int) -> bool:
-    """Whether a 3x3 convolution on the CPU is mostly reading its weights."""
+    """Whether a 3x3 convolution on the CPU has so few pixels that it spends most of its time reading the weights."""
     few = x.shape[2] * x.shape[3] <= 64 and x.is_cpu and x.dtype == torch.float32 and padding == 1
     return few and w.shape[2:] == (3, 3) and not library.reference_wanted()
 
 
 def _matrix_product(x: Tensor, w: Tensor, flip: bool, keep: bool, modulated: bool) -> tuple[Tensor, Tensor | None]:
-    """``F.conv2d(x, w)`` of few pixels, with the taps turned round if ``flip``; `weight_energy` too if ``modulated``.
+    """``F.conv2d(x, w)`` for few pixels, with flipped taps if ``flip``; and `weight_energy` if ``modulated``.
 
-    It reads the weights where they lie; torch's convolution rearranges them first, forwards and twice backwards.
+    It reads the weights in place; torch's convolution rearranges them first, forwards and twice backwards.
     """
     n, c, height, width = x.shape
     columns = F.unfold(x, 3)  # [N, 9 C, pixels]
@@ -184,16 +190,17 @@ def _matrix_product(x: Tensor, w: Tensor, flip: bool, keep: bool, modulated: boo
 
 
 class _Product(torch.autograd.Function):
-    """``w.flatten(1) @ columns`` and `weight_energy`: together, because both gradients by w then go to one place."""
+    """``w.flatten(1) @ columns`` and `weight_energy`, together so that both gradients by w are summed in one tensor."""
 
     @staticmethod
-    def forward(ctx, columns, w):
+    def forward(ctx: Any, columns: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(columns, w)
-        square = torch.mul(w, w, out=numbers(w.numel()).view_as(w))
+        square = torch.mul(w, w, out=empty_flat(w.numel()).view_as(w))
         return w.flatten(1) @ columns, square.sum(dim=(2, 3)).t()
 
     @staticmethod
-    def backward(ctx, dy, d_energy):
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        dy, d_energy = grad_outputs
         columns, w = ctx.saved_tensors
         d_columns = w.flatten(1).t() @ dy if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
@@ -209,7 +216,7 @@ class _Product(torch.autograd.Function):
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     """1x1 convolution with per-sample styles and no demodulation, as a matrix product: the ``torgb`` layer.
 
-    ``conv(x * s) = conv(x)`` with weights ``w * s``, of which a sample has few: no scaled copy of ``x`` is made.
+    ``conv(x * s, w) = conv(x, w * s)``, and ``w * s`` is small: no scaled copy of ``x`` is made.
 
     Args:
         x: ``[N, C_in, H, W]``, contiguous or channels_last.
@@ -229,21 +236,22 @@ def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
 
 
 class _Narrow(torch.autograd.Function):
-    """``x @ w.mT``, ``[N, P, C]`` and ``[N, 3, C]``.
+    """``x @ w.mT`` of ``x [N, P, C]`` and ``w [N, 3, C]``.
 
-    torch's own gradient by w, ``(x.mT @ dy).mT``, is a product with a narrow right side, which BLAS is slow at.
+    torch's own gradient by w, ``(x.mT @ dy).mT``, is a product with a narrow right side, for which BLAS is slow.
     """
 
     @staticmethod
-    def forward(ctx, x, w):
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
         ctx.save_for_backward(x, w)
         return x @ w.mT
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (dy,) = grad_outputs
         x, w = ctx.saved_tensors
         dw = dy.mT @ x if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, dw
         plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32
-        return dy @ w if plain else torch.matmul(dy, w, out=numbers(x.numel()).view(x.shape)), dw
+        return dy @ w if plain else torch.matmul(dy, w, out=empty_flat(x.numel()).view(x.shape)), dw

@@ -2,21 +2,22 @@
 
     y = clamp(gain * act(v * scale + noise + b)),    v = fir(x)
 
-v is x through the FIR filter of an upsampling layer (or x itself), ``scale`` the demodulation. Apart, these are
-five passes: filter, scale, noise, bias and activation.
+v is x after the FIR filter of an upsampling layer (or x itself), and ``scale`` is the demodulation. Done separately,
+these are five passes: filter, scale, noise, bias and activation.
 
-The backward pass keeps y, which the next layer keeps anyway, and neither x nor v: linear, relu and lrelu are
-y = m * u, with a slope m that the sign of y tells, so what the scale's gradient needs of v is
-du * v = (dy * y - du * (noise + b)) / scale. One pass over dy and y gives du * scale, which the turned filter takes
-to x, and all the sums. It is itself an op, ``epilogue_grad``, and differentiable, for path length regularisation.
+The backward pass keeps y, which the next layer keeps anyway, and neither x nor v. For linear, relu and lrelu,
+y = m * u with a slope m that follows from the sign of y; so the gradient by the scale, the sum of du * v, is that of
+(dy * y - du * (noise + b)) / scale. One pass over dy and y gives du * scale, from which the flipped filter makes the
+gradient by x, and all the sums. It is an op itself, ``epilogue_grad``, and differentiable, for path length
+regularisation.
 
 Half types are computed in float32 and rounded once.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,11 @@ from torch import Tensor
 
 from . import library, workspace
 from .bias_act import ACTIVATIONS, bias_act
-from .upfirdn2d import MAX_TAPS, _padding, upfirdn2d
+from .registration import define, define_out, refuse_gradient
+from .structs import Epilogue, EpilogueGrad, address
+from .upfirdn2d import MAX_TAPS, padding_of, upfirdn2d
 
-_BELOW = {"linear": 1.0, "relu": 0.0}  # the slope below zero of the activations that are two straight lines
+_BELOW = {"linear": 1.0, "relu": 0.0}  # slope below zero of the piecewise linear activations; lrelu: alpha
 
 
 def epilogue(
@@ -54,8 +57,8 @@ def epilogue(
     Args:
         x: [N, C, H, W], floating point; contiguous and channels_last memory are kept as they are.
         b: Bias [C], or None.
-        scale: [N, C], the demodulation, or None. Its gradient is read off the result and divided by it: where
-            it is 0 there is none (NaN).
+        scale: [N, C], the demodulation, or None. Its gradient is computed from the result and divided by the scale,
+            so it is NaN where the scale is 0.
         noise: [N, 1, H', W'], or [1, 1, H', W'] or [H', W'] for the same noise in every image; or None.
         f: [taps] (both axes) or [height, width], up to 32 taps an axis, a constant; None = no filter.
         padding: int, [x, y] or [x0, x1, y0, y1]; negative crops. Only with a filter.
@@ -82,22 +85,22 @@ def epilogue(
         raise ValueError(f"x is {x.dtype} {list(x.shape)}, but must be floating point [N, C, H, W]")
     alpha = spec.default_alpha if alpha is None else float(alpha)
     if alpha < 0:
-        raise ValueError(f"alpha is {alpha}, but must not be negative (the output would not tell the slope)")
+        raise ValueError(f"alpha is {alpha}, but must not be negative: the sign of the output tells the slope")
     gain = spec.default_gain if gain is None else float(gain)
     clamp = -1.0 if clamp is None else float(clamp)
     dtype = library.compute_dtype(x.dtype)
-    padding = _padding(padding)
-    if f is None and padding != [0, 0, 0, 0]:
-        raise ValueError(f"padding is {padding}, but there is no filter")
+    pad = padding_of(padding)
+    if f is None and pad != [0, 0, 0, 0]:
+        raise ValueError(f"padding is {pad}, but there is no filter")
     if f is not None:
         if f.ndim not in (1, 2) or not 1 <= f.shape[0] <= MAX_TAPS or not 1 <= f.shape[-1] <= MAX_TAPS:
             raise ValueError(f"f is {list(f.shape)}, but must be [taps] or [height, width] with 1 to {MAX_TAPS} taps")
         if f.requires_grad:
             raise ValueError("f requires a gradient, but the filter is a constant: detach it")
         f = f.to(dtype)
-    n, c, h, w = _output_size(x, f, padding)
+    n, c, h, w = _output_size(x, f, pad)
     if h < 1 or w < 1:
-        raise ValueError(f"the padded image is smaller than the filter: x is {list(x.shape)}, padding {padding}")
+        raise ValueError(f"the padded image is smaller than the filter: x is {list(x.shape)}, padding {pad}")
     if noise is not None and noise.ndim == 2:
         noise = noise[None, None]
     for name, operand, shapes in (
@@ -107,10 +110,10 @@ def epilogue(
             raise ValueError(f"{name} is {list(operand.shape)}, but must be {list(shapes[0])}")
     b, scale, noise = (None if t is None else t.to(dtype) for t in (b, scale, noise))
     if act not in ("linear", "relu", "lrelu"):
-        u = _before_bias(x, f, scale, noise, padding, flip_filter, float(fir_gain))
+        u = _before_bias(x, f, scale, noise, pad, flip_filter, float(fir_gain))
         y = bias_act(u, b, act=act, alpha=alpha, gain=gain, clamp=clamp).to(x.dtype)
-        return y if out is None else _copy_out(y, x, f, scale, noise, b, padding, out=out)
-    arguments = (x, f, scale, noise, b, padding, flip_filter, float(fir_gain), _BELOW.get(act, alpha), gain, clamp)
+        return y if out is None else _copy_out(y, x, f, scale, noise, b, pad, out=out)
+    arguments = (x, f, scale, noise, b, pad, flip_filter, float(fir_gain), _BELOW.get(act, alpha), gain, clamp)
     if library.reference_wanted():
         y = _reference(*arguments)
         return y if out is None else _copy_out(y, *arguments, out=out)
@@ -127,17 +130,26 @@ def _output_size(x: Tensor, f: Tensor | None, padding: list[int]) -> tuple[int, 
     return n, c, h + padding[2] + padding[3] - f.shape[0] + 1, w + padding[0] + padding[1] - f.shape[-1] + 1
 
 
-def _empty_output(x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b, padding, *_) -> Tensor:
+def _empty_output(
+    x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None, padding: list[int],
+    *_: object,
+) -> Tensor:  # fmt: skip
     layout = torch.channels_last if library.is_channels_last(x) else torch.contiguous_format
     return torch.empty(_output_size(x, f, padding), dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _check_out(x: Tensor, f: Tensor | None, scale, noise, b, padding: list[int], *_, out: Tensor) -> None:
+def _check_out(
+    x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None, padding: list[int],
+    *_: object, out: Tensor,
+) -> None:  # fmt: skip
     library.check_out(out, library.dense(x), _output_size(x, f, padding))
 
 
-def _copy_out(y: Tensor, x: Tensor, f: Tensor | None, scale, noise, b, *options, out: Tensor) -> Tensor:
-    library.refuse_gradient(x, scale, noise, b, out)
+def _copy_out(
+    y: Tensor, x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None, *options: Any,
+    out: Tensor,
+) -> Tensor:  # fmt: skip
+    refuse_gradient(x, scale, noise, b, out)
     _check_out(x, f, scale, noise, b, *options, out=out)
     return out.copy_(y)
 
@@ -176,7 +188,7 @@ def _reference_grad(
 ) -> tuple[Tensor, Tensor, Tensor]:
     flow, result = (t.to(library.compute_dtype(y.dtype)) for t in (dy, y))
     if clamp >= 0:
-        limit = torch.tensor(clamp, dtype=y.dtype).item()  # as y was rounded
+        limit = torch.tensor(clamp, dtype=y.dtype).item()  # rounded as y is
         flow = torch.where(result.abs() >= limit, 0.0, flow)
     du = torch.where(result * gain > 0, flow, flow * alpha) * gain
     du_v = flow * result if noise is None else flow * result - du * noise
@@ -186,17 +198,14 @@ def _reference_grad(
 
 # ---------------------------------------------------------------- compiled
 
-_PARAMS = struct.Struct("6P15q4d")  # ToonEpilogue of csrc/api.h
-_GRAD_PARAMS = struct.Struct("7P8q3d")  # ToonEpilogueGrad
 
-
-def _address(name: str, operand: Tensor | None, x: Tensor, sizes: Sequence[int]) -> int:
-    """Where a small operand of ``x`` begins, 0 for none. Raises ValueError if it is not what a kernel takes it for."""
+def _checked(name: str, operand: Tensor | None, x: Tensor, sizes: Sequence[int]) -> int | None:
+    """The address of a small operand of ``x``. Raises ValueError if it is not what a kernel expects."""
     if operand is None:
-        return 0
+        return None
     library.check_operand(name, operand, x.device, library.compute_dtype(x.dtype))
     if operand.numel() not in sizes or not operand.is_contiguous():
-        raise ValueError(f"{name} is {list(operand.shape)}, which does not go with {list(x.shape)}")
+        raise ValueError(f"{name} is {list(operand.shape)}, which does not fit {list(x.shape)}")
     return operand.data_ptr()
 
 
@@ -210,26 +219,31 @@ def _forward(
         y = _reference(x, f, scale, noise, b, padding, flip_filter, fir_gain, alpha, gain, clamp)
         return y if out is None else out.copy_(y)
     if out is None:
-        out = workspace.lent(_empty_output(x, f, scale, noise, b, padding))
+        out = workspace.reused(_empty_output(x, f, scale, noise, b, padding))
     if out.numel() == 0:
         return out
     if f is not None and f.ndim == 1 and x.is_cuda:
         f = f.outer(f)
     f, scale, noise, b = (None if t is None else t.contiguous() for t in (f, scale, noise, b))
     n, c, h, w = out.shape
-    params = _PARAMS.pack(
-        out.data_ptr(), x.data_ptr(), _address("f", f, x, [0 if f is None else f.numel()]),
-        _address("scale", scale, x, [n * c]), _address("noise", noise, x, [n * h * w, h * w]),
-        _address("b", b, x, [c]), n, c, x.shape[2], x.shape[3], h, w,
-        *((1, 1) if f is None else (f.shape[0], f.shape[-1])), padding[0], padding[2], flip_filter,
-        f is not None and f.ndim == 1, noise is not None and noise.shape[0] == 1,
-        library.is_channels_last(x), library.DTYPES[x.dtype], fir_gain, alpha, gain, clamp,
+    f_h, f_w = (1, 1) if f is None else (f.shape[0], f.shape[-1])
+    params = Epilogue(
+        out=address(out), x=address(x), f=_checked("f", f, x, [0 if f is None else f.numel()]),
+        scale=_checked("scale", scale, x, [n * c]), noise=_checked("noise", noise, x, [n * h * w, h * w]),
+        b=_checked("b", b, x, [c]),
+        n=n, c=c, in_h=x.shape[2], in_w=x.shape[3], out_h=h, out_w=w, f_h=f_h, f_w=f_w,
+        pad_x0=padding[0], pad_y0=padding[2], flip=flip_filter, separable=f is not None and f.ndim == 1,
+        shared_noise=noise is not None and noise.shape[0] == 1, channels_last=library.is_channels_last(x),
+        dtype=library.DTYPES[x.dtype], fir_gain=fir_gain, alpha=alpha, gain=gain, clamp=clamp,
     )  # fmt: skip
     library.launch("epilogue", out, params)
     return out
 
 
-def _forward_out(x: Tensor, f: Tensor | None, scale, noise, b, *options, out: Tensor) -> None:
+def _forward_out(
+    x: Tensor, f: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None, *options: Any,
+    out: Tensor,
+) -> None:  # fmt: skip
     _check_out(x, f, scale, noise, b, *options, out=out)
     x = library.dense(x)
     in_place = f is None and out.data_ptr() == x.data_ptr()
@@ -238,7 +252,7 @@ def _forward_out(x: Tensor, f: Tensor | None, scale, noise, b, *options, out: Te
 
 
 def _parts(y: Tensor, cuda: bool) -> tuple[int, int]:
-    """(pixels, channels) whose sums the gradient kernel hands back together; csrc/epilogue.cu, csrc/epilogue.cpp."""
+    """(pixels, channels) in a partial sum of the gradient kernel: csrc/epilogue.cpp, csrc/epilogue_grad.cu."""
     channels_last, channels, pack = library.is_channels_last(y), y.shape[1], 16 // y.element_size()
     if not cuda:
         return 128 if channels_last else 2048, channels
@@ -254,7 +268,12 @@ def gradient(
     dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, alpha: float, gain: float, clamp: float,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """What ToonEpilogueGrad of csrc/api.h says, its sums added up; the first into ``out``, which may be ``dy``."""
+    """The results of ToonEpilogueGrad (csrc/api.h) with their partial sums added up.
+
+    Returns:
+        ``du * scale``, in ``out`` if given, which may be ``dy``; the channel sums [2, N, C]; the pixel sums
+        [N, 1, H, W].
+    """
     y = library.dense(y)
     dy = library.same_layout(dy, y)
     library.check_operand("dy", dy, y.device, y.dtype)
@@ -264,15 +283,16 @@ def gradient(
     pixels = h * w
     chunk, group = _parts(y, y.is_cuda)
     dtype = library.compute_dtype(y.dtype)
-    out = workspace.lent(torch.empty_like(y)) if out is None else out
+    out = workspace.reused(torch.empty_like(y)) if out is None else out
     channel_sums = torch.empty([2, n, -(-pixels // chunk), c], dtype=dtype, device=y.device)
     pixel_sums = torch.empty([-(-c // group), n, 1, h, w], dtype=dtype, device=y.device)
     scale, noise = (None if t is None else t.contiguous() for t in (scale, noise))
-    params = _GRAD_PARAMS.pack(
-        out.data_ptr(), channel_sums.data_ptr(), pixel_sums.data_ptr(), dy.data_ptr(), y.data_ptr(),
-        _address("scale", scale, y, [n * c]), _address("noise", noise, y, [n * pixels, pixels]),
-        n, c, pixels, chunk, group, noise is not None and noise.shape[0] == 1,
-        library.is_channels_last(y), library.DTYPES[y.dtype], alpha, gain, clamp,
+    params = EpilogueGrad(
+        out=address(out), channel_sums=address(channel_sums), pixel_sums=address(pixel_sums),
+        dy=address(dy), y=address(y), scale=_checked("scale", scale, y, [n * c]),
+        noise=_checked("noise", noise, y, [n * pixels, pixels]), n=n, c=c, pixels=pixels, chunk=chunk, group=group,
+        shared_noise=noise is not None and noise.shape[0] == 1, channels_last=library.is_channels_last(y),
+        dtype=library.DTYPES[y.dtype], alpha=alpha, gain=gain, clamp=clamp,
     )  # fmt: skip
     library.launch("epilogue_grad", out, params)
     return out, channel_sums.sum(2), pixel_sums.sum(0)
@@ -281,95 +301,97 @@ def gradient(
 # ---------------------------------------------------------------- autograd
 
 
-class _Epilogue(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, f, scale, noise, b, *options):
-        y = library.below_autograd(_EPILOGUE, x, f, scale, noise, b, *options)
-        ctx.options, ctx.size = options, x.shape[2:]
-        ctx.save_for_backward(y, f, scale, noise, b)
-        return y
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, f, scale, noise, b, *ctx.options = inputs
+    ctx.size = x.shape[2:]
+    ctx.save_for_backward(output, f, scale, noise, b)
 
-    @staticmethod
-    def backward(ctx, dy):
-        y, f, scale, noise, b = ctx.saved_tensors
-        padding, flip_filter, fir_gain, *pointwise = ctx.options
-        dv, channel_sums, pixel_sums = _EPILOGUE_GRAD(dy, y, scale, noise, *pointwise)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = dv if f is None else _to_input(dv, f, padding, flip_filter, fir_gain, ctx.size)
-        small = small_gradients(channel_sums, pixel_sums, scale, noise, b, ctx.needs_input_grad[2:5])
-        return dx, None, *small, None, None, None, None, None, None
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    y, f, scale, noise, b = ctx.saved_tensors
+    padding, flip_filter, fir_gain, *pointwise = ctx.options
+    dv, channel_sums, pixel_sums = _EPILOGUE_GRAD(dy, y, scale, noise, *pointwise)
+    dx = None
+    if ctx.needs_input_grad[0]:
+        dx = dv if f is None else _to_input(dv, f, padding, flip_filter, fir_gain, ctx.size)
+    small = small_gradients(channel_sums, pixel_sums, scale, noise, b, ctx.needs_input_grad[2:5])
+    return dx, None, *small, None, None, None, None, None, None
 
 
 def small_gradients(
-    channel_sums: Tensor, pixel_sums: Tensor, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
+    channel_sums: Tensor, pixel_sums: Tensor | None, scale: Tensor | None, noise: Tensor | None, b: Tensor | None,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """Those by scale, noise and b, from the sums of `gradient`."""
-    du, du_v = channel_sums.unbind(0)  # [N, C]: sums over the pixels; the latter of du * (u - noise)
+    """The gradients by scale, noise and b, from the sums of `gradient`; None where not ``wanted``."""
+    du, du_v = channel_sums.unbind(0)  # [N, C], sums over the pixels: of du, and of du * (u - noise)
     d_scale = d_noise = d_b = None
-    if wanted[0]:
+    if wanted[0] and scale is not None:
         d_scale = (du_v if b is None else du_v - du * b) / scale
-    if wanted[1]:
+    if wanted[1] and noise is not None and pixel_sums is not None:
         d_noise = pixel_sums if noise.shape[0] == pixel_sums.shape[0] else pixel_sums.sum(0, keepdim=True)
     if wanted[2]:
         d_b = du.sum(0)
     return d_scale, d_noise, d_b
 
 
-def _to_input(dv: Tensor, f: Tensor, padding, flip_filter: bool, fir_gain: float, size: Sequence[int]) -> Tensor:
-    """The adjoint of the filter: the filter turned round, with what padding gives ``size`` back."""
+def _to_input(
+    dv: Tensor, f: Tensor, padding: list[int], flip_filter: bool, fir_gain: float, size: Sequence[int]
+) -> Tensor:
+    """The adjoint of the filter: the flipped filter, padded so that the result has ``size``."""
     x0, y0 = f.shape[-1] - 1 - padding[0], f.shape[0] - 1 - padding[2]
     x1, y1 = size[1] - dv.shape[3] + padding[0], size[0] - dv.shape[2] + padding[2]
     return upfirdn2d(dv, f, padding=[x0, x1, y0, y1], flip_filter=not flip_filter, gain=fir_gain)
 
 
-class _EpilogueGrad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, dy, y, scale, noise, *options):
-        ctx.options = options
-        ctx.save_for_backward(dy, y, scale, noise)
-        ctx.set_materialize_grads(False)
-        return library.below_autograd(_EPILOGUE_GRAD, dy, y, scale, noise, *options)
-
-    @staticmethod
-    def backward(ctx, to_dv, to_channel_sums, to_pixel_sums):
-        """With a slope m and k = 0 where the clamp limits, else 1, the outputs are, summed over pixels or channels,
-
-        m dy scale,  [m dy,  k dy y - m dy noise],  m dy:  linear in dy, and m, k constant but for jumps.
-        """
-        dy, y, scale, noise = ctx.saved_tensors
-        alpha, gain, clamp = ctx.options
-
-        def sloped(flow: Tensor) -> Tensor:  # m flow
-            return _BIAS_ACT_GRAD(flow.to(y.dtype), y, None, 1, "lrelu", alpha, gain, clamp)
-
-        def clipped(flow: Tensor) -> Tensor:  # k flow
-            return flow if clamp < 0 else _BIAS_ACT_GRAD(flow.to(y.dtype), y, None, 1, "linear", 0.0, 1.0, clamp)
-
-        to_sums, to_moments = (None, None) if to_channel_sums is None else to_channel_sums[..., None, None].unbind(0)
-        through_m = to_pixel_sums
-        if to_dv is not None:
-            term = to_dv if scale is None else to_dv * scale[:, :, None, None]
-            through_m = term if through_m is None else through_m + term
-        if to_sums is not None:
-            term = to_sums if noise is None else to_sums - to_moments * noise
-            through_m = term if through_m is None else through_m + term
-        d_dy = d_y = d_scale = d_noise = None
-        if through_m is not None:
-            d_dy = sloped(through_m.expand_as(y))
-        if to_moments is not None:
-            d_dy = d_dy + clipped(to_moments * y)
-            d_y = clipped(to_moments * dy).to(y.dtype)
-            if ctx.needs_input_grad[3]:
-                d_noise = -(sloped(dy) * to_moments).sum(1, keepdim=True)
-                d_noise = d_noise if noise.shape[0] == y.shape[0] else d_noise.sum(0, keepdim=True)
-        if to_dv is not None and ctx.needs_input_grad[2]:
-            d_scale = (sloped(dy) * to_dv).sum((2, 3), dtype=scale.dtype)
-        return d_dy, d_y, d_scale, d_noise, None, None, None
+def _setup_grad(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *tensors, alpha, gain, clamp = inputs
+    ctx.options = alpha, gain, clamp
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
 
 
-def _empty_grad(dy: Tensor, y: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_grad(
+    ctx: Any, to_dv: Tensor | None, to_channel_sums: Tensor | None, to_pixel_sums: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The three results are linear in dy. With the slope m, and k = 0 where the clamp limits, else 1, they are
+
+    m dy scale,    sums over pixels of m dy and of k dy y - m dy noise,    sums over channels of m dy;
+
+    m and k are constant almost everywhere.
+    """
+    dy, y, scale, noise = ctx.saved_tensors
+    alpha, gain, clamp = ctx.options
+
+    def sloped(flow: Tensor) -> Tensor:  # m flow
+        return _BIAS_ACT_GRAD(flow.to(y.dtype), y, None, 1, "lrelu", alpha, gain, clamp)
+
+    def clipped(flow: Tensor) -> Tensor:  # k flow
+        return flow if clamp < 0 else _BIAS_ACT_GRAD(flow.to(y.dtype), y, None, 1, "linear", 0.0, 1.0, clamp)
+
+    to_sums, to_moments = (None, None) if to_channel_sums is None else to_channel_sums[..., None, None].unbind(0)
+    along_m = to_pixel_sums
+    if to_dv is not None:
+        term = to_dv if scale is None else to_dv * scale[:, :, None, None]
+        along_m = term if along_m is None else along_m + term
+    if to_sums is not None:
+        term = to_sums if noise is None else to_sums - to_moments * noise
+        along_m = term if along_m is None else along_m + term
+    d_dy = d_y = d_scale = d_noise = None
+    if along_m is not None:
+        d_dy = sloped(along_m.expand_as(y))
+    if to_moments is not None:
+        assert d_dy is not None  # to_sums, which comes with to_moments, has set it
+        d_dy = d_dy + clipped(to_moments * y)
+        d_y = clipped(to_moments * dy).to(y.dtype)
+        if ctx.needs_input_grad[3] and noise is not None:
+            d_noise = -(sloped(dy) * to_moments).sum(1, keepdim=True)
+            d_noise = d_noise if noise.shape[0] == y.shape[0] else d_noise.sum(0, keepdim=True)
+    if to_dv is not None and scale is not None and ctx.needs_input_grad[2]:
+        d_scale = (sloped(dy) * to_dv).sum((2, 3), dtype=scale.dtype)
+    return d_dy, d_y, d_scale, d_noise, None, None, None
+
+
+def _empty_grad(dy: Tensor, y: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     y = library.dense(y)
     n, c, h, w = y.shape
     sums = y.new_empty([2, n, c], dtype=library.compute_dtype(y.dtype))
@@ -381,12 +403,15 @@ _OPERANDS = (
     "Tensor x, Tensor? f, Tensor? scale, Tensor? noise, Tensor? b, SymInt[] padding, bool flip_filter,"
     " float fir_gain, float alpha, float gain, float clamp"
 )
-_EPILOGUE = library.define(f"epilogue({_OPERANDS}) -> Tensor", _forward, _empty_output, _Epilogue)
-_EPILOGUE_OUT = library.define_out(f"epilogue_out({_OPERANDS}, *, Tensor(a!) out) -> ()", _forward_out, _check_out)
-_EPILOGUE_GRAD = library.define(
+_EPILOGUE = define(
+    f"epilogue({_OPERANDS}) -> Tensor", _forward, _empty_output, setup_context=_setup, backward=_backward
+)
+_EPILOGUE_OUT = define_out(f"epilogue_out({_OPERANDS}, *, Tensor(a!) out) -> ()", _forward_out, _check_out)
+_EPILOGUE_GRAD = define(
     "epilogue_grad(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float alpha, float gain, float clamp)"
     " -> (Tensor, Tensor, Tensor)",
     gradient,
     _empty_grad,
-    _EpilogueGrad,
+    setup_context=_setup_grad,
+    backward=_backward_grad,
 )

@@ -1,10 +1,10 @@
-"""Finds and loads the compiled kernels, once, and remembers why if it cannot; registers ops with torch.
+"""Loads the compiled kernels and calls them.
 
-The library (``csrc``) knows neither torch nor Python: it takes pointers and sizes through ctypes, so one file
-serves every Python and every torch. It is optional. Where it is missing, broken or has nothing for a device,
-each op runs its pure-PyTorch reference, which gives the same result, and one warning says so.
+The library (``csrc``) includes neither torch nor Python: it takes pointers and sizes through ctypes, so one file serves
+every Python and every torch. It is optional. Where it is missing, does not load or has no kernels for a device, each op
+runs its pure-PyTorch reference, which gives the same result, and one warning tells the reason.
 
-``STYLEGAN_TOON_LIBRARY`` names another library file, or is ``none`` to do without on purpose (no warning).
+``STYLEGAN_TOON_LIBRARY`` names another library file; ``none`` switches the kernels off, without a warning.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ import ctypes
 import functools
 import mmap
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 4  # TOON_ABI_VERSION of csrc/api.h
+from . import structs
+
+ABI_VERSION = 5  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}  # enum ToonDtype
-
-T = TypeVar("T")
-
-_torch_library = torch.library.Library("stylegan_toon", "DEF")
-_reference_depth = 0
 
 
 # ---------------------------------------------------------------- loading
@@ -38,7 +36,7 @@ _reference_depth = 0
 
 @dataclass(frozen=True)
 class _Kernels:
-    """The library, or ``handle=None`` and the reason."""
+    """The library, or ``handle=None`` and the reason why there is none."""
 
     handle: ctypes.CDLL | None
     path: str | None
@@ -63,13 +61,36 @@ def _kernels() -> _Kernels:
     if version != ABI_VERSION:
         reason = f"{path} has interface {version}, this package needs {ABI_VERSION}: reinstall stylegan_toon"
         return _Kernels(None, str(path), reason)
-    for text in (handle.toon_build, handle.toon_cpu_isa):
-        text.restype = ctypes.c_char_p
+    _declare(handle)
+    for struct in structs.ALL:
+        size = handle.toon_sizeof(struct.c_name().encode())
+        if size != ctypes.sizeof(struct):
+            reason = f"{path} has {size} bytes in {struct.c_name()}, this package {ctypes.sizeof(struct)}"
+            return _Kernels(None, str(path), f"{reason}: reinstall stylegan_toon")
     return _Kernels(handle, str(path), None)
 
 
+# Argument types and result type of what is not a launcher; those of CUDA are in libraries built with it.
+_PROTOTYPES: dict[str, tuple[list[Any], Any]] = {
+    "toon_build": ([], ctypes.c_char_p),
+    "toon_sizeof": ([ctypes.c_char_p], ctypes.c_int64),
+    "toon_cpu_isa": ([], ctypes.c_char_p),
+    "toon_choose_cpu_isa": ([ctypes.c_char_p], ctypes.c_char_p),
+    "toon_conv3x3_packed_cpu": ([ctypes.c_int64] * 3, ctypes.c_int64),
+    "toon_separable_packed_cpu": ([ctypes.c_int64] * 2, ctypes.c_int64),
+    "toon_cuda_check": ([ctypes.c_int], ctypes.c_char_p),
+}
+
+
+def _declare(handle: ctypes.CDLL) -> None:
+    for name, (arguments, result) in _PROTOTYPES.items():
+        if hasattr(handle, name):
+            function = getattr(handle, name)
+            function.argtypes, function.restype = arguments, result
+
+
 def _find() -> Path:
-    """The library beside the package. A checkout that was installed elsewhere has it where setup.py linked it."""
+    """The library inside the package; in a checkout that has none there, the one that setup.py has linked."""
     package = Path(__file__).parents[1]
     installed, built = package / "_kernels.so", package.parent / "build" / "kernels" / "_kernels.so"
     checkout = (package.parent / "setup.py").is_file()
@@ -82,8 +103,8 @@ def _open(path: Path) -> ctypes.CDLL:
     except OSError as error:
         if "GOMP_" not in str(error) and "omp_" not in str(error):
             raise
-    # The OpenMP symbols are expected in the process, from torch's own copy (one thread pool for both). A torch
-    # built otherwise shows none: bring the system's, whose threads we tell how many they are at every call.
+    # The OpenMP symbols are expected in the process, from the copy that torch has loaded, so that both share one thread
+    # pool. Some builds of torch do not export them: load the system's. Every call says how many threads to use.
     ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(str(path))
 
@@ -101,38 +122,30 @@ def _why_not(device_type: str, index: int | None) -> str | None:
         return "torch sees no CUDA device"
     if not hasattr(kernels.handle, "toon_cuda_check"):
         return f"the compiled library has no CUDA kernels (built with {kernels.handle.toon_build().decode()})"
-    check = kernels.handle.toon_cuda_check
-    check.restype = ctypes.c_char_p
-    error = check(torch.cuda.current_device() if index is None else index)
+    error = kernels.handle.toon_cuda_check(torch.cuda.current_device() if index is None else index)
     return f"the CUDA kernels do not run on this device ({error.decode()})" if error else None
 
 
 def kernels() -> ctypes.CDLL:
-    """The loaded library; only where `usable` has said so."""
-    return _kernels().handle
+    """The loaded library. Raises RuntimeError where there is none; `why_not` tells the reason."""
+    handle = _kernels().handle
+    if handle is None:
+        raise RuntimeError(f"stylegan_toon's compiled kernels are not in use: {_kernels().reason}.")
+    return handle
 
 
 def why_not(device_type: str, index: int | None = None) -> str | None:
-    """Why ops on a device run the reference; None where the compiled kernels are live."""
+    """Why ops on a device run the reference; None where they run the compiled kernels."""
     return _why_not(device_type, index)
 
 
 def available(device_type: str, index: int | None = None) -> bool:
-    """Whether the compiled kernels are live for ``device_type`` ("cpu", "cuda", ...)."""
+    """Whether ops on a ``device_type`` ("cpu", "cuda", ...) run the compiled kernels."""
     return _why_not(device_type, index) is None
 
 
-def known_when_compiling(function: T) -> T:
-    """Decorator: torch.compile calls ``function`` once, while it traces, and takes its result for a constant.
-
-    What torch.compiler.assume_constant_result does, without importing the compiler.
-    """
-    function._dynamo_marked_constant = True
-    return function
-
-
-@known_when_compiling
-def _usable(device_type: str, index: int | None) -> bool:
+def usable_on(device_type: str, index: int | None) -> bool:
+    """Whether the compiled kernels run on a device; the first time that they do not, a warning tells why."""
     return _usable_once(device_type, index)
 
 
@@ -156,8 +169,8 @@ def _warn(reason: str) -> None:
 class Status:
     """What runs the ops on this machine.
 
-    ``live`` maps a device type to "compiled: ..." or "reference: <why>"; ``path`` is the library's file, or
-    where it was looked for; ``build`` tells how it was built (None if it is not loaded).
+    ``live`` maps a device type to "compiled: ..." or "reference: <reason>"; ``path`` is the library's file, or where it
+    was looked for; ``build`` names the compilers that built it (None if it is not loaded).
     """
 
     path: str | None
@@ -170,15 +183,16 @@ class Status:
 
 
 def status() -> Status:
-    """Which implementation of the ops is live for each device type, and why. Loads the library if need be."""
-    kernels = _kernels()
-    live = {}
+    """Which implementation of the ops runs on each device type, and why. Loads the library if it is not loaded yet."""
+    loaded, live = _kernels(), {}
+    handle = loaded.handle
     for device in ("cpu", "cuda", "mps"):
         reason = why_not(device)
-        detail = kernels.handle.toon_cpu_isa().decode() if not reason and device == "cpu" else "machine code or PTX"
-        live[device] = f"reference: {reason}" if reason else f"compiled: {detail}"
-    build = kernels.handle.toon_build().decode() if kernels.handle else None
-    return Status(kernels.path, build, live)
+        if reason or handle is None:
+            live[device] = f"reference: {reason}"
+        else:
+            live[device] = f"compiled: {handle.toon_cpu_isa().decode() if device == 'cpu' else 'machine code or PTX'}"
+    return Status(loaded.path, handle.toon_build().decode() if handle else None, live)
 
 
 # ---------------------------------------------------------------- calling
@@ -186,35 +200,38 @@ def status() -> Status:
 
 @functools.cache
 def _launcher(op: str, device_type: str) -> Callable[..., bytes | None]:
-    function = getattr(_kernels().handle, f"toon_{op}_{device_type}")
+    function = getattr(kernels(), f"toon_{op}_{device_type}")
     function.restype = ctypes.c_char_p
-    function.argtypes = [ctypes.c_char_p, ctypes.c_int] + [ctypes.c_void_p] * (device_type == "cuda")
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int] + [ctypes.c_void_p] * (device_type == "cuda")
     return function
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the compiled kernels take ``x``. The first refusal for a device warns."""
+    """Whether the compiled kernels take ``x``. The first time that they do not on a device, a warning tells why."""
     if x.dtype not in DTYPES:
         return False
-    return _usable("cpu", None) if x.is_cpu else _usable(x.device.type, x.device.index)
+    if torch.compiler.is_compiling():
+        from . import compiling as compiling  # it marks usable_on as a constant
+    return usable_on("cpu", None) if x.is_cpu else usable_on(x.device.type, x.device.index)
 
 
-def launch(op: str, out: Tensor, params: bytes) -> None:
-    """Run ``toon_<op>_<device>`` on a packed parameter struct, on the device (and current stream) of ``out``.
+def launch(op: str, out: Tensor, params: structs.Parameters) -> None:
+    """Run ``toon_<op>_<device>`` on the device, and the current stream, of ``out``.
 
-    Raises RuntimeError with the kernel's message if it refuses.
+    Raises:
+        RuntimeError: the kernel refuses its parameters; the message is its own.
     """
     if out.is_cpu:
-        error = _launcher(op, "cpu")(params, torch.get_num_threads())
+        error = _launcher(op, "cpu")(ctypes.byref(params), torch.get_num_threads())
     else:
         index = out.device.index
-        error = _launcher(op, "cuda")(params, index, torch.cuda.current_stream(index).cuda_stream)
+        error = _launcher(op, "cuda")(ctypes.byref(params), index, torch.cuda.current_stream(index).cuda_stream)
     if error:
         raise RuntimeError(f"{op}: {error.decode()}")
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype sums are formed in, and biases and filters are kept in: float64 for float64, else float32."""
+    """The dtype of sums, biases and filters for tensors of ``dtype``: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -243,10 +260,10 @@ def _madvise() -> Callable[[int, int, int], int] | None:
 
 
 def on_huge_pages(out: Tensor) -> Tensor:
-    """``out``, a new tensor; if it is large, the kernel is asked to back it with pages of 2 MiB.
+    """``out``, a new tensor; if it is large, Linux is asked to back it with pages of 2 MiB.
 
-    The first touch of a small page costs a fault, which for every 4 KiB is several times what an op does with
-    them. Without effect where Linux is told to give huge pages always or never.
+    The first write to a page costs a page fault, which for a page of 4 KiB takes several times as long as what an op
+    does with it. Without effect where Linux is set to give huge pages always or never.
     """
     size, page = out.nbytes, 1 << 21
     if out.is_cpu and size >= 2 * page and (madvise := _madvise()):
@@ -256,7 +273,7 @@ def on_huge_pages(out: Tensor) -> Tensor:
 
 
 def check_operand(name: str, x: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise ValueError unless ``x`` is where and what a kernel will take it for."""
+    """Raise ValueError unless ``x`` has the device and dtype that a kernel expects."""
     if x.device != device:
         raise ValueError(f"{name} is on {x.device}, the other tensors are on {device}")
     if x.dtype != dtype:
@@ -264,7 +281,7 @@ def check_operand(name: str, x: Tensor, device: torch.device, dtype: torch.dtype
 
 
 def check_out(out: Tensor, x: Tensor, shape: Sequence[int]) -> None:
-    """Raise ValueError unless ``out`` is a tensor such as the op would make for the dense input ``x``."""
+    """Raise ValueError unless ``out`` has this shape and the dtype, device and layout of the dense input ``x``."""
     if out.shape != torch.Size(shape):
         raise ValueError(f"out is {list(out.shape)}, but the result is {list(shape)}")
     check_operand("out", out, x.device, x.dtype)
@@ -280,74 +297,29 @@ def check_apart(out: Tensor, *others: Tensor | None) -> None:
             raise ValueError("out shares memory with an input: give it memory of its own")
 
 
-def refuse_gradient(*tensors: Tensor | None) -> None:
-    """Raise ValueError if autograd would have to record an op that writes over one of its arguments."""
-    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
-        raise ValueError("out= cannot be recorded for a gradient: call without it, or within torch.no_grad()")
+# ---------------------------------------------------------------- reference
 
 
-# ---------------------------------------------------------------- registering
+class _ThreadState(threading.local):
+    reference_depth = 0  # open `reference()` contexts
 
 
-def define(schema: str, implementation: Callable, fake: Callable, function: type[torch.autograd.Function]) -> Callable:
-    """Register an op with torch and return it.
-
-    ``implementation`` serves every device, ``fake`` makes an output without data, and ``function`` is the
-    autograd.Function that wraps the op where a gradient is wanted; its ``forward`` calls the op through
-    ``below_autograd``.
-    """
-    op = define_constant(schema, implementation, fake)
-
-    def autograd(*args):
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            return function.apply(*args)
-        return below_autograd(op, *args)
-
-    _torch_library.impl(schema.split("(")[0], autograd, "Autograd")
-    return op
-
-
-def define_constant(schema: str, implementation: Callable, fake: Callable) -> Callable:
-    """Register an op without a gradient and return it."""
-    name = schema.split("(")[0]
-    _torch_library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _torch_library.impl(name, implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"stylegan_toon::{name}", fake, lib=_torch_library)
-    return getattr(torch.ops.stylegan_toon, name).default
-
-
-def define_out(schema: str, implementation: Callable, fake: Callable) -> Callable:
-    """Register an op that writes its result into its keyword argument ``out``, returns nothing and has no gradient."""
-    op = define_constant(schema, implementation, fake)
-
-    def autograd(*args, out: Tensor) -> None:
-        refuse_gradient(*args, out)
-        if not out.is_inference():
-            torch.autograd.graph.increment_version(out)  # who has saved it for a backward pass finds out
-        with torch._C._AutoDispatchBelowAutograd():
-            op(*args, out=out)
-
-    _torch_library.impl(schema.split("(")[0], autograd, "Autograd")
-    return op
-
-
-def below_autograd(op: Callable, *args):
-    """Call ``op`` without recording anything."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*args)
+_state = _ThreadState()
 
 
 @contextlib.contextmanager
 def reference() -> Iterator[None]:
-    """Within this context the public ops are plain, traceable PyTorch: for export, and to compare against."""
-    global _reference_depth
-    _reference_depth += 1
+    """Within this context the public ops of this thread are plain, traceable PyTorch: for export, and to compare with.
+
+    A function that torch.compile has compiled already keeps the implementation that it was compiled with.
+    """
+    _state.reference_depth += 1
     try:
         yield
     finally:
-        _reference_depth -= 1
+        _state.reference_depth -= 1
 
 
 def reference_wanted() -> bool:
-    """Whether a ``reference()`` context is open."""
-    return _reference_depth > 0
+    """Whether a `reference` context is open in this thread."""
+    return _state.reference_depth > 0

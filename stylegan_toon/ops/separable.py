@@ -1,27 +1,29 @@
-"""A whole depthwise-separable layer in one pass over memory, forwards, and backwards in another.
+"""A whole depthwise-separable layer: one pass over memory forwards, one backwards.
 
     y = lrelu(pointwise(depthwise3x3(h * style)) + noise + bias),    h = x  or  h = haar_up(x * up_style)
 
-The backward pass keeps x and y, both of which the neighbours have anyway; what the depthwise convolution and the Haar
-transform made is made again. It is one op where nobody will differentiate it again, else made of ops that can be.
+The backward pass keeps x and y, both of which the neighbouring layers keep anyway, and computes the results of the
+depthwise convolution and of the Haar transform again. It is one op if it will not be differentiated again; otherwise it
+is made of ops that have gradients of their own.
 
-The kernels take float32 on the CPU, with channel counts that are multiples of 16. Elsewhere a layer is PyTorch's
-convolutions between our Haar transform and, on other devices, our `epilogue`.
+The kernels take float32 on the CPU, with channel counts that are multiples of 16. Otherwise a layer is the Haar
+transform of `haar`, torch's convolutions and, on devices other than the CPU, `epilogue`.
 """
 
 from __future__ import annotations
 
-import ctypes
-import struct
-import threading
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from . import haar, library, workspace
-from .conv3x3 import empty, remember
+from .conv3x3 import cached, new_output
 from .epilogue import epilogue
+from .registration import define, gradient_wanted
+from .structs import Separable, SeparableGrad, SeparablePack, address
 
 
 def separable_layer(
@@ -40,18 +42,18 @@ def separable_layer(
     Args:
         x: ``[N, C, H, W]``.
         style: ``[N, C]``.
-        depthwise: ``[C, 1, 3, 3]``; one tap table a channel, correlated with padding 1.
+        depthwise: ``[C, 1, 3, 3]``; a 3x3 filter for each channel, correlated with padding 1.
         pointwise: ``[O, C, 1, 1]``.
         bias: ``[O]``.
         noise: ``[H, W]`` or ``[N or 1, 1, H, W]``, or None.
-        slope: of the activation below zero; not negative.
-        keep: Keep the rearranged ``pointwise`` until it changes or dies.
+        slope: Slope of the activation below zero; not negative.
+        keep: Keep the rearranged ``pointwise`` until it changes or is freed.
 
     Returns:
         ``[N, O, H, W]``; channels_last where the compiled kernels take it, else the layout of ``x``.
 
     Raises:
-        ValueError: a tensor does not fit.
+        ValueError: a shape, dtype or device does not fit that of ``x``.
 
     Source: Belousov 2021, "MobileStyleGAN", sections 3.2 and 3.3.
     """
@@ -70,7 +72,7 @@ def separable_up_layer(
     slope: float = 0.2,
     keep: bool = False,
 ) -> Tensor:
-    """``separable_layer(haar_up(x * up_style), ...)``, whose input is never written to memory.
+    """``separable_layer(haar_up(x * up_style), ...)``, without the upsampled image in memory.
 
     Args:
         x: ``[N, 4 C, H, W]``.
@@ -78,16 +80,22 @@ def separable_up_layer(
         style, depthwise, pointwise, bias, noise, slope, keep: as for `separable_layer`, at the size of the result.
 
     Returns:
-        ``[N, O, 2 H, 2 W]``; the rest as for `separable_layer`.
+        ``[N, O, 2 H, 2 W]``; layout and derivatives as for `separable_layer`.
+
+    Raises:
+        ValueError: a shape, dtype or device does not fit that of ``x``.
     """
     return _checked(x, style, depthwise, pointwise, bias, noise, up_style, slope, keep)
 
 
-def _checked(x, style, depthwise, pointwise, bias, noise, up_style, slope: float, keep: bool) -> Tensor:
+def _checked(
+    x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor, noise: Tensor | None,
+    up_style: Tensor | None, slope: float, keep: bool,
+) -> Tensor:  # fmt: skip
     if x.ndim != 4 or not x.is_floating_point() or (up_style is not None and x.shape[1] % 4):
         raise ValueError(f"x is {x.dtype} {list(x.shape)}, but must be floating point [N, C or 4 C, H, W]")
     if slope < 0:
-        raise ValueError(f"slope is {slope}, but must not be negative (the output would not tell it)")
+        raise ValueError(f"slope is {slope}, but must not be negative: the sign of the output tells it")
     if pointwise.ndim != 4:
         raise ValueError(f"pointwise is {list(pointwise.shape)}, but must be [O, C, 1, 1]")
     n, o, height, width = _output_size(x, pointwise, up_style)
@@ -109,7 +117,7 @@ def _checked(x, style, depthwise, pointwise, bias, noise, up_style, slope: float
     tensors = (x, style, depthwise, pointwise, bias, noise, up_style)
     if library.reference_wanted():
         return _reference(*tensors, slope)
-    return _LAYER(*tensors, slope, keep, True)
+    return _LAYER(*tensors, slope, keep, not gradient_wanted(*tensors))
 
 
 def _taken(x: Tensor, pointwise: Tensor) -> bool:
@@ -119,12 +127,12 @@ def _taken(x: Tensor, pointwise: Tensor) -> bool:
 
 
 def _output_size(x: Tensor, pointwise: Tensor, up_style: Tensor | None) -> tuple[int, int, int, int]:
-    times = 1 if up_style is None else 2
-    return x.shape[0], pointwise.shape[0], x.shape[2] * times, x.shape[3] * times
+    factor = 1 if up_style is None else 2
+    return x.shape[0], pointwise.shape[0], x.shape[2] * factor, x.shape[3] * factor
 
 
 def _layout(x: Tensor, pointwise: Tensor) -> torch.memory_format:
-    """Of a result."""
+    """The memory layout of a result."""
     channels_last = _taken(x, pointwise) or library.is_channels_last(x)
     return torch.channels_last if channels_last else torch.contiguous_format
 
@@ -154,16 +162,17 @@ def _reference_grad(
     dy: Tensor, y: Tensor, x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, noise: Tensor | None,
     up_style: Tensor | None, slope: float, wanted: list[bool],
 ) -> list[Tensor | None]:  # fmt: skip
-    """The gradients by the seven tensors; differentiable, since y only tells on which side of zero it was."""
+    """The gradients by the seven tensors, in the order of `_LAYER`; None where not ``wanted``.
+
+    Differentiable: ``y`` counts only by its sign, so it needs no gradient.
+    """
     for_x, for_style, for_depthwise, for_pointwise, for_bias, for_noise, for_up = wanted
     du = torch.where(y > 0, dy, dy * slope)
-    h = _before_style(x, up_style) if for_style or for_depthwise or for_pointwise else None
-    dx = d_style = d_depthwise = d_pointwise = d_bias = d_noise = d_up = scaled = dv = None
-    if h is not None:
-        scaled = h * style[:, :, None, None]
-    if for_x or for_style or for_depthwise or for_up:
-        dv = F.conv2d(du, pointwise.transpose(0, 1))
+    dv = F.conv2d(du, pointwise.transpose(0, 1))
+    h = _before_style(x, up_style)
+    scaled = h * style[:, :, None, None]
     groups = depthwise.shape[0]
+    dx = d_style = d_depthwise = d_pointwise = d_bias = d_noise = d_up = None
     if for_x or for_style or for_up:
         d_scaled = F.conv2d(dv, depthwise.flip(2, 3), padding=1, groups=groups)
         if for_style:
@@ -174,13 +183,13 @@ def _reference_grad(
             d_up = (dx * x).sum((2, 3)) if for_up else None
             dx = dx * up_style[:, :, None, None]
     if for_depthwise:
-        d_depthwise = torch.nn.grad.conv2d_weight(scaled, depthwise.shape, dv, padding=1, groups=groups)
+        d_depthwise = conv2d_weight(scaled, depthwise.shape, dv, padding=1, groups=groups)
     if for_pointwise:
         v = F.conv2d(scaled, depthwise, padding=1, groups=groups)
         d_pointwise = (du.flatten(2) @ v.flatten(2).mT).sum(0)[:, :, None, None]
     if for_bias:
         d_bias = du.sum((0, 2, 3))
-    if for_noise:
+    if for_noise and noise is not None:
         d_noise = _like_noise(du.sum(1, keepdim=True), noise)
     return [dx, d_style, d_depthwise, d_pointwise, d_bias, d_noise, d_up]
 
@@ -192,54 +201,36 @@ def _like_noise(sums: Tensor, noise: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- compiled
 
-_PARAMS = struct.Struct("8P6qd")  # ToonSeparable of csrc/api.h
-_GRAD_PARAMS = struct.Struct("16P6qd")  # ToonSeparableGrad
-_PACK = struct.Struct("2P4q")  # ToonSeparablePack
-
-
-class _Buffer(threading.local):
-    """Of each thread: where weights are packed that are not kept."""
-
-    u = torch.empty(0)
-
-
-_buffer = _Buffer()
-
 
 def packed(pointwise: Tensor, back: bool, keep: bool) -> Tensor:
-    """The matrix as the kernels read it, or (``back``) the one of the way back from outputs to inputs.
+    """The matrix ``pointwise`` as the forward kernel reads it, or (``back``) its transpose as the gradient kernel does.
 
-    What is not kept lasts until the next call in this thread.
+    If not kept, it is valid until the next call in this thread.
     """
     kernels = library.kernels()
 
     def make() -> Tensor:
         w = pointwise.contiguous()
         o, c = w.shape[:2]
-        depth, columns, *steps = (o, c, c, 1) if back else (c, o, 1, c)
-        size = kernels.toon_separable_packed_cpu
-        size.restype, size.argtypes = ctypes.c_int64, [ctypes.c_int64] * 2
-        numel = size(depth, columns)
-        if keep:
-            u = torch.empty(numel)
-        else:
-            if _buffer.u.numel() < numel:
-                _buffer.u = torch.empty(numel)
-            u = _buffer.u
-        library.launch("separable_pack", u, _PACK.pack(u.data_ptr(), w.data_ptr(), depth, columns, *steps))
+        depth, columns, k_step, column_step = (o, c, c, 1) if back else (c, o, 1, c)
+        numel = kernels.toon_separable_packed_cpu(depth, columns)
+        u = torch.empty(numel) if keep else workspace.packing_buffer(numel)
+        params = SeparablePack(
+            u=address(u), w=address(w), depth=depth, columns=columns, k_step=k_step, column_step=column_step
+        )
+        library.launch("separable_pack", u, params)
         return u
 
     # Each instruction set has a layout of its own.
-    return remember(pointwise, f"separable {back} {kernels.toon_cpu_isa()}", make, keep)
+    return cached(pointwise, f"separable {back} {kernels.toon_cpu_isa()}", make, keep)
 
 
-def _empty(x: Tensor, style, depthwise, pointwise: Tensor, bias, noise, up_style: Tensor | None, *_) -> Tensor:
+def _empty(
+    x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor, noise: Tensor | None,
+    up_style: Tensor | None, *_: object,
+) -> Tensor:  # fmt: skip
     shape = _output_size(x, pointwise, up_style)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x, pointwise))
-
-
-def _addresses(*tensors: Tensor | None) -> list[int]:
-    return [0 if t is None else t.data_ptr() for t in tensors]
 
 
 def _forward(
@@ -252,15 +243,15 @@ def _forward(
         u = _convolved(x, style, depthwise, pointwise, up_style).contiguous(memory_format=_layout(x, pointwise))
         return epilogue(u, bias, noise=noise, act="lrelu", alpha=slope, gain=1.0)  # one pass
     x = x.contiguous(memory_format=torch.channels_last)
-    style, depthwise, bias, noise, up_style = (
-        None if t is None else t.contiguous() for t in (style, depthwise, bias, noise, up_style)
-    )
+    style, depthwise, bias = (t.contiguous() for t in (style, depthwise, bias))
+    noise, up_style = (None if t is None else t.contiguous() for t in (noise, up_style))
     n, c_out, h, w = shape = _output_size(x, pointwise, up_style)
-    out = workspace.take(shape) if brief else empty(shape)
-    u = packed(pointwise, False, keep)
-    pointers = _addresses(out, x, up_style, style, depthwise, u, bias, noise)
-    noise_step = 0 if noise is None or noise.shape[0] == 1 else h * w
-    params = _PARAMS.pack(*pointers, n, pointwise.shape[1], c_out, h, w, noise_step, slope)
+    out = workspace.empty(shape) if brief else new_output(shape)
+    params = Separable(
+        out=address(out), x=address(x), up_style=address(up_style), style=address(style), depthwise=address(depthwise),
+        u=address(packed(pointwise, False, keep)), b=address(bias), noise=address(noise), n=n, c_in=pointwise.shape[1],
+        c_out=c_out, h=h, w=w, noise_step=0 if noise is None or noise.shape[0] == 1 else h * w, slope=slope,
+    )  # fmt: skip
     library.launch("separable", out, params)
     return out
 
@@ -269,89 +260,96 @@ def _grad(
     dy: Tensor, y: Tensor, x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, noise: Tensor | None,
     up_style: Tensor | None, slope: float, keep: bool, wanted: list[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Seven gradients; those not wanted are empty, but the kernel may have made one on the way to another."""
+    """The seven gradients; those that are not wanted are empty tensors."""
     if not _taken(x, pointwise) or x.numel() == 0:
-        found = _reference_grad(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, wanted)
+        gradients = _reference_grad(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, wanted)
         return tuple(
-            x.new_empty(0) if not want else d.contiguous(memory_format=_layout(x, pointwise)) if d.ndim == 4 else d
-            for d, want in zip(found, wanted)
+            x.new_empty(0)
+            if d is None or not want
+            else d.contiguous(memory_format=_layout(x, pointwise))
+            if d.ndim == 4
+            else d
+            for d, want in zip(gradients, wanted)
         )
     dy, y, x = (t.contiguous(memory_format=torch.channels_last) for t in (dy, y, x))
-    style, depthwise, up_style = (None if t is None else t.contiguous() for t in (style, depthwise, up_style))
+    style, depthwise = style.contiguous(), depthwise.contiguous()
+    up_style = None if up_style is None else up_style.contiguous()
     n, c_out, h, w = y.shape
     c_in, parts = pointwise.shape[1], torch.get_num_threads()
     for_x, for_style, for_depthwise, for_pointwise, for_bias, for_noise, for_up = wanted
-    through_x = for_x or for_up or (for_style and not for_depthwise)  # the sums by the styles are made on the way
-    dx = workspace.take(x.shape) if through_x else None
+    through_x = for_x or for_up or (for_style and not for_depthwise)  # its pass sums up d_style
+    dx = workspace.empty(x.shape) if through_x else None
     d_style = torch.empty_like(style) if for_style else None
     d_depthwise = torch.empty_like(depthwise) if for_depthwise else None
     d_pointwise = torch.empty_like(pointwise, memory_format=torch.contiguous_format) if for_pointwise else None
     d_bias = x.new_empty(c_out) if for_bias else None
     d_noise = x.new_empty(n, 1, h, w) if for_noise else None
-    d_up = torch.empty_like(up_style) if for_up else None
+    d_up = torch.empty_like(up_style) if for_up and up_style is not None else None
     u = packed(pointwise, True, keep) if through_x or for_depthwise else None
     sums = x.new_empty(parts, 14 * n * c_in + c_out)  # toon_separable_sums
-    pointwise_parts = workspace.numbers((parts - 1) * pointwise.numel()) if for_pointwise and parts > 1 else None
-    results = (dx, d_up, d_style, d_depthwise, d_pointwise, d_bias, d_noise)
-    pointers = _addresses(*results, sums, pointwise_parts, dy, y, x, up_style, style, depthwise, u)
-    library.launch("separable_grad", y, _GRAD_PARAMS.pack(*pointers, n, c_in, c_out, h, w, parts, slope))
-    if for_noise:
+    pointwise_parts = workspace.empty_flat((parts - 1) * pointwise.numel()) if for_pointwise and parts > 1 else None
+    params = SeparableGrad(
+        dx=address(dx), d_up_style=address(d_up), d_style=address(d_style), d_depthwise=address(d_depthwise),
+        d_pointwise=address(d_pointwise), d_b=address(d_bias), d_noise=address(d_noise), sums=address(sums),
+        pointwise_parts=address(pointwise_parts), dy=address(dy), y=address(y), x=address(x),
+        up_style=address(up_style), style=address(style), depthwise=address(depthwise), u=address(u),
+        n=n, c_in=c_in, c_out=c_out, h=h, w=w, parts=parts, slope=slope,
+    )  # fmt: skip
+    library.launch("separable_grad", y, params)
+    if d_noise is not None and noise is not None:
         d_noise = _like_noise(d_noise, noise)
     results = (dx if for_x else None, d_style, d_depthwise, d_pointwise, d_bias, d_noise, d_up)
     return tuple(x.new_empty(0) if d is None else d for d in results)
 
 
 def _fake_grad(
-    dy, y, x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, noise, up_style, slope, keep,
-    wanted: list[bool],
+    dy: Tensor, y: Tensor, x: Tensor, style: Tensor, depthwise: Tensor, pointwise: Tensor, noise: Tensor | None,
+    up_style: Tensor | None, slope: float, keep: bool, wanted: list[bool],
 ) -> tuple[Tensor, ...]:  # fmt: skip
     layout = _layout(x, pointwise)
     tensors = (x, style, depthwise, pointwise, x.new_empty(pointwise.shape[0]), noise, up_style)
-    plain = _taken(x, pointwise)  # small gradients are contiguous then
-    return tuple(
-        torch.empty(
-            t.shape if want else 0,
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=layout if want and t.ndim == 4 and (t is x or not plain) else torch.contiguous_format,
-        )
-        for t, want in zip(tensors, wanted)
-    )
+    compiled = _taken(x, pointwise)  # the compiled kernels make all but dx contiguous
+
+    def like(t: Tensor | None, want: bool) -> Tensor:
+        if t is None or not want:
+            return x.new_empty(0)
+        keeps_layout = t.ndim == 4 and (t is x or not compiled)
+        return x.new_empty(t.shape).contiguous(memory_format=layout if keeps_layout else torch.contiguous_format)
+
+    return tuple(like(t, want) for t, want in zip(tensors, wanted))
 
 
 # ---------------------------------------------------------------- autograd
 
 
-class _Layer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, style, depthwise, pointwise, bias, noise, up_style, slope, keep, brief):
-        tensors = (style, depthwise, pointwise, bias, noise, up_style)
-        y = library.below_autograd(_LAYER, x, *tensors, slope, keep, False)
-        ctx.save_for_backward(y, x, style, depthwise, pointwise, noise, up_style)
-        ctx.options = slope, keep
-        return y
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, style, depthwise, pointwise, _, noise, up_style, *options, _ = inputs
+    ctx.save_for_backward(output, x, style, depthwise, pointwise, noise, up_style)
+    ctx.options = options
 
-    @staticmethod
-    def backward(ctx, dy):
-        wanted = list(ctx.needs_input_grad[:7])
-        slope, keep = ctx.options
-        if torch.is_grad_enabled():
-            found = _reference_grad(dy, *ctx.saved_tensors, slope, wanted)
-        else:
-            found = _GRAD(dy, *ctx.saved_tensors, slope, keep, wanted)
-        return *(d if want else None for d, want in zip(found, wanted)), None, None, None
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:7])
+    slope, keep = ctx.options
+    y, x, style, depthwise, pointwise, noise, up_style = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        gradients = _reference_grad(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, wanted)
+    else:
+        gradients = _GRAD(dy, y, x, style, depthwise, pointwise, noise, up_style, slope, keep, wanted)
+    return *(d if want else None for d, want in zip(gradients, wanted)), None, None, None
 
 
 _OPERANDS = "Tensor x, Tensor style, Tensor depthwise, Tensor pointwise"
-# `brief`: the result does not live long, so it may lie in lent memory. Ignored where a gradient is recorded.
-_LAYER = library.define(
+# `brief`: the result is not kept for a backward pass, so it may lie in the workspace.
+_LAYER = define(
     f"separable({_OPERANDS}, Tensor bias, Tensor? noise, Tensor? up_style, float slope, bool keep, bool brief)"
     " -> Tensor",
     _forward,
     _empty,
-    _Layer,
+    setup_context=_setup,
+    backward=_backward,
 )
-_GRAD = library.define_constant(
+_GRAD = define(
     f"separable_grad(Tensor dy, Tensor y, {_OPERANDS}, Tensor? noise, Tensor? up_style, float slope, bool keep,"
     " bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _grad,

@@ -1,22 +1,24 @@
 """Upsample, FIR filter and downsample a batch of images in one pass (StyleGAN2-ADA).
 
 Per axis: insert up - 1 zeros after every sample, pad with zeros (crop where padding is negative), convolve with
-the filter, keep every down-th sample. The adjoint of that is the same op with up and down exchanged, the filter
-turned round and other padding; so the op is its own backward pass, to any order.
+the filter, keep every down-th sample. The adjoint of that is the same op with up and down exchanged, the filter flipped
+and other padding; so the op is its own backward pass, to any order.
 
 Half types are computed in float32 and rounded once (twice for one-dimensional filters on CUDA).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import library, workspace
+from .registration import define, define_out, refuse_gradient
+from .structs import Upfirdn2d, address
 
 MAX_TAPS = 32  # per axis; TOON_MAX_TAPS of csrc/api.h
 
@@ -35,8 +37,8 @@ def setup_filter(
     Args:
         taps: [taps] (the same along both axes), [height, width], a number, or None for the identity.
         normalize: Scale so that the taps add up to 1: flat areas keep their value.
-        flip_filter: Turn the filter round.
-        gain: Factor on the signal, by the whole filter.
+        flip_filter: Flip the filter along both axes.
+        gain: Factor that the whole filter puts on the signal.
         separable: Keep 1-D taps 1-D, to be applied axis by axis. By default from 8 taps on; shorter ones
             become their outer product.
 
@@ -85,7 +87,7 @@ def upfirdn2d(
         flip_filter: False: convolution. True: correlation.
         gain: Factor on the result.
         out: Where to write the result: its shape, dtype and layout, in memory of its own. Only where no gradient is
-            recorded. Memory that is in use already is several times as fast as new memory.
+            recorded. Writing to memory that is in use already is several times faster than to new memory.
 
     Returns:
         ``out``, or [N, C, (H * up_y + y0 + y1 - height) // down_y + 1, likewise W], dtype and layout of ``x``.
@@ -107,7 +109,7 @@ def upfirdn2d(
     if f.requires_grad:
         raise ValueError("f requires a gradient, but the filter is a constant: detach it")
     f = f.to(dtype)
-    arguments = (x, f, _factors(up, "up"), _factors(down, "down"), _padding(padding), flip_filter, float(gain))
+    arguments = (x, f, _factors(up, "up"), _factors(down, "down"), padding_of(padding), flip_filter, float(gain))
     if library.reference_wanted():
         return _reference(*arguments) if out is None else _reference_out(*arguments, out=out)
     if out is None:
@@ -123,14 +125,15 @@ def _factors(value: int | Sequence[int], name: str) -> list[int]:
     return pair
 
 
-def _padding(value: int | Sequence[int]) -> list[int]:
-    if isinstance(value, (list, tuple)):
-        if len(value) == 4:
-            return list(value)
-        if len(value) == 2:
-            return [value[0], value[0], value[1], value[1]]
-        raise ValueError(f"padding is {value!r}, but must be a number, [x, y] or [x0, x1, y0, y1]")
-    return [value] * 4
+def padding_of(value: int | Sequence[int]) -> list[int]:
+    """[x0, x1, y0, y1] from any form that `upfirdn2d` takes."""
+    if not isinstance(value, Sequence):
+        return [value] * 4
+    if len(value) == 4:
+        return list(value)
+    if len(value) == 2:
+        return [value[0], value[0], value[1], value[1]]
+    raise ValueError(f"padding is {value!r}, but must be a number, [x, y] or [x0, x1, y0, y1]")
 
 
 def _output_size(x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int]) -> tuple[int, int]:
@@ -179,31 +182,30 @@ def _reference(
 
 
 def _reference_out(x: Tensor, f: Tensor, *options, out: Tensor) -> Tensor:
-    library.refuse_gradient(x, out)
+    refuse_gradient(x, out)
     _check_out(x, f, *options, out=out)
     return out.copy_(_reference(x, f, *options))
 
 
 # ---------------------------------------------------------------- compiled
 
-_PARAMS = struct.Struct("3P18qd")  # ToonUpfirdn2d of csrc/api.h
-
 
 def _compiled(
     x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float,
     out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    out = workspace.lent(_empty_output(x, f, up, down, padding)) if out is None else out
+    out = workspace.reused(_empty_output(x, f, up, down, padding)) if out is None else out
     if out.numel() == 0:
         return out
     library.check_operand("f", f, x.device, library.compute_dtype(x.dtype))
     f = f.contiguous()
     n, c, h, w = x.shape
-    params = _PARAMS.pack(
-        out.data_ptr(), x.data_ptr(), f.data_ptr(),
-        n, c, h, w, out.shape[2], out.shape[3], f.shape[0], f.shape[-1],
-        up[0], up[1], down[0], down[1], padding[0], padding[2],
-        flip_filter, f.ndim == 1, library.is_channels_last(x), library.DTYPES[x.dtype], gain,
+    params = Upfirdn2d(
+        out=address(out), x=address(x), f=address(f),
+        n=n, c=c, in_h=h, in_w=w, out_h=out.shape[2], out_w=out.shape[3], f_h=f.shape[0], f_w=f.shape[-1],
+        up_x=up[0], up_y=up[1], down_x=down[0], down_y=down[1], pad_x0=padding[0], pad_y0=padding[2],
+        flip=flip_filter, separable=f.ndim == 1, channels_last=library.is_channels_last(x),
+        dtype=library.DTYPES[x.dtype], gain=gain,
     )  # fmt: skip
     library.launch("upfirdn2d", out, params)
     return out
@@ -237,39 +239,35 @@ def _forward_out(x: Tensor, f: Tensor, *options, out: Tensor) -> None:
 # ---------------------------------------------------------------- autograd
 
 
-class _Upfirdn2d(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, f, *options):
-        y = library.below_autograd(_UPFIRDN2D, x, f, *options)
-        ctx.save_for_backward(f)
-        ctx.options, ctx.sizes = options, (x.shape[2:], y.shape[2:])
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        (f,) = ctx.saved_tensors
-        up, down, padding, flip_filter, gain = ctx.options
-        (h, w), (out_h, out_w) = ctx.sizes
-        x0, y0 = padding[0], padding[2]
-        adjoint = [
-            f.shape[-1] - x0 - 1,
-            w * up[0] - out_w * down[0] + x0 - up[0] + 1,
-            f.shape[0] - y0 - 1,
-            h * up[1] - out_h * down[1] + y0 - up[1] + 1,
-        ]
-        dx = _UPFIRDN2D(dy, f, down, up, adjoint, not flip_filter, gain)
-        return dx, None, None, None, None, None, None
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, f, *ctx.options = inputs
+    ctx.save_for_backward(f)
+    ctx.sizes = x.shape[2:], output.shape[2:]
 
 
-_UPFIRDN2D = library.define(
-    "upfirdn2d(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain) -> Tensor",
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    (f,) = ctx.saved_tensors
+    up, down, padding, flip_filter, gain = ctx.options
+    (h, w), (out_h, out_w) = ctx.sizes
+    x0, y0 = padding[0], padding[2]
+    adjoint = [
+        f.shape[-1] - x0 - 1,
+        w * up[0] - out_w * down[0] + x0 - up[0] + 1,
+        f.shape[0] - y0 - 1,
+        h * up[1] - out_h * down[1] + y0 - up[1] + 1,
+    ]
+    dx = _UPFIRDN2D(dy, f, down, up, adjoint, not flip_filter, gain)
+    return dx, None, None, None, None, None, None
+
+
+_OPTIONS = "int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain"
+_UPFIRDN2D = define(
+    f"upfirdn2d(Tensor x, Tensor f, {_OPTIONS}) -> Tensor",
     _forward,
     _empty_output,
-    _Upfirdn2d,
+    setup_context=_setup,
+    backward=_backward,
 )
-_UPFIRDN2D_OUT = library.define_out(
-    "upfirdn2d_out(Tensor x, Tensor f, int[] up, int[] down, SymInt[] padding, bool flip_filter, float gain, *,"
-    " Tensor(a!) out) -> ()",
-    _forward_out,
-    _check_out,
+_UPFIRDN2D_OUT = define_out(
+    f"upfirdn2d_out(Tensor x, Tensor f, {_OPTIONS}, *, Tensor(a!) out) -> ()", _forward_out, _check_out
 )

@@ -14,7 +14,7 @@ from stylegan_toon import ops
 from stylegan_toon.ops import conv3x3 as module
 from stylegan_toon.ops import library
 from stylegan_toon.ops.conv2d import conv2d_resample, conv_layer, modulated_1x1
-from stylegan_toon.ops.conv3x3 import conv3x3, kind_of, no_weight_gradients, remember
+from stylegan_toon.ops.conv3x3 import cached, conv3x3, kind_of, no_weight_gradients
 
 pytestmark = pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 
@@ -165,17 +165,17 @@ def test_kept_weights_follow_the_weights():
     x, w = make((1, 16, 16, 8, 8))
     with torch.no_grad():
         first = conv3x3(x, w, "plain", keep=True)
-        assert w in module._memory and torch.equal(conv3x3(x, w, "plain", keep=True), first)
+        assert w in module._cache and torch.equal(conv3x3(x, w, "plain", keep=True), first)
         w.mul_(2)
         assert relative_error(conv3x3(x, w, "plain", keep=True), 2 * first.double()) < TOLERANCE
         w.data = w.data / 2  # new memory under the same name
         assert relative_error(conv3x3(x, w, "plain", keep=True), first.double()) < TOLERANCE
-    known = len(module._memory)
+    entries = len(module._cache)
     del w
     gc.collect()
-    assert len(module._memory) == known - 1
+    assert len(module._cache) == entries - 1
     w = torch.ones(16, 16, 3, 3)
-    assert remember(w, "sum", w.sum, False) == 2304 and w not in module._memory
+    assert cached(w, "sum", w.sum, False) == 2304 and w not in module._cache
 
 
 def test_a_changed_instruction_set_finds_its_own_weights(isa):

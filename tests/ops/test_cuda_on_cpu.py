@@ -23,7 +23,7 @@ import torch
 from accuracy import DTYPES, TOLERANCE, relative_error
 
 from stylegan_toon import ops
-from stylegan_toon.ops import haar, library
+from stylegan_toon.ops import haar, library, structs
 from stylegan_toon.ops.bias_act import ACTIVATIONS
 
 SOURCES = Path(__file__).parents[2] / "csrc"
@@ -49,10 +49,10 @@ def launches(emulated, monkeypatch) -> list[str]:
     """Sends the ops on CPU tensors to the CUDA kernels, and notes each launch."""
     done = []
 
-    def launch(op: str, out: torch.Tensor, params: bytes) -> None:
+    def launch(op: str, out: torch.Tensor, params: structs.Parameters) -> None:
         function = getattr(emulated, f"toon_{op}_cuda")
-        function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p]
-        error = function(params, 0, None)
+        function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        error = function(ctypes.byref(params), 0, None)
         if error:
             raise RuntimeError(error.decode())
         done.append(op)

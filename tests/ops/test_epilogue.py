@@ -291,5 +291,3 @@ def test_kernels_refuse_what_they_cannot_take():
             op(x, *small, *rest)
     with pytest.raises(ValueError, match="dy is"):
         torch.ops.stylegan_toon.epilogue_grad(x.double(), x, None, None, 0.2, 1.0, -1.0)
-    for name, fields in (("epilogue", 25), ("epilogue_grad", 18)):
-        assert b"missing" in library._launcher(name, "cpu")(bytes(8 * fields), 1)

@@ -71,5 +71,3 @@ def test_kernels_refuse_what_they_cannot_take():
         torch.ops.stylegan_toon.bias_act_grad(x.double(), x, None, *options)
     with pytest.raises(ValueError, match="f is"):
         torch.ops.stylegan_toon.upfirdn2d(x, torch.ones(1, 1).double(), [1, 1], [1, 1], [0] * 4, False, 1.0)
-    for op, fields in (("bias_act", 14), ("upfirdn2d", 22)):
-        assert b"missing" in library._launcher(op, "cpu")(bytes(8 * fields), 1)  # no tensor at all

@@ -1,7 +1,8 @@
-"""How the compiled library is found and judged, and that everything works without it, saying so once."""
+"""Where the compiled library is looked for, which are refused, and that the ops work without it, with one warning."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stylegan_toon.ops import library
+from stylegan_toon.ops import library, structs
 
 USE = """
 import torch, warnings
@@ -71,6 +72,18 @@ def test_other_interface_is_refused(judge, monkeypatch):
     assert judge(path).handle is not None
     monkeypatch.setattr(library, "ABI_VERSION", library.ABI_VERSION + 1)
     assert judge(path).handle is None and "reinstall" in judge(path).reason
+
+
+def test_a_struct_of_another_size_is_refused(judge, monkeypatch):
+    if not library.available("cpu"):
+        pytest.skip(f"compiled kernels: {library.why_not('cpu')}")
+
+    class Haar(structs.Parameters):
+        _fields_ = (*structs.Haar._fields_, ("more", ctypes.c_int64))
+
+    path = Path(str(library._kernels().path))
+    monkeypatch.setattr(structs, "ALL", (*structs.ALL, Haar))
+    assert judge(path).handle is None and "ToonHaar" in judge(path).reason
 
 
 def test_where_it_is_looked_for(tmp_path, monkeypatch):

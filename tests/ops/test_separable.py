@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accuracy import relative_error
 
 from stylegan_toon import ops
-from stylegan_toon.ops import library, separable_layer, separable_up_layer
+from stylegan_toon.ops import separable_layer, separable_up_layer
 
 TOLERANCE = 1e-5
 NAMES = ("x", "style", "depthwise", "pointwise", "bias", "noise", "up_style")
@@ -181,9 +181,3 @@ def test_what_does_not_fit_is_refused():
         layer(*tensors[:4], tensors[4].double(), *tensors[5:])
     with pytest.raises(ValueError, match="slope"):
         separable_layer(torch.zeros(1, 16, 2, 2), *tensors[1:6], slope=-0.1)
-
-
-@pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
-def test_the_launcher_refuses_an_empty_struct():
-    for op, fields in (("haar", 9), ("separable", 15), ("separable_grad", 23), ("separable_pack", 6)):
-        assert b"missing" in library._launcher(op, "cpu")(bytes(8 * fields), 1)

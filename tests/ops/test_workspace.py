@@ -1,4 +1,4 @@
-"""Memory that is lent: never to two at a time, and given back."""
+"""The workspace: no two tensors share memory, and it is freed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tiny import tiny_generator
 
 from stylegan_toon import ops
 from stylegan_toon.ops import bias_act, library, upfirdn2d, workspace
-from stylegan_toon.ops.workspace import lent, release, take
+from stylegan_toon.ops.workspace import empty, release, reused
 
 pytestmark = pytest.mark.skipif(not library.available("cpu"), reason=f"compiled kernels: {library.why_not('cpu')}")
 
 
 @pytest.fixture(autouse=True)
-def own_pool():
+def own_workspace():
     release()
     yield
     release()
@@ -25,25 +25,25 @@ def own_pool():
 SHAPE = (1, 16, 64, 64)
 
 
-def test_lent_memory_is_used_again_when_nobody_holds_it():
-    first = take(SHAPE)
+def test_memory_is_used_again_when_no_tensor_refers_to_it():
+    first = empty(SHAPE)
     assert first.shape == SHAPE and first.is_contiguous(memory_format=torch.channels_last)
     at, view = first.data_ptr(), first[0, :, 3]
     del first
-    second = take(SHAPE)
+    second = empty(SHAPE)
     assert second.data_ptr() != at  # the view is still there
     del view
-    half = take((1, 16, 64, 48))
+    half = empty((1, 16, 64, 48))
     assert half.data_ptr() == at
     del half
-    assert take((1, 32, 64, 64)).data_ptr() != second.data_ptr() and len(workspace._pool.buffers) == 2
+    assert empty((1, 32, 64, 64)).data_ptr() != second.data_ptr() and len(workspace._layers.buffers) == 2
 
 
-def test_only_so_much_is_lent():
-    held = [take(SHAPE) for _ in range(7)]
-    assert len({t.data_ptr() for t in held}) == 7 and len(workspace._pool.buffers) == 4
-    small = take((1, 1, 4, 4))
-    assert len(workspace._pool.buffers) == 4 and small.shape == (1, 1, 4, 4)
+def test_a_workspace_has_four_buffers():
+    held = [empty(SHAPE) for _ in range(7)]
+    assert len({t.data_ptr() for t in held}) == 7 and len(workspace._layers.buffers) == 4
+    small = empty((1, 1, 4, 4))
+    assert len(workspace._layers.buffers) == 4 and small.shape == (1, 1, 4, 4)
 
 
 def test_networks_in_threads_do_not_share():
@@ -51,23 +51,23 @@ def test_networks_in_threads_do_not_share():
     ws = torch.randn(3, G.num_ws, 32)
     with torch.no_grad():
         wanted = [G.synthesis(w[None]) for w in ws]
-    found = [None] * len(ws)
+    images = [None] * len(ws)
 
-    def paint(i):
+    def synthesise(i):
         with torch.no_grad():
             for _ in range(5):
-                found[i] = G.synthesis(ws[i][None])
+                images[i] = G.synthesis(ws[i][None])
 
-    threads = [threading.Thread(target=paint, args=(i,)) for i in range(len(ws))]
+    threads = [threading.Thread(target=synthesise, args=(i,)) for i in range(len(ws))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(images, wanted, strict=True))
 
 
-def test_who_listens_in_sees_what_was_there():
-    G = tiny_generator(resolution=64, channel_base=2048)  # large enough for lent memory
+def test_hooks_see_outputs_that_stay_as_they_are():
+    G = tiny_generator(resolution=64, channel_base=2048)  # large enough for the workspace
     seen, copies = [], []
 
     def listen(module, arguments, y):
@@ -79,7 +79,7 @@ def test_who_listens_in_sees_what_was_there():
     with torch.no_grad():
         for _ in range(2):
             G.synthesis(torch.randn(2, G.num_ws, 32))
-    assert workspace._pool.buffers
+    assert workspace._layers.buffers
     assert all(torch.equal(a, b) for a, b in zip(seen, copies, strict=True))
 
 
@@ -103,39 +103,39 @@ def test_an_output_is_written_where_the_last_one_was(which):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_lent_tensor_is_what_it_takes_the_place_of(dtype):
+def test_a_reused_tensor_has_shape_strides_and_dtype(dtype):
     for wanted in (
         torch.empty(LARGE, dtype=dtype, memory_format=torch.channels_last),
         torch.empty(384, 16, 512, dtype=dtype).permute(2, 0, 1),
         torch.empty(1 << 22, dtype=dtype),
     ):
-        found = lent(wanted)
-        assert (found.shape, found.stride(), found.dtype) == (wanted.shape, wanted.stride(), dtype)
-        assert found.data_ptr() != wanted.data_ptr() and found.data_ptr() % 64 == 0
-        found.fill_(1)  # all of it is there
-        del found
-    assert len(workspace._outputs.buffers) == 1 and not workspace._pool.buffers
+        y = reused(wanted)
+        assert (y.shape, y.stride(), y.dtype) == (wanted.shape, wanted.stride(), dtype)
+        assert y.data_ptr() != wanted.data_ptr() and y.data_ptr() % 64 == 0
+        y.fill_(1)  # all of its memory is mapped
+        del y
+    assert len(workspace._outputs.buffers) == 1 and not workspace._layers.buffers
 
 
-def test_small_outputs_many_of_them_and_giant_ones_are_nobodys():
+def test_small_and_giant_outputs_and_a_fifth_one_get_new_memory():
     for size in (1 << 10, 1 << 25):
         new = torch.empty(size, 2)
-        assert lent(new) is new
-    held = [lent(torch.empty(LARGE)) for _ in range(7)]
+        assert reused(new) is new
+    held = [reused(torch.empty(LARGE)) for _ in range(7)]
     assert len({t.data_ptr() for t in held}) == 7 and len(workspace._outputs.buffers) == 4
     ops.release()
     assert not workspace._outputs.buffers
     held[0].fill_(1)  # it is in use still
 
 
-def test_what_a_backward_pass_remembers_is_not_written_over():
+def test_what_a_backward_pass_saves_is_not_written_over():
     x = torch.randn(LARGE, requires_grad=True)
     loss = sum(y.square().sum() for y in ops_on(x))
     for _ in range(6):
         with torch.no_grad():
             ops_on(torch.randn(LARGE))
-    (found,) = torch.autograd.grad(loss, x)
+    (dx,) = torch.autograd.grad(loss, x)
     exact = x.detach().double().requires_grad_()
     with ops.reference():
         (wanted,) = torch.autograd.grad(sum(y.square().sum() for y in ops_on(exact)), exact)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dx.double(), wanted, rtol=1e-4, atol=1e-4)

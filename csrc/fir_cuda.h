@@ -1,5 +1,6 @@
-// FIR filters on CUDA, shared by upfirdn2d and epilogue. What becomes of a filtered sample is up to a `Finish`:
-//   Finish::Line line = finish.line(n, c);     what one plane of the output needs
+// FIR filters on CUDA, shared by upfirdn2d and epilogue (fir_cpu.h has those for the CPU). A `Finish` turns a filtered
+// sample into an output:
+//   Finish::Line line = finish.line(n, c);     what is the same for one plane of the output
 //   A y = finish(v, line, n, pixel);           the value to store
 //
 // Three kernels. `tile_kernel` and `column_kernel` are for contiguous and for channels_last images, with the
@@ -25,7 +26,7 @@ struct Fir {
   Finish finish;
 };
 
-// A thread an output sample, in the order of memory; inserted zeros are never visited.
+// One thread for each output sample, in the order of memory; inserted zeros are never read.
 template <class S, class Int, class Finish>
 __global__ void __launch_bounds__(kThreads) any_kernel(Fir<S, Int, Finish> a) {
   using A = Compute<S>;
@@ -38,8 +39,7 @@ __global__ void __launch_bounds__(kThreads) any_kernel(Fir<S, Int, Finish> a) {
     const Taps<Int> ty = clip(taps_at(y, a.up_y, a.down_y, a.pad_y0, a.f_h), a.up_y, a.in_h);
     const S *const corner = a.x + ((image * a.in_h + ty.input) * a.in_w + tx.input) * inner + channel;
     // Correlation order is the order of f if flip is set; otherwise it runs backwards from the end.
-    const A *const tap =
-        a.f + (a.flip ? ty.tap * a.f_w + tx.tap : (a.f_h - 1 - ty.tap) * a.f_w + a.f_w - 1 - tx.tap);
+    const A *const tap = a.f + (a.flip ? ty.tap * a.f_w + tx.tap : (a.f_h - 1 - ty.tap) * a.f_w + a.f_w - 1 - tx.tap);
     const Int tap_y = (a.flip ? a.up_y : -a.up_y) * a.f_w, tap_x = a.flip ? a.up_x : -a.up_x;
     A sum = 0;
     for (Int j = 0; j < ty.count; j++)
@@ -67,14 +67,14 @@ struct Weights {
   }
 };
 
-// How many input samples lie under `outputs` neighbouring ones, the first of which begins on a sample.
+// How many input samples the filter covers for `outputs` adjacent outputs, the first of which begins on a sample.
 TOON_HD constexpr int reach(int outputs, int up, int down) { return ((outputs - 1) * down + kTaps - 1) / up + 1; }
 
-// Rows that a thread makes: as many as keep their sums, and the samples under them, in registers.
+// Rows that a thread makes: as many as have their sums and the samples under them in registers.
 TOON_HD constexpr int rows_of(int down) { return down == 2 ? 2 : 4; }
 
 // Contiguous images. A block brings the samples under a tile of the output to shared memory, 16 bytes a load;
-// a thread then makes `rows_of` rows of the 16 bytes it stores, meeting each sample under them once.
+// a thread then makes `rows_of` rows of 16 bytes of output and reads each sample under them once.
 template <class S, int kUp, int kDown>
 struct Tile {
   static constexpr int kLanes = 16, kStrips = kTileThreads / kLanes;
@@ -82,9 +82,10 @@ struct Tile {
   static constexpr int kWidth = kLanes * kPack, kHeight = kStrips * kRows;
   static constexpr int kCols = reach(kPack, kUp, kDown), kRowsIn = reach(kRows, kUp, kDown);
   static constexpr int kHeightIn = reach(kHeight, kUp, kDown);
-  static constexpr int kPacks = (reach(kWidth, kUp, kDown) + 2 * kPack - 2) / kPack;  // wherever a row begins in one
+  static constexpr int kPacks =
+      (reach(kWidth, kUp, kDown) + 2 * kPack - 2) / kPack;  // for a row that begins anywhere in a pack
 
-  // Threads side by side step by 2 to 16 samples; one gap in 32 sends them to different banks.
+  // Adjacent threads are 2 to 16 samples apart; a gap after every 32 samples puts them in different banks.
   static TOON_HD constexpr int gapped(int i) { return i + i / 32; }
   static constexpr int kPitch = gapped(kPacks * kPack);
 };
@@ -121,8 +122,7 @@ __global__ void __launch_bounds__(kTileThreads) tile_kernel(Fir<S, int, Finish> 
           }
         }
 #pragma unroll
-        for (int k = 0; k < T::kPack; k++)
-          samples[r * T::kPitch + T::gapped(q * T::kPack + k)] = load(pack.at[k]);
+        for (int k = 0; k < T::kPack; k++) samples[r * T::kPitch + T::gapped(q * T::kPack + k)] = load(pack.at[k]);
       }
     }
     __syncthreads();
@@ -171,8 +171,7 @@ __global__ void __launch_bounds__(kTileThreads) tile_kernel(Fir<S, int, Finish> 
       if (a.out_aligned) {
         P pack;
 #pragma unroll
-        for (int k = 0; k < T::kPack; k++)
-          pack.at[k] = store<S>(a.finish(sums[o][k], line, n, y * a.out_w + x + k));
+        for (int k = 0; k < T::kPack; k++) pack.at[k] = store<S>(a.finish(sums[o][k], line, n, y * a.out_w + x + k));
         *reinterpret_cast<P *>(out) = pack;
       } else {
 #pragma unroll
@@ -180,12 +179,12 @@ __global__ void __launch_bounds__(kTileThreads) tile_kernel(Fir<S, int, Finish> 
           if (x + k < a.out_w) out[k] = store<S>(a.finish(sums[o][k], line, n, y * a.out_w + x + k));
       }
     }
-    __syncthreads();  // before the samples of the next tile take the place of these
+    __syncthreads();  // before the samples of the next tile overwrite these
   }
 }
 
-// channels_last images. A thread makes `rows_of` rows of 16 bytes of channels of one column. Everything is
-// aligned whatever the padding; the three neighbours that read a sample too find it in the first-level cache.
+// channels_last images. A thread makes `rows_of` rows of 16 bytes of channels of one column. Accesses are aligned for
+// any padding; the three adjacent threads that read the same sample find it in the first-level cache.
 template <class S, int kUp, int kDown, class Finish>
 __global__ void __launch_bounds__(kTileThreads) column_kernel(Fir<S, int, Finish> a) {
   using A = Compute<S>;
@@ -260,7 +259,7 @@ cudaError_t launch_four(const Fir<S, int, Finish> &a, const Stream &stream) {
   return launch(tile_kernel<S, kUp, kDown, Finish>, kTileThreads, a.n * a.c * across * down * kTileThreads, a, stream);
 }
 
-// Filters in the best way there is. kResamples: up and down may differ from 1.
+// Filters with the fastest kernel that fits. kResamples: up and down may differ from 1.
 template <bool kResamples, class S, class Finish>
 cudaError_t fir(const Fir<S, int64_t, Finish> &a, const Stream &stream) {
   // 32-bit indices where none of them, nor a step of the grid beyond the end, can overflow.
@@ -272,14 +271,15 @@ cudaError_t fir(const Fir<S, int64_t, Finish> &a, const Stream &stream) {
       !small(a.pad_y0))
     return launch(any_kernel<S, int64_t, Finish>, kThreads, total, a, stream);
 
-  Fir<S, int, Finish> b{a.out, a.x, a.f, int(a.n), int(a.c), int(a.in_h), int(a.in_w), int(a.out_h), int(a.out_w),
-                        int(a.f_h), int(a.f_w), int(a.up_x), int(a.up_y), int(a.down_x), int(a.down_y),
-                        int(a.pad_x0), int(a.pad_y0), a.flip, a.channels_last, false, false, a.gain, a.finish};
+  Fir<S, int, Finish> b{a.out,           a.x,           a.f,           int(a.n),      int(a.c),      int(a.in_h),
+                        int(a.in_w),     int(a.out_h),  int(a.out_w),  int(a.f_h),    int(a.f_w),    int(a.up_x),
+                        int(a.up_y),     int(a.down_x), int(a.down_y), int(a.pad_x0), int(a.pad_y0), a.flip,
+                        a.channels_last, false,         false,         a.gain,        a.finish};
   const int64_t step = 16 / sizeof(S);
   b.in_aligned = aligned(a.x) && (a.channels_last ? a.c : a.in_w) % step == 0;
   b.out_aligned = aligned(a.out) && (a.channels_last ? a.c : a.out_w) % step == 0;
   const bool square = a.f_w == kTaps && a.f_h == kTaps && a.up_x == a.up_y && a.down_x == a.down_y;
-  // Nobody filters float64 but tests. Very small images would leave most of a tile empty.
+  // Only tests filter float64. Very small images would leave most of a tile empty.
   if constexpr (sizeof(S) < sizeof(double)) {
     if (square && (a.channels_last ? b.in_aligned && b.out_aligned : a.out_w >= 2 * step)) {
       if (a.up_x == 1 && a.down_x == 1) return launch_four<S, 1, 1>(b, stream);
