@@ -2,7 +2,7 @@
 
     python pretrained/recipes/faces.py --network pretrained/faces.safetensors --count 2000 --out runs/faces512
 
-Writes to --out: NNNNN.png (512 px) and ws.npy (float16 ``[count, num_ws, w_dim]``). A run that was stopped can be resumed.
+Writes to --out: NNNNN.png (512 px) and ws.npy (float16 ``[count, num_ws, w_dim]``). A stopped run can be resumed.
 
 Half of the latents have one w in all layers, at a truncation between 0.5 and 1. The others
 imitate inversion in W+: fine layers of another face (other colours and light), and a small offset in every layer. A

