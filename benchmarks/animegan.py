@@ -2,9 +2,9 @@
 
     python benchmarks/animegan.py --peer CHECKOUT
 
-Both get the same weights and the same photo, take turns, and have to paint the same. Ours is run as `infer` runs it;
-the port as its README does. The parameter counts are printed, too. Without --peer, a plain writing of the same
-architecture stands in for the port.
+Both get the same weights and the same photo, run alternately, and must give the same picture. Ours runs as in `infer`,
+the port as in its README. The parameter counts are printed as well. Without --peer, a plain implementation of the same
+architecture replaces the port.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PlainBlock(nn.Module):
 
 
 class Plain(nn.Sequential):
-    """The architecture as one would write it down."""
+    """A plain implementation of the architecture."""
 
     def __init__(self) -> None:
         up = nn.Upsample(scale_factor=2, mode="bilinear")
@@ -57,7 +57,7 @@ class Plain(nn.Sequential):
 
 
 def load_peer(checkout: Path | None) -> tuple[str, nn.Module, dict[str, bool]]:
-    """Name, generator, and the arguments that make its enlargement ours (the port's default aligns corners)."""
+    """Name, generator, and the arguments that make its upsampling equal ours (the port's default aligns corners)."""
     if checkout is None:
         return "plain PyTorch", Plain(), {}
     spec = importlib.util.spec_from_file_location("peer_model", checkout / "model.py")
@@ -94,7 +94,7 @@ def main() -> None:
             for which, run in runs.items():
                 started = time.perf_counter()
                 run()
-                if turn >= 2:  # the first rounds choose algorithms and take memory
+                if turn >= 2:  # the first rounds choose algorithms and allocate memory
                     seconds[which].append(time.perf_counter() - started)
     counts = [sum(p.numel() for p in network.parameters()) for network in (ours, peer)]
     print(
@@ -105,7 +105,7 @@ def main() -> None:
         print(f"{which:18} {count:,} parameters  median {1000 * statistics.median(times):6.1f} ms  "
               f"best {1000 * min(times):6.1f} ms")  # fmt: skip
     medians = {which: statistics.median(times) for which, times in seconds.items()}
-    print(f"ours is {medians[name] / medians['ours']:.2f} times as fast; paintings differ by {off:.1e} at most")
+    print(f"ours is {medians[name] / medians['ours']:.2f} times as fast; pictures differ by {off:.1e} at most")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""How long the discriminator takes, forward and backward, and how much memory a training step needs.
+"""Time of the discriminator, forward and backward, and memory of a training step.
 
     python benchmarks/discriminator.py --peer PATH_OF_STYLEGAN2_ADA_PYTORCH
 
-As `synthesis.py`. Memory is the peak of a process of its own that runs one step (G and D, forward and backward).
+Measured as in `synthesis.py`. Memory is the peak of a separate process that runs one step (G and D, forward and
+backward).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RESOLUTION, BASE = 256, 16384
 
 
 def build(networks) -> tuple[torch.nn.Module, torch.nn.Module, dict]:
-    """G and D of ours (None) or of the peer, and what its forward wants besides."""
+    """G and D, ours (None) or the peer's, and further arguments of the peer's forward."""
     if networks is None:
         common = dict(resolution=RESOLUTION, channel_base=BASE)
         return Generator(GeneratorConfig(**common)), Discriminator(DiscriminatorConfig(**common)), {}

@@ -1,8 +1,8 @@
-"""How well the glasses filter does: precision and recall on pictures labelled by eye (glasses.txt).
+"""Precision and recall of the glasses filter on pictures labelled by hand (glasses.txt).
 
     python benchmarks/glasses.py --portraits DIR --faces faces-256.zip
 
-The threshold was chosen on the portraits; the synthetic faces had no say in it.
+The threshold was chosen on the portraits alone; the synthetic faces are a test set.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def measure(section: str, place: Path, step: int) -> None:
             face = max(detect_faces(photo), key=lambda face: face.area)
         except ToonError:
             continue
-        found = glasses(align(photo, face, 256).image) > GLASSES
+        detected = glasses(align(photo, face, 256).image) > GLASSES
         seen += 1
-        hit += found and name in truth
-        miss += not found and name in truth
-        false += found and name not in truth
+        hit += detected and name in truth
+        miss += not detected and name in truth
+        false += detected and name not in truth
     print(f"{section:10} {seen:4} pictures, {hit + miss:3} with glasses: "
           f"precision {hit / max(hit + false, 1):.2f}, recall {hit / max(hit + miss, 1):.2f}")  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""How long pictures of the default networks take, beside other ways to run the same network.
+"""Time to synthesise pictures with the default network, compared with other ways to run it.
 
     python benchmarks/mobile.py --threads 2            # and once more with 1; needs openvino: pip install openvino
 
 The shipped `faces`, batch 1: our kernels, the same network in plain PyTorch operators (eager, and through
 torch.compile), and OpenVINO with those operators converted; alternately in one process. "step" is forward and backward
-to all weights at 256 px, with its peak memory beside that of torch.compile.
+to all weights at 256 px, with its peak memory and that of torch.compile.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def main() -> None:
     plain = Plain(G.synthesis, 256)
     compiled = torch.compile(plain, dynamic=False)
 
-    def step(paint: Callable[[Tensor], Tensor]) -> None:
+    def step(synthesise: Callable[[Tensor], Tensor]) -> None:
         G.zero_grad(set_to_none=True)
-        paint(ws.detach()).square().mean().backward()
+        synthesise(ws.detach()).square().mean().backward()
 
     def ours_256(ws: Tensor) -> Tensor:
         return G.synthesis(ws, "const", None, 256)

@@ -1,14 +1,14 @@
-"""How fast the ops are, and how fast they could be: time, bytes that must move, and what copying them would take.
+"""Speed of the ops: time, bytes that must be moved, and the time to copy as many bytes.
 
     python benchmarks/ops.py --peer PATH_OF_STYLEGAN2_ADA_PYTORCH
 
-Each row is one op on one tensor. "new" makes its output, "ready" is given it (out=), "in place" writes over its
-input; "backward" makes the gradients of all inputs, "double" the gradient of that gradient by what came from above
-(what R1 needs). "MB" is what has to be read and written; "floor" the time in which copy_ moves as much between tensors
-that are there already, "of copy" the part of that rate that is reached (above 1: some of it stayed in the cache).
-The other columns are how many times as long others take for the same: our PyTorch reference, torch.compile of it, and
-with --peer a checkout of NVlabs/stylegan2-ada-pytorch (its plugins on CUDA, its PyTorch code on the CPU). They know no
-"ready" or "in place"; there they are measured as they are. All take turns in one process; times are medians.
+Each row is one op on one tensor. "new" allocates its output, "ready" gets it (out=), "in place" overwrites its input;
+"backward" computes the gradients of all inputs, "double" the gradient of that gradient by the incoming one (for R1).
+"MB" is what must be read and written; "copy" is the time of copy_ for as many bytes between allocated tensors, "of
+copy" the reached part of that rate (above 1: some data stayed in the cache). The other columns are the time of others
+over ours: our PyTorch reference, torch.compile of it, and with --peer a checkout of NVlabs/stylegan2-ada-pytorch (its
+plugins on CUDA, its PyTorch code on the CPU). These have no "ready" or "in place" and are measured without. All run
+alternately in one process; times are medians.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Row:
 
     work: str
     megabytes: float
-    floor: float = 0.0
+    copy: float = 0.0
     ours: float = 0.0
     others: dict[str, float] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Case:
     size: int  # numbers in the output
 
     def bytes_moved(self, mode: str) -> int:
-        # bias_act's slope is read off its output: backward and double read that too.
+        # bias_act computes its slope from its output: backward and double read that, too.
         numbers = self.inputs[0].numel() + self.size + (self.size if self.sloped and mode in MODES[3:] else 0)
         return numbers * self.inputs[0].element_size()
 
@@ -67,7 +67,7 @@ class Case:
         return len(self.inputs) > 1
 
     def prepare(self, mode: str, f: Callable[..., Tensor], takes_out: bool) -> Callable[[], object]:
-        """What one measurement calls."""
+        """The function that one measurement calls."""
         if mode in MODES[:3]:
             leaves = [t.detach() for t in self.inputs]
             if not takes_out or mode == "new":
@@ -99,14 +99,14 @@ def compiled(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile works here; says so if it does not."""
+    """Whether torch.compile works here; prints a message if it does not."""
     try:
         from torch._functorch import config
 
         config.donated_buffer = False  # each backward pass is measured many times
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
         return True
-    except Exception as error:  # it has no common ancestor narrower than this
+    except Exception as error:  # torch.compile raises unrelated kinds of errors
         print(f"torch.compile does not work here ({str(error).splitlines()[0][:80]}): it is left out.\n")
         return False
 
@@ -137,13 +137,13 @@ def cases(args: argparse.Namespace) -> list[Case]:
     x = torch.randn(n, c, h, w, device=args.device).to(args.dtype)
     b = torch.randn(c, device=args.device).to(args.dtype)
     peer = (lambda x, b: peer_add(x, b, **OPTIONS, impl=impl)) if args.peer else None
-    found = [case("bias_act", add, peer, x.numel(), x, b)]
+    selected = [case("bias_act", add, peer, x.numel(), x, b)]
     for name, options in RESAMPLINGS.items():
         small = x[:, :, : h // 2, : w // 2] if "up" in options else x
         size = x.numel() // 4 if "down" in options else x.numel()
         peer = (lambda x, o=options: peer_fir(x, f, **o, impl=impl)) if args.peer else None
-        found.append(case(f"upfirdn2d {name}", partial(fir, options), peer, size, small))
-    return found
+        selected.append(case(f"upfirdn2d {name}", partial(fir, options), peer, size, small))
+    return selected
 
 
 def measure(case: Case, mode: str, copy: Callable[[], object], args: argparse.Namespace) -> Row:
@@ -152,17 +152,17 @@ def measure(case: Case, mode: str, copy: Callable[[], object], args: argparse.Na
     functions += [case.prepare(mode, case.others[k], takes_out=False) for k in names]
     seconds = alternately(functions, args.rounds, warm_up=2, device=args.device)
     moved = case.bytes_moved(mode)
-    floor = seconds[0] * moved / (2 * args.numel * args.dtype.itemsize)
+    copy = seconds[0] * moved / (2 * args.numel * args.dtype.itemsize)
     milliseconds = [1e3 * s for s in seconds]
-    return Row(f"{case.name}, {mode}", moved / 1e6, 1e3 * floor, milliseconds[1], dict(zip(names, milliseconds[2:])))
+    return Row(f"{case.name}, {mode}", moved / 1e6, 1e3 * copy, milliseconds[1], dict(zip(names, milliseconds[2:])))
 
 
 def table(rows: list[Row], names: list[str]) -> str:
-    lines = [f"| {'work':26} | MB  | floor ms | ours ms | GB/s | of copy |" + "".join(f" {n} |" for n in names)]
+    lines = [f"| {'work':26} | MB  | copy ms | ours ms | GB/s | of copy |" + "".join(f" {n} |" for n in names)]
     lines += ["|---|---|---|---|---|---|" + "---|" * len(names)]
     for r in rows:
-        line = f"| {r.work:26} | {r.megabytes:3.0f} | {r.floor:8.2f} | {r.ours:7.2f} | {r.megabytes / r.ours:4.1f} |"
-        line += f" {r.floor / r.ours:7.2f} |"
+        line = f"| {r.work:26} | {r.megabytes:3.0f} | {r.copy:8.2f} | {r.ours:7.2f} | {r.megabytes / r.ours:4.1f} |"
+        line += f" {r.copy / r.ours:7.2f} |"
         ratios = [f"{r.others[n] / r.ours:.1f}x" if n in r.others else "-" for n in names]
         lines.append(line + "".join(f" {ratio:>{len(n)}} |" for n, ratio in zip(names, ratios)))
     return "\n".join(lines)
@@ -198,10 +198,10 @@ def main() -> None:
     limits = f"copy_ {seconds[0] * 1e3:.2f} ms ({rate:.1f} GB/s), clone() {seconds[1] * 1e3:.2f} ms"
     print(limits + "\n")
 
-    found = cases(args)
-    work = [(case, mode) for case in found for mode in MODES if mode != "in place" or case.sloped]
+    selected = cases(args)
+    work = [(case, mode) for case in selected for mode in MODES if mode != "in place" or case.sloped]
     rows = [measure(case, mode, copy, args) for case, mode in work if args.only in f"{case.name}, {mode}"]
-    print(table(rows, list(found[0].others)))
+    print(table(rows, list(selected[0].others)))
     if args.json:
         numbers = {"head": head, "copy_ms": 1e3 * seconds[0], "clone_ms": 1e3 * seconds[1]}
         args.json.write_text(json.dumps(numbers | {"rows": [asdict(row) for row in rows]}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What the speed and memory of a training hang on, and what many GPUs would do: the tables of training/SCALING.md.
+"""Speed and memory of training, measured, and estimates for many GPUs: the tables of training/SCALING.md.
 
     python benchmarks/scaling.py
 
@@ -49,8 +49,8 @@ def measure(job: Job, processes: int) -> tuple[float, int]:
     start = [sys.executable] + ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] * (processes > 1)
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads)}
     command = [*start, __file__, "--one", json.dumps(asdict(job))]
-    said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-    pictures, mib = json.loads(said.splitlines()[-1])
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    pictures, mib = json.loads(output.splitlines()[-1])
     return pictures, mib
 
 
@@ -67,7 +67,7 @@ def one(job: Job) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         ours(job, write_pictures(Path(folder) / "pictures.zip", job.resolution), turn)
-    times[16].pop(0)  # the step that warms up
+    times[16].pop(0)  # warm-up
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps([rate(job, times), resident("VmHWM")]))
 
@@ -99,7 +99,7 @@ def reading(resolution: int, suffix: str, shards: bool, seconds: float = 2.0) ->
 
 
 def exchanged(resolution: int) -> float:
-    """Bytes of gradients a process adds up with the others in a step, the mean over a cycle, configuration `auto`."""
+    """Bytes of gradients that a process exchanges in a step: the mean over a cycle, configuration `auto`."""
     row = preset("auto", resolution)
     with torch.device("meta"):
         networks = Generator(row.generator(resolution)), Discriminator(row.discriminator(resolution))
@@ -154,7 +154,7 @@ def computed() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--computed", action="store_true", help="measure nothing")
+    parser.add_argument("--computed", action="store_true", help="only the computed tables")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

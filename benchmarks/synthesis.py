@@ -1,10 +1,10 @@
-"""How long pictures take: the synthesis network without gradients, and forward and backward.
+"""Time of the synthesis network without gradients, and forward and backward.
 
     python benchmarks/synthesis.py --peer PATH_OF_STYLEGAN2_ADA_PYTORCH
 
 Random weights (the time does not depend on them), batch 1 and more, float32 as the network is configured, beside a
-checkout of NVlabs/stylegan2-ada-pytorch in the same process, in turn; it stays in float32 in the bfloat16 rows, as it
-computes nothing else on a CPU. The row "torch.compile" has our own network without it in the place of the peer. The
+checkout of NVlabs/stylegan2-ada-pytorch in the same process, alternately. The peer stays in float32 in the bfloat16
+rows, since it supports nothing else on a CPU. In the row "torch.compile" the peer is our own network without it. The
 rate counts multiplications and additions by the definition of the convolutions, so an algorithm that needs fewer can
 exceed what matrices reach. The line below the table is of the shipped `faces`.
 """
@@ -68,16 +68,16 @@ def main() -> None:
         ws = torch.randn(batch, G.num_ws, 512)
         # The published training draws noise and does not join modulation and convolution.
         noise = "random" if learns else "const"
-        paint = accelerate(G.synthesis, how if how == "compile" else "off")
+        synthesise = accelerate(G.synthesis, how if how == "compile" else "off")
         dtype = torch.bfloat16 if how == "bfloat16" else None
-        functions = [step(G, functools.partial(paint, ws, noise_mode=noise, dtype=dtype), learns)]
+        functions = [step(G, functools.partial(synthesise, ws, noise_mode=noise, dtype=dtype), learns)]
         if how == "compile":
             functions.append(step(G, functools.partial(G.synthesis, ws, noise_mode=noise), learns))
         elif networks:
             options = dict(channel_base=base, channel_max=512)
             P = networks.Generator(512, 0, 512, resolution, 3, synthesis_kwargs=options).train(learns)
-            paint = functools.partial(P.synthesis, ws, noise_mode=noise, force_fp32=True)
-            functions.append(step(P, paint, learns))
+            synthesise = functools.partial(P.synthesis, ws, noise_mode=noise, force_fp32=True)
+            functions.append(step(P, synthesise, learns))
         seconds = alternately(functions, args.rounds)
         work = gflop(config) * batch * (3 if learns else 1)
         line = f"| {name:42} | {seconds[0] * 1e3:7.0f} | {work / seconds[0]:7.0f} |"
@@ -99,16 +99,16 @@ def likeness() -> float:
     return 10 * math.log10(4 / (half - full).square().mean().item())
 
 
-def step(network: torch.nn.Module, paint: Callable[[], torch.Tensor], learns: bool) -> Callable[[], None]:
+def step(network: torch.nn.Module, synthesise: Callable[[], torch.Tensor], learns: bool) -> Callable[[], None]:
     """One measurement: a picture, or a picture and all gradients."""
 
     def forward() -> None:
         with torch.no_grad():
-            paint()
+            synthesise()
 
     def both() -> None:
         network.zero_grad(set_to_none=True)
-        paint().square().mean().backward()
+        synthesise().square().mean().backward()
 
     return both if learns else forward
 

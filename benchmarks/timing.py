@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine's name and its limits, alternating measurements, another implementation."""
+"""Shared by the benchmarks: the machine and its limits, alternating measurements, loading another implementation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def alternately(
     warm_up: int = 1,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> list[float]:
-    """Median seconds of each function, called one after the other in every round, so that all see the same weather."""
+    """Median seconds of each function, called alternately, so that all see the same load of the machine."""
     measure = _seconds_on_cuda if device.type == "cuda" else _seconds
     times: list[list[float]] = [[] for _ in functions]
     for i in range(warm_up + rounds):
@@ -63,13 +63,13 @@ def _seconds_on_cuda(function: Callable[[], object]) -> float:
 
 
 def matrix_rate(size: int = 1024, rounds: int = 9) -> float:
-    """GFLOP/s of torch's float32 matrix product: the limit of any convolution that multiplies by the book."""
+    """GFLOP/s of torch's float32 matrix product: the limit of a convolution by its definition."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     return 2e-9 * size**3 / alternately([lambda: a @ b], rounds, warm_up=3)[0]
 
 
 def resident(what: str) -> int:
-    """MiB of this process in memory: now (VmRSS) or at the most (VmHWM; getrusage counts the parent's in)."""
+    """MiB of this process in memory: now (VmRSS) or at its peak (VmHWM; getrusage would include the parent)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(what))
 

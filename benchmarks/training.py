@@ -1,13 +1,13 @@
-"""How many pictures a second training takes in, beside the published implementation.
+"""Pictures a second of training, compared with the published implementation.
 
     python benchmarks/training.py --peer PATH_OF_STYLEGAN2_ADA_PYTORCH
 
 Whole steps as configuration `auto` has them: G and D, path length in every fourth step, R1 in every sixteenth, ADA's
 pipe bgc at p, moving average, optimisers, pictures read from a zip. Each kind of step is timed a few times (median);
-a cycle of 16 has 12 plain ones, 3 with path length, 1 with both. Each side is a process of its own with its own
-memory settings; they take turns step by step, so both see the same weather. Ours is `train` itself. The published loop
-asks for CUDA by name, so its steps are put together here from its own parts (loss, networks, pipe, data set), with the
-second derivative of its sampler, which it has for old versions of torch only.
+a cycle of 16 has 12 plain ones, 3 with path length, 1 with both. Each side is a separate process with its own
+memory settings; they alternate step by step, so both see the same load. Ours is `train` itself. The published loop
+requires CUDA, so its steps are assembled here from its own parts (loss, networks, pipe, data set), with the second
+derivative of its sampler, which it has for old versions of torch only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS = {1: 12, 4: 3, 16: 1}  # number of a step that is plain, has path length,
 
 @dataclass(frozen=True)
 class Job:
-    """What both sides are asked to do."""
+    """The work of both sides."""
 
     batch: int
     resolution: int = 128
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def numbers(self) -> list[int]:
-        """Of the steps: the first warms up."""
+        """Numbers of the steps; the first is a warm-up."""
         return [16] + [number for _ in range(self.rounds) for number in (1, *KINDS)]
 
 
@@ -97,7 +97,7 @@ def ours(job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextMana
 
 
 def theirs(checkout: Path, job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextManager]) -> None:
-    """The same steps by the parts of a checkout of stylegan2-ada-pytorch."""
+    """The same steps with the parts of a checkout of stylegan2-ada-pytorch."""
     networks, losses, augment, dataset = (
         peer_module(checkout, f"training.{name}") for name in ("networks", "loss", "augment", "dataset")
     )
@@ -159,7 +159,7 @@ def theirs(checkout: Path, job: Job, data: Path, turn: Callable[[], contextlib.A
 
 
 def worker(checkout: Path | None, job: Job, data: Path, line: Connection) -> None:
-    """In a process of its own: a step whenever the line says so, answered by its seconds and the peak in MiB."""
+    """Run in a separate process: one step for each message, answered with its seconds and the peak in MiB."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(job.threads)
     torch.manual_seed(0)
@@ -181,7 +181,7 @@ def alternate(sides: list[tuple[Path | None, Job]], data: Path) -> list[tuple[fl
     for side in sides:
         here, there = context.Pipe()
         context.Process(target=worker, args=(*side, data, there), daemon=True).start()
-        there.close()  # so that the end of a side is noticed
+        there.close()  # so that the end of the other process raises EOFError
         lines.append(here)
     for count, number in enumerate(sides[0][1].numbers):
         for side, line in enumerate(lines):
@@ -195,7 +195,7 @@ def alternate(sides: list[tuple[Path | None, Job]], data: Path) -> list[tuple[fl
 
 def rate(job: Job, times: dict[int, list[float]]) -> float:
     """Pictures a second over a cycle of 16 steps, from the seconds of steps of each kind."""
-    return 16 * job.batch / sum(KINDS[number] * statistics.median(found) for number, found in times.items())
+    return 16 * job.batch / sum(KINDS[number] * statistics.median(seconds) for number, seconds in times.items())
 
 
 def main() -> None:

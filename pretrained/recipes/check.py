@@ -1,5 +1,7 @@
-"""The figures on the model cards: how often a face detector finds a face in uncurated seeds, the energy of the finest
-Haar bands (levels of 255, squared), how near the pictures of smaller sizes are to the reduced large one; a sample grid.
+"""Measurements for the model cards, and a sample grid.
+
+Measured are how often a face detector finds a face in uncurated seeds, the energy of the finest Haar bands (levels of
+255, squared), and how close the pictures of smaller sizes are to the reduced large one.
 
     python pretrained/recipes/check.py --network faces --seeds 1000 --out runs/check
 """

@@ -2,8 +2,8 @@
 
     python pretrained/recipes/draw.py --faces runs/faces512 --style comic --out runs/comic512
 
-Writes to --out NNNNN.png for every face that is there, and ws.npz with the latents of those up to the first that is
-missing: what `train --data OUT --pairs OUT/ws.npz` takes. A run that was stopped goes on.
+Writes NNNNN.png to --out for every face in --faces, and ws.npz with the latents of the faces up to the first missing
+one, for `train --data OUT --pairs OUT/ws.npz`. A run that was stopped can be resumed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--style", choices=sorted(STYLES), required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, help="Only the first so many.")
+    parser.add_argument("--count", type=int, help="Only the first COUNT faces.")
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

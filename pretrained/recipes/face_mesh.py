@@ -1,11 +1,11 @@
-"""Makes ``face-mesh.safetensors``: MediaPipe's face landmark network, read as data out of its wheel.
+"""Make ``face-mesh.safetensors``: MediaPipe's face landmark network, read as data from its wheel.
 
     pip download --no-deps mediapipe==0.10.21 --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64
     python pretrained/recipes/face_mesh.py mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl
 
 Nothing of the wheel is run or installed. The file inside is a TensorFlow Lite flatbuffer: a table of operators in
-the order of their computation, and the arrays they take. Starting from each output this walks back to the input,
-and puts the weights it meets into the layers of `stylegan_toon/faces/mesh_network.py` that stand in the same place.
+the order of their computation, and the arrays they take. Starting from each output, this script walks back to
+the input and copies the weights on the way into the corresponding layers of `stylegan_toon/faces/mesh_network.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TYPES = {0: "<f4", 1: "<f2", 2: "<i4"}
 
 
 class Table:
-    """A table of a flatbuffer: fields by their number in the schema, absent ones as None."""
+    """A table of a flatbuffer: fields by their number in the schema; None if absent."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
@@ -48,7 +48,7 @@ class Table:
         return default if place is None else struct.unpack_from(form, self.data, place)[0]
 
     def vector(self, field: int) -> tuple[int, int]:
-        """Where a vector's elements begin, and how many there are."""
+        """Position of a vector's first element, and the number of elements."""
         place = self.place(field)
         if place is None:
             return 0, 0
@@ -77,7 +77,7 @@ class Operator:
 
 
 class Lite:
-    """A TensorFlow Lite network: operators by what they give, arrays by the number of their tensor."""
+    """A TensorFlow Lite network: operators by output tensor, arrays by tensor number."""
 
     def __init__(self, data: bytes) -> None:
         model = Table(data, struct.unpack_from("<I", data)[0])
@@ -91,7 +91,7 @@ class Lite:
             self.maker.update(dict.fromkeys(operator.outputs, operator))
 
     def array(self, tensor: int) -> np.ndarray:
-        """A constant, also one that is stored in half precision and widened on the way."""
+        """A constant, also one that is stored in half precision and converted by an operator."""
         while tensor in self.maker:
             tensor = self.maker[tensor].inputs[0]
         table = self.tensors[tensor]
@@ -106,7 +106,7 @@ class Lite:
             operator = self.maker[tensor]
             if operator.code in (CONV, DEPTHWISE):
                 kernel, bias = (self.array(place) for place in operator.inputs[1:])
-                # [out, height, width, in], and [1, height, width, channels] where each channel is by itself
+                # [out, height, width, in], and [1, height, width, channels] for a depthwise convolution
                 kernel = kernel.transpose((0, 3, 1, 2) if operator.code == CONV else (3, 0, 1, 2))
                 found.append((tensor, [kernel, bias]))
             elif operator.code == PRELU:
@@ -153,7 +153,7 @@ def main() -> None:
     try:
         data = zipfile.ZipFile(args.wheel).read(INSIDE)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise SystemExit(f"{args.wheel} is no wheel with {INSIDE} ({error}): download mediapipe 0.10.21.") from None
+        raise SystemExit(f"{args.wheel} is not a wheel with {INSIDE} ({error}): download mediapipe 0.10.21.") from None
     digest = hashlib.sha256(data).hexdigest()
     if digest != SHA256:
         raise SystemExit(f"{INSIDE} of {args.wheel} is another version (sha256 {digest}): use mediapipe 0.10.21.")

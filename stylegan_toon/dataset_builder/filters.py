@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from scipy import fft, ndimage
 
+from ..drawing.colour import to_oklab
 from ..drawing.face import person_mask
-from ..drawing.tools import to_oklab
 from ..errors import ToonError
 
 # A generic head in mm, x to the picture's right, y down, z away from the camera: the centres of the eyes, the tip of

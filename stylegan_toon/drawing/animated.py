@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image
 
 from ..faces.mesh import face_mesh
-from .eyes import Eye, paint_eye, study
+from .animated_regions import AnimatedRegions, animated_regions, rims_of, skin_tone
+from .brows_and_mouth import Brow, brow_ribbon, draw_brow, draw_mouth, measure_brows
+from .colour import edge_guide, from_oklab, to_oklab
+from .eyes import Eye, draw_eye, measure_eye
 from .face import square
-from .features import Brow, brow_ribbon, paint_brow, paint_mouth, study_brows
+from .filters import enlarge, fast_blur, fast_guided_filter, mix, reduce, resized, smoothstep, weighted_blur
+from .geometry import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, film_warp, grid, polygon, relief
 from .hair import render_strands
-from .parts import edges
 from .pen import UNIT
-from .regions import Regions, fast_guided, normalised, reduce, regions_of, rims_of, skin_tone, soft
-from .sculpt import LIPS_OUTER, LOWER_LID, UPPER_LID, Relief, enlarge_all, film_warp, grid, polygon, relief
 from .skin import render_skin
-from .tools import from_oklab, mix, resized, smoothstep, to_oklab
 
 WORKED_AT = (256, 512)  # smaller crops are enlarged; in larger ones only the features are drawn at full size
 SURE = 0.5  # score of the mesh from which on a face is a face
@@ -61,12 +61,12 @@ def draw_animated(
     mesh = mesh.astype(np.float32)
     points = mesh[:, :2]
     tone = skin_tone(lab, mesh)
-    eyes = [study(lab, points, side, tone) for side in range(2)]
+    eyes = [measure_eye(lab, points, side, tone) for side in range(2)]
     both = [max(eye.seen, 0.01) * eye.openness for eye in eyes]
     iris = (both[0] * eyes[0].iris + both[1] * eyes[1].iris) / sum(both)  # glints make one eye look grey
     eyes = [replace(eye, iris=iris) for eye in eyes]
     rims = rims_of(lab, points)
-    brows = [replace(brow, seen=brow.seen * eye.seen) for brow, eye in zip(study_brows(lab, points), eyes)]
+    brows = [replace(brow, seen=brow.seen * eye.seen) for brow, eye in zip(measure_brows(lab, points), eyes)]
     glasses = float(smoothstep(rims.sum() * (UNIT / n) ** 2, 60, 160))
     growth = [
         warp * eye.seen * (0.07 + (1 - 0.8 * glasses) * 0.33 * float(smoothstep(eye.openness, 0.1, 0.2)))
@@ -81,18 +81,18 @@ def draw_animated(
     brows = [replace(brow, middle=bend.carry(brow.middle)) for brow in brows]
     form = relief(mesh)
     covered = 1 - sum(brow.seen for brow in brows) / 2
-    regions = regions_of(lab, mesh, form, tone, covered)
+    regions = animated_regions(lab, mesh, form, tone, covered)
     out, light_x = _body(lab, regions, rims, mesh, form, eyes, brows, tone)
     size = picture.width
     if size != n:
         out, lab, rims = (resized(layer, size) for layer in (out, lab, rims))
     out = np.ascontiguousarray(out, np.float32)
     plain = out.copy()
-    paint_mouth(out, lab, points, tone)
+    draw_mouth(out, lab, points, tone)
     for brow in brows:
-        paint_brow(out, brow)
+        draw_brow(out, brow)
     for eye in eyes:
-        paint_eye(out, points, eye, light_x)
+        draw_eye(out, points, eye, light_x)
     if glasses > 0:  # rims lie over brows and eyes
         out = mix(out, plain, rims * (1 - resized(_openings(points, eyes), size)))
     out[..., 1:] *= 1.03
@@ -110,7 +110,7 @@ def _openings(points: np.ndarray, eyes: list[Eye]) -> np.ndarray:
 
 def _body(
     lab: np.ndarray,
-    regions: Regions,
+    regions: AnimatedRegions,
     rims: np.ndarray,
     mesh: np.ndarray,
     form: Relief,
@@ -154,10 +154,10 @@ def _body(
                 np.exp(-((((x - lids[0]) / a) ** 2 + ((y - lids[1] - 3) / b) ** 2) ** 2))
                 for a, b in ((26, 17), (40, 30))
             )
-            dark = smoothstep(tone[0] - soft(lab[..., 0], 0.6 * s), 0.10, 0.22)
+            dark = smoothstep(tone[0] - fast_blur(lab[..., 0], 0.6 * s), 0.10, 0.22)
             clean = np.maximum(clean, (1 - eye.seen) * np.maximum(near, wide * dark))
     if clean.max() > 0.05:
-        person = mix(person, fast_guided(edges(lab), lab, 2 * s, 4e-4), clean)
+        person = mix(person, fast_guided_filter(edge_guide(lab), lab, 2 * s, 4e-4), clean)
     return mix(_far(lab, regions.person), person, regions.person), light_x
 
 
@@ -167,6 +167,6 @@ def _far(lab: np.ndarray, person: np.ndarray) -> np.ndarray:
     m = n // 2
     small = reduce(np.concatenate([lab, person[..., None]], -1), m)
     weight = (1 - small[..., 3]) ** 2 + 1e-3
-    near, far = (normalised(small[..., :3], weight, sigma * m / UNIT) for sigma in (1.6, 5.5))
-    away = smoothstep(soft(1 - small[..., 3], 7 * m / UNIT), 0.55, 0.98)
-    return enlarge_all(mix(near, far, away), n)
+    near, far = (weighted_blur(small[..., :3], weight, sigma * m / UNIT) for sigma in (1.6, 5.5))
+    away = smoothstep(fast_blur(1 - small[..., 3], 7 * m / UNIT), 0.55, 0.98)
+    return enlarge(mix(near, far, away), n)

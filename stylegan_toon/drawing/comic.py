@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from . import strokes
-from .face import Eye, Face, cheeks, ground, see, square
+from .colour import from_oklab
+from .face import Eye, Face, analyse, background, cheeks, square
+from .filters import blur, mix, resized, smoothstep, spread
 from .light import Light
-from .parts import SCALE, WORK
 from .pen import Pen, curve
-from .tools import blur, from_oklab, mix, resized, smoothstep, spread
+from .segmentation import SCALE, WORK
 
 GROW, SLIM = 0.20, 0.05  # how much larger eyes are, how much narrower a chin
 SHEET = 448  # smaller drawings are drawn larger and reduced, so that lines stay clean
@@ -43,7 +44,7 @@ def draw_comic(
         ToonError: the picture is not square, or smaller than 32 px.
     """
     picture, side = square(image)
-    face = see(picture, landmarks, grow=GROW * warp, slim=SLIM * warp)
+    face = analyse(picture, landmarks, grow=GROW * warp, slim=SLIM * warp)
     sheet = side * -(-SHEET // side)
     drawing = Image.fromarray(from_oklab(_draw(face, sheet, ink)))
     return drawing if sheet == side else drawing.resize((side, side), Image.Resampling.BOX)
@@ -68,7 +69,7 @@ def _background(light: Light) -> np.ndarray:
     """Its own colours, calm and a little paler, as if nobody stood before it."""
     person = light.face.regions.person
     outside = (1 - smoothstep(blur(person, 1.5 * SCALE), 0.02, 0.20)).astype(np.float32)
-    calm = ground(light.face)
+    calm = background(light.face)
     # Close to the person its local colour is kept: where hair was taken for background, it does not end abruptly.
     near = spread(light.mild, outside + 1e-4, 3.5 * SCALE)
     calm = mix(near, calm, 1 - smoothstep(blur(person, 6 * SCALE), 0.01, 0.25))

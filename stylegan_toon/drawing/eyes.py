@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from .filters import blur, smoothstep
+from .geometry import CREASE, IRIS, LOWER_LID, UPPER_LID, grid
 from .pen import UNIT
-from .sculpt import CREASE, IRIS, LOWER_LID, UPPER_LID, grid
-from .tools import blur, smoothstep
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Lids:
         return PchipInterpolator(knots, value)
 
 
-def study(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray) -> Eye:
+def measure_eye(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray) -> Eye:
     """Look at one eye of the photo.
 
     Args:
@@ -139,7 +139,7 @@ def _window(centre: np.ndarray, half: float, n: int) -> tuple[slice, slice]:
     return slice(low[1], high[1]), slice(low[0], high[0])
 
 
-def paint_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) -> None:
+def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) -> None:
     """Draw one eye over a smooth lid, in place.
 
     Args:

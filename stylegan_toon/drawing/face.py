@@ -14,9 +14,10 @@ from PIL import Image
 
 from ..errors import ToonError
 from ..faces import mesh as M
-from .parts import SCALE, WORK, Regions, find_regions, skin_colour
+from .colour import to_oklab
+from .filters import blur, resized, smoothstep, spread
 from .pen import UNIT, Pen, curve, grown
-from .tools import blur, resized, smoothstep, spread, to_oklab
+from .segmentation import SCALE, WORK, Regions, find_regions, skin_colour
 
 SMALLEST = 32
 LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)  # of the alignment
@@ -158,7 +159,7 @@ def square(image: Image.Image | np.ndarray, at_least: int = SMALLEST) -> tuple[I
     return picture, side
 
 
-def see(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: float = 0.0, slim: float = 0.0) -> Face:
+def analyse(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: float = 0.0, slim: float = 0.0) -> Face:
     """Find what is in a face crop, and make its proportions a little stronger.
 
     Args:
@@ -185,7 +186,7 @@ def see(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: floa
 def person_mask(face: np.ndarray) -> np.ndarray:
     """Where the person is in an aligned face, uint8 ``[n, n, 3]`` -> ``[n, n]`` in [0, 1]."""
     picture, side = square(face)
-    return np.clip(resized(see(picture).regions.person, side), 0, 1)
+    return np.clip(resized(analyse(picture).regions.person, side), 0, 1)
 
 
 def _landmarks(picture: Image.Image, landmarks: np.ndarray | None) -> tuple[np.ndarray, float]:
@@ -319,7 +320,7 @@ def cheeks(face: Face) -> np.ndarray:
     return (pen.ink() > 0.5) & (face.regions.skin > 0.7)
 
 
-def ground(face: Face) -> np.ndarray:
+def background(face: Face) -> np.ndarray:
     """The background, Oklab ``[WORK, WORK, 3]``: its colours, calm, without the person in front of it."""
     outside = (1 - smoothstep(blur(face.regions.person, 2 * SCALE), 0.02, 0.25)).astype(np.float32)
     return spread(face.lab, outside + 1e-4, 14 * SCALE)

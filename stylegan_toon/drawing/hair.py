@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from .parts import edges
+from .colour import edge_guide
+from .filters import blur, fast_guided_filter, reduce, weighted_blur
 from .pen import UNIT
-from .regions import fast_guided, normalised, reduce
-from .tools import blur
 
 STEP, STEPS = 1.3, 6  # length of a step along a strand in 1/256 of the side, steps to either side
 
@@ -25,14 +24,14 @@ def render_strands(lab: np.ndarray, hair: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     n = lab.shape[0]
     s = n / UNIT
-    mild = fast_guided(edges(lab), lab, 2 * s, 6e-4)
+    mild = fast_guided_filter(edge_guide(lab), lab, 2 * s, 6e-4)
     at = np.flatnonzero(hair > 0.02)
     stops = _trace(mild[..., 0], at, s)
     strands = _along(mild, at, stops, 5)
     # Volumes of hair alone: skin beside it would leave a bright seam.
-    volume = normalised(strands, hair + 0.003, 2.2 * s)
+    volume = weighted_blur(strands, hair + 0.003, 2.2 * s)
     strands = _along(strands + 0.9 * (strands - volume), at, stops, 3)
-    strands[..., 0] += 0.25 * (volume[..., 0] - normalised(volume[..., 0], hair + 0.003, 7 * s))
+    strands[..., 0] += 0.25 * (volume[..., 0] - weighted_blur(volume[..., 0], hair + 0.003, 7 * s))
     strands[..., 1:] *= 1.12
     return strands, volume
 
@@ -40,7 +39,7 @@ def render_strands(lab: np.ndarray, hair: np.ndarray) -> tuple[np.ndarray, np.nd
 def _trace(grey: np.ndarray, at: np.ndarray, s: float) -> list[tuple[int, np.ndarray]]:
     """(distance in steps, indices of pixels) met on the way from the pixels ``at`` along the edges of ``grey``.
 
-    As in `tools.Flow`, but from some pixels only, and with directions on a grid of half the size.
+    As in `flow.Flow`, but from some pixels only, and with directions on a grid of half the size.
     """
     n = grey.shape[0]
     m = n // 2

@@ -6,12 +6,13 @@ import numpy as np
 from PIL import Image
 
 from . import strokes
+from .colour import from_oklab
 from .comic import GROW, SHEET, SLIM, eyes, mouth
-from .face import Face, see, square
+from .face import Face, analyse, square
+from .filters import blur, smoothstep
 from .light import Light
-from .parts import SCALE
 from .pen import Pen
-from .tools import blur, from_oklab, smoothstep
+from .segmentation import SCALE
 
 PAPER, BLACK = 0.985, 0.13  # Oklab lightness
 
@@ -19,7 +20,7 @@ PAPER, BLACK = 0.985, 0.13  # Oklab lightness
 def draw_ink(image: Image.Image | np.ndarray, *, landmarks: np.ndarray | None = None) -> Image.Image:
     """Draw an FFHQ-aligned face with pen and brush, at its own size; arguments and errors as of `draw_comic`."""
     picture, side = square(image)
-    face = see(picture, landmarks, grow=0.6 * GROW, slim=0.6 * SLIM)
+    face = analyse(picture, landmarks, grow=0.6 * GROW, slim=0.6 * SLIM)
     sheet = side * -(-SHEET // side)
     tone = _draw(face, sheet)
     grey = np.zeros((sheet, sheet, 3), np.float32)

@@ -7,9 +7,11 @@ from functools import cached_property
 import numpy as np
 
 from . import strokes
+from .colour import edge_guide
 from .face import Face
-from .parts import SCALE, edges
-from .tools import Flow, blur, guided_filter, resized, smoothstep, spread
+from .filters import blur, guided_filter, resized, smoothstep, spread
+from .flow import Flow
+from .segmentation import SCALE
 
 
 class Light:
@@ -22,7 +24,7 @@ class Light:
 
     def __init__(self, face: Face, sheet: int) -> None:
         self.face, self.sheet = face, sheet
-        self.mild = guided_filter(edges(face.lab), face.lab, 2 * SCALE, 8e-4)  # the photo without its grain
+        self.mild = guided_filter(edge_guide(face.lab), face.lab, 2 * SCALE, 8e-4)  # the photo without its grain
         self.flow = Flow(blur(self.mild[..., 0], 0.5 * SCALE), SCALE)
 
     def up(self, field: np.ndarray) -> np.ndarray:
@@ -94,6 +96,6 @@ class Light:
         flat = flat * (1 - 0.85 * strokes.lenses(self.face))
         outside = 1 - smoothstep(blur(regions.person, 3 * SCALE), 0.1, 0.4)
         threshold = 0.007 + skin_threshold * flat + hair_threshold * regions.hair + 0.08 * outside
-        threshold = threshold + 0.03 * strokes.known(self.face)
+        threshold = threshold + 0.03 * strokes.drawn_area(self.face)
         over = self.up((response - threshold) / (0.012 + 0.014 * flat))
         return smoothstep(over, 0.0, 1.0) * (1 - 0.45 * self.up(flat))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from .colour import from_oklab, to_oklab
 from .comic import draw_comic
 from .face import person_mask, square
-from .tools import blur, from_oklab, smoothstep, soft_levels, to_oklab
+from .filters import blur, smoothstep, soft_levels
 
 BACKGROUND, INK = (0.90, 0.00, 0.14), (0.16, 0.01, -0.04)  # Oklab
 

@@ -7,28 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .parts import edges
+from .animated_regions import CHEEK_PATCHES, AnimatedRegions
+from .colour import edge_guide
+from .filters import blur, enlarge, fast_guided_filter, mix, reduce, resized, smoothstep, weighted_blur
+from .geometry import CHEEKS, FINE, LOWER_LID, NOSE_TIP, OVAL, UPPER_LID, WINGS, Relief, grid, light_of, polygon
 from .pen import UNIT
-from .regions import CHEEK_PATCHES, Regions, fast_guided, normalised, reduce
-from .sculpt import (
-    CHEEKS,
-    FINE,
-    LOWER_LID,
-    NOSE_TIP,
-    OVAL,
-    UPPER_LID,
-    WINGS,
-    Relief,
-    enlarge_all,
-    grid,
-    light_of,
-    polygon,
-)
-from .tools import blur, mix, resized, smoothstep
 
 
 def render_skin(
-    lab: np.ndarray, regions: Regions, holes: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
+    lab: np.ndarray, regions: AnimatedRegions, holes: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Paint smooth skin everywhere: eyes, brows and lips are filled in from around and drawn over later.
 
@@ -63,8 +50,8 @@ def render_skin(
     shade = (shade - (shade * within).sum() / total) * inside
     light_x = float(np.clip(fit[1] / 0.12, -1, 1))
     rest = small[..., 0] - shade
-    broad = normalised(rest, w, 9 * px)
-    mid = normalised(rest, w, 3.5 * px) - broad
+    broad = weighted_blur(rest, w, 9 * px)
+    mid = weighted_blur(rest, w, 3.5 * px) - broad
     light = broad + 0.75 * _cored(mid, 0.015) + 1.15 * shade
 
     # A film's own lights: a soft key from the side of the photo's light, hollows darker, a gloss on what faces it.
@@ -82,7 +69,7 @@ def render_skin(
     near = within * np.exp(-((off[..., 0] / 0.15) ** 2))
     slope = (off[..., 1:] * (near * off[..., 0])[..., None]).sum((0, 1)) / ((near * off[..., 0] ** 2).sum() + 0.5)
     slope = np.clip(slope, -0.25, 0.1)
-    colour = normalised(small[..., 1:3] - slope * off[..., :1], w, 7 * px)
+    colour = weighted_blur(small[..., 1:3] - slope * off[..., :1], w, 7 * px)
     colour += slope * (light - small[..., 0] + off[..., 0])[..., None]
     turn = np.clip((tone[0] + 0.02 - light) / 0.16, 0, 1)
     colour[..., 0] += 0.030 * turn * (1 - turn) * inside  # blood shines through where light turns to shade
@@ -97,9 +84,9 @@ def render_skin(
     face = resized(made[..., :3], n)
     # How the lights changed the skin, fading outwards: temples, ears and thin hair beside it follow.
     support = blur(within, 5 * px)[..., None]
-    drift = enlarge_all(blur((made - small[..., :3]) * within[..., None], 5 * px) / (support + 0.12), n)
+    drift = enlarge(blur((made - small[..., :3]) * within[..., None], 5 * px) / (support + 0.12), n)
     # Finer forms stay where they make a face: around nostrils, lids and chin, and only strong ones.
-    fine = normalised(lab[..., 0], weight, 1.3 * s) - normalised(lab[..., 0], weight, 4 * s)
+    fine = weighted_blur(lab[..., 0], weight, 1.3 * s) - weighted_blur(lab[..., 0], weight, 4 * s)
     base = points[2]
     keep = 0.15 + 0.25 * smoothstep(y, float(base[1]) + 4, float(base[1]) + 12)
     for side in range(2):
@@ -109,13 +96,13 @@ def render_skin(
     # Nostrils and the wings of the nose are shapes: clean, and not blurred.
     across = 0.62 * max(float(np.hypot(*(points[WINGS[0]] - points[WINGS[1]]))), 14.0)
     nose = np.exp(-(((x - base[0]) / across) ** 4) - ((y - base[1] + 3) / np.where(y > base[1] - 3, 5.5, 8.5)) ** 2)
-    clean = blur(fast_guided(lab[..., 0], lab[..., 0], 3 * s, 1.5e-3), 0.4 * s)
-    form_of_nose = clean - normalised(lab[..., 0], weight, 4 * s)
+    clean = blur(fast_guided_filter(lab[..., 0], lab[..., 0], 3 * s, 1.5e-3), 0.4 * s)
+    form_of_nose = clean - weighted_blur(lab[..., 0], weight, 4 * s)
     face[..., 0] += nose * (1 - holes) * (0.9 * form_of_nose - np.clip(keep, 0, 1) * _cored(fine, 0.018))
 
     # Ears and neck: smooth, with their folds.
-    guide = edges(lab)
-    other = fast_guided(guide, lab, 4 * s, 1.5e-3) + drift
+    guide = edge_guide(lab)
+    other = fast_guided_filter(guide, lab, 4 * s, 1.5e-3) + drift
     oval = polygon(points[list(OVAL)], n, 0.7)
     below = smoothstep(y, float(points[[234, 454], 1].mean()), float(points[[58, 288], 1].mean()))
     above = 1 - smoothstep(y, float(points[[66, 296], 1].mean()), float(points[[33, 263], 1].mean()) + 4)

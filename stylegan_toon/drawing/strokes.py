@@ -6,12 +6,12 @@ import numpy as np
 
 from ..faces import mesh as M
 from .face import Eye, Face
-from .parts import SCALE, WORK
+from .filters import blur, resized, smoothstep, spread
 from .pen import Pen, curve, grown, taper
-from .tools import blur, resized, smoothstep, spread
+from .segmentation import SCALE, WORK
 
 
-def known(face: Face) -> np.ndarray:
+def drawn_area(face: Face) -> np.ndarray:
     """Where `features` draws, so that lines found in the photo do not run beside them, ``[WORK, WORK]``."""
     pen = Pen(WORK, 2)
     for eye in face.eyes:

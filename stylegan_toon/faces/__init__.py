@@ -1,1 +1,1 @@
-"""Floor 3: where everything is in a face."""
+"""Find faces in photos, align them, locate their landmarks, and paste results back."""

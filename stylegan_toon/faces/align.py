@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from facenet_pytorch import MTCNN
 
 SMALLEST_PHOTO = 32
-# FFHQ was aligned with 68 landmarks, we have five. On crops that are FFHQ-aligned already, the quad computed
-# from MTCNN's five comes out this much too large and, in units of its side, off by this much (x, y); `align`
-# takes it back. Measured on synthetic FFHQ faces pasted, turned and scaled into larger pictures.
+# FFHQ was aligned with 68 landmarks; MTCNN gives five. On crops that are FFHQ-aligned already, the quad computed from
+# these five is too large by this factor and shifted by this part of its side (x, y); `align` corrects for both.
+# Measured on synthetic FFHQ faces that were pasted into larger pictures, turned and scaled.
 MTCNN_SIZE = 1.0196
 MTCNN_SHIFT = (0.0, -0.0043)
 
@@ -73,14 +73,16 @@ def detect_faces(
 ) -> list[Face]:
     """Faces of a photo, from left to right.
 
-    MTCNN (Zhang et al. 2016; the nets that come inside facenet-pytorch) looks at a copy reduced to ``max_side``,
-    finds faces from about 24 px of that copy on, and then looks again, closer and upright, at each of them.
-    Heads tilted by up to some 40 degrees are found.
+    MTCNN (Zhang et al. 2016, arXiv 1604.02878, with the weights inside facenet-pytorch) runs on a copy reduced to
+    ``max_side`` and detects faces of about 24 px and more. It runs again on an upright close-up of each face, which
+    makes the landmarks more exact. Heads may be tilted by up to about 40 degrees.
 
     Args:
         photo: RGB.
-        name: what messages call it.
-        confidence: detections below it are dropped.
+        name: of the photo, in messages.
+        confidence: detections below it are dropped, 0 to 1.
+        max_side: longer side in pixels of the copy that is searched.
+        device: of the detector.
 
     Raises:
         ToonError: no face, or a photo smaller than 32 px.
@@ -96,55 +98,55 @@ def detect_faces(
     for face in _detect(small, device, smallest=24):
         if face.confidence < confidence:
             continue
-        rough = Face(tuple(scale * edge for edge in face.box), scale * face.landmarks, face.confidence)
-        faces.append(_look_closer(photo, rough, device))
+        faces.append(_refined(photo, _transformed(face, scale, 0.0), device))
     if not faces:
         raise ToonError(f"No face was found in {name}: use a photo in which a face is seen from the front.")
     return sorted(faces, key=lambda face: face.landmarks[:, 0].mean())
 
 
 def has_face(picture: Image.Image, *, confidence: float = 0.9, device: str = "cpu") -> bool:
-    """Whether `detect_faces` would find a face, without the closer look: for counting, over many pictures.
+    """Whether `detect_faces` would find a face, without refining its landmarks: faster, for counting.
 
-    Pictures smaller than 256 px are enlarged to that first, since the detector sees nothing small.
+    Pictures smaller than 256 px are enlarged to that first, since the detector misses small faces.
     """
     scale = max(1.0, 256 / min(picture.size))
     large = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
     return any(face.confidence >= confidence for face in _detect(large, device, smallest=24))
 
 
-@lru_cache(maxsize=2)
-def _mtcnn(device: str) -> MTCNN:
+@lru_cache(maxsize=8)
+def _mtcnn(device: str, smallest: int) -> MTCNN:
+    """A detector of faces of ``smallest`` pixels and more. Nothing changes it later, so threads can share it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # facenet-pytorch is older than its torch
+        warnings.simplefilter("ignore")  # facenet-pytorch is older than torch's present interface
         from facenet_pytorch import MTCNN
 
-        return MTCNN(keep_all=True, device=device).eval()
+        return MTCNN(keep_all=True, min_face_size=smallest, device=device).eval()
 
 
 def _detect(image: Image.Image, device: str, smallest: int) -> list[Face]:
-    # The detector squeezes boxes that reach over the edge of the picture and misplaces their landmarks,
-    # so it gets a grey frame around it.
+    # The detector clips boxes at the edge of the picture and misplaces their landmarks: a grey frame prevents that.
     frame = math.ceil(max(image.size) / 8)
     framed = ImageOps.expand(image, frame, (128, 128, 128))
-    detector = _mtcnn(device)
-    detector.min_face_size = smallest
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        boxes, confidences, points = detector.detect(framed, landmarks=True)
+    boxes, confidences, points = _mtcnn(device, smallest).detect(framed, landmarks=True)
     if boxes is None:
         return []
-    return [
-        Face(tuple(float(edge) - frame for edge in box), np.asarray(five, np.float64) - frame, float(sure))
-        for box, sure, five in zip(boxes, confidences, points)
+    faces = [
+        Face(tuple(box), np.asarray(five, np.float64), float(p)) for box, p, five in zip(boxes, confidences, points)
     ]
+    return [_transformed(face, 1.0, -frame) for face in faces]
 
 
-def _look_closer(photo: Image.Image, face: Face, device: str) -> Face:
-    """Detect again in an upright close-up and its mirror image at two sizes, and average: half the error."""
+def _transformed(face: Face, scale: float, shift: float) -> Face:
+    left, top, right, bottom = (scale * float(edge) + shift for edge in face.box)
+    return Face((left, top, right, bottom), scale * face.landmarks + shift, face.confidence)
+
+
+def _refined(photo: Image.Image, face: Face, device: str) -> Face:
+    """Detect again in an upright close-up and its mirror image, each at two sizes; the average has half the error."""
     quad = ffhq_quad(face.landmarks)
     wide = quad.mean(0) + 1.3 * (quad - quad.mean(0))
-    found = []
+    estimates = []
     for size in (256, 352):
         close = crop(photo, wide, size)
         back = _affine(wide, size)  # crop -> photo
@@ -154,11 +156,11 @@ def _look_closer(photo: Image.Image, face: Face, device: str) -> Face:
                 if mirrored:
                     points = np.stack([size - points[:, 0], points[:, 1]], 1)[[1, 0, 2, 4, 3]]
                 points = points @ back[:, :2].T + back[:, 2]
-                # A neighbour may look in: keep only this face.
+                # Another face may reach into the close-up: keep only this one.
                 if np.hypot(*(points.mean(0) - face.landmarks.mean(0))) < 0.1 * _side(wide):
-                    found.append(points)
+                    estimates.append(points)
                     break
-    return Face(face.box, np.mean(found, axis=0), face.confidence) if found else face
+    return Face(face.box, np.mean(estimates, axis=0), face.confidence) if estimates else face
 
 
 def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
@@ -181,7 +183,7 @@ def align(photo: Image.Image, face: Face, size: int = 256) -> Aligned:
     """Cut out a face as the pictures of FFHQ are cut, ``size`` x ``size``.
 
     Raises:
-        ToonError: the landmarks lie on one spot.
+        ToonError: all landmarks lie on one spot.
     """
     quad = ffhq_quad(face.landmarks)
     side = _side(quad)
@@ -199,7 +201,7 @@ def crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
     What lies outside the photo is filled as FFHQ does: mirrored, blurred, and faded to the median colour.
     Needs little memory beyond the result, however large the photo.
     """
-    # As much reduction as can be had exactly, by averaging whole blocks of pixels; the rest follows below.
+    # Whole blocks of pixels are averaged first, which is exact and fast; the rest of the reduction follows below.
     side = _side(quad)
     block = max(1, math.floor(side / size / 2))
     margin = 0.1 * side
@@ -226,7 +228,7 @@ def crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
 
 
 def _extend(image: Image.Image, pads: list[int], sigma: float) -> Image.Image:
-    """Mirror the picture outwards by ``pads`` (left, top, right, bottom), ever more blurred, to its median."""
+    """Extend by ``pads`` (left, top, right, bottom): mirrored, more and more blurred, fading to the median colour."""
     left, top, right, bottom = pads
     padded = Image.fromarray(np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="symmetric"))
     width, height = padded.size
@@ -262,13 +264,13 @@ def paste_back(
     quad = aligned.quad
     picture = shrink(picture.convert("RGB"), max(8, math.ceil(_side(quad))))
     size = picture.width
-    # Its ramp is smooth: made small and enlarged it is the same, and takes no memory.
+    # The ramp is smooth, so a small mask is enlarged: the result is the same and takes less memory.
     mask = _soft_square(min(512, size), feather).resize((size, size), Image.Resampling.BICUBIC)
 
     low = np.maximum(np.floor(quad.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(quad.max(0)).astype(int), photo.size)
     to_photo = np.vstack([_affine(quad, size), (0, 0, 1)])
-    for top in range(low[1], high[1], 256):  # in bands, so that a huge photo needs no second huge picture
+    for top in range(low[1], high[1], 256):  # in bands, to save memory on huge photos
         band = (int(high[0] - low[0]), int(min(top + 256, high[1]) - top))
         shift = np.array([[1, 0, low[0]], [0, 1, top], [0, 0, 1]])
         matrix = (np.linalg.inv(to_photo) @ shift)[:2].ravel()

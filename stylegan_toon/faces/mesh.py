@@ -21,8 +21,8 @@ from .mesh_network import SIDE, FaceMesh
 FACE_OVAL = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152),
     *(148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
-)  # closed, clockwise from the top of the forehead; 152 is the chin. A line on the head, ear to ear: where the head is
-# turned by more than some 30 degrees, its far side runs behind the face; `outline` is what is seen.
+)  # closed, clockwise from the top of the forehead; 152 is the chin. It lies on the head, from ear to ear: when the
+# head is turned by more than about 30 degrees, its far side is hidden behind the face; `outline` is what is visible.
 JAW = (
     *(234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152),
     *(377, 400, 378, 379, 365, 397, 288, 361, 323, 454),
@@ -61,7 +61,7 @@ class Mesh:
     Attributes:
         points: float64 ``[478, 2]``: (x, y) in pixels of the crop; some may lie outside it.
         depth: float64 ``[478]``, in pixels as well: smaller towards the viewer, 0 about the middle of the head.
-        score: how sure the network is that this is a face, 0 to 1.
+        score: probability that this is a face, 0 to 1.
     """
 
     points: np.ndarray
@@ -81,14 +81,15 @@ def mesh_network(device: str = "cpu") -> FaceMesh:
         ToonError: its file is missing from the installation or damaged.
     """
     network = load_networks(pretrained_folder() / "face-mesh.safetensors")["mesh"]
+    assert isinstance(network, FaceMesh)
     return network.requires_grad_(False).to(device)
 
 
 def face_mesh(face: Image.Image, *, device: str = "cpu") -> Mesh:
     """Landmarks of a face.
 
-    The network looks three times: at nearly the whole crop, then at the square around the landmarks it found. Against
-    small shifts and changes of scale of the crop, they then hold better than after one look.
+    The network runs three times: on nearly the whole crop, then twice on the square around the last landmarks. That
+    makes them less sensitive to small shifts and changes of scale of the crop.
 
     Args:
         face: FFHQ-aligned square crop of any size from 32 px on.
@@ -107,10 +108,10 @@ def face_mesh(face: Image.Image, *, device: str = "cpu") -> Mesh:
     centre, length = np.multiply(FIRST_BOX[:2], side), FIRST_BOX[2] * side
     for _ in range(LOOKS):
         corner = centre - length / 2
-        img = torch.from_numpy(_look_at(pixels, corner, length)).to(device).permute(2, 0, 1)[None].float() / 255
+        img = torch.from_numpy(_square(pixels, corner, length)).to(device).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            found, logit = network(img)
-        points = found[0].double().cpu().numpy() * (length / SIDE)
+            landmarks, logit = network(img)
+        points = landmarks[0].double().cpu().numpy() * (length / SIDE)
         points[:, :2] += corner
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         centre, length = (low + high) / 2, float(np.clip(MARGIN * (high - low).max(), 0.25 * side, 2 * side))
@@ -118,14 +119,14 @@ def face_mesh(face: Image.Image, *, device: str = "cpu") -> Mesh:
 
 
 def outline(mesh: Mesh) -> np.ndarray:
-    """What the face covers, float64 ``[N, 2]``: the convex hull of all points, clockwise in the picture, not closed."""
+    """The visible contour, float64 ``[N, 2]``: the convex hull of all points, clockwise in the picture, not closed."""
     from scipy.spatial import ConvexHull
 
     return mesh.points[ConvexHull(mesh.points).vertices]
 
 
-def _look_at(pixels: np.ndarray, corner: np.ndarray, length: float) -> np.ndarray:
-    """The square at ``corner`` (x, y) as uint8 ``[192, 192, 3]``; outside the picture its edge goes on."""
+def _square(pixels: np.ndarray, corner: np.ndarray, length: float) -> np.ndarray:
+    """The square at ``corner`` (x, y) as uint8 ``[192, 192, 3]``; beyond the picture its edge pixels are repeated."""
     side = len(pixels)
     pad = int(np.ceil(max(0, *-corner, *(corner + length - side))))
     padded = Image.fromarray(np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge") if pad else pixels)

@@ -1,9 +1,9 @@
-"""The network behind `mesh.face_mesh`: 478 landmarks of a face in one look, lips and eyes by a second, closer one.
+"""The network behind `mesh.face_mesh`: 478 landmarks of a face, with lips and eyes refined.
 
-A trunk of separable residual blocks gives 468 landmarks; three heads then look again at the trunk's finer features,
-cut out upright around lips and eyes, and give their points once more (Grishchenko et al., "Attention Mesh: High-
+A trunk of separable residual blocks gives 468 landmarks; three heads then refine lips and eyes from the
+trunk's finer features, cropped upright around them (Grishchenko et al., "Attention Mesh: High-
 fidelity Face Mesh Prediction in Real-time", arXiv 2006.10962). Layers and cut-outs are those of MediaPipe's
-``face_landmark_with_attention.tflite``; `pretrained/recipes/face_mesh.py` fills them with its weights.
+``face_landmark_with_attention.tflite``; `pretrained/recipes/face_mesh.py` converts its weights.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 SIDE = 192  # of the picture that the network takes; landmarks are in its pixels
 POINTS = 478  # 468 of the trunk and five for each iris
-_FINE = 4  # pixels per cell of the features that the heads look at
-_GRID = 16  # cells of a cut-out
-_WIDER = 1.5  # than the box of its points
+_FINE = 4  # pixels per cell of the features that the heads take
+_GRID = 16  # side of a crop in cells
+_WIDER = 1.5  # side of a crop over that of the box of its points
 
-# Points that a head gives anew, in the order of its outputs. "Left" is the picture's left.
+# Points that a head refines, in the order of its outputs. "Left" is the picture's left.
 LIPS = (
     *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409),  # outer edge
     *(78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415),  # inner edge
@@ -48,7 +48,7 @@ LIDS = 16  # the first points of an eye, whose mean depth is the iris's
 
 @dataclass(frozen=True)
 class FaceMeshConfig:
-    """There is one such network: nothing to choose."""
+    """This network has no options."""
 
 
 class Separable(nn.Module):
@@ -87,7 +87,7 @@ class _Start(nn.Sequential):
 
 
 class _Tail(nn.Sequential):
-    """From 128 channels to the numbers wanted: ``[N, 128, 2 s, 2 s]`` -> ``[N, 32, s, s]`` -> ``[N, outputs]``."""
+    """From 128 channels to the outputs: ``[N, 128, 2 s, 2 s]`` -> ``[N, 32, s, s]`` -> ``[N, outputs]``."""
 
     def __init__(self, side: int, outputs: int) -> None:
         super().__init__(
@@ -98,7 +98,7 @@ class _Tail(nn.Sequential):
 
 
 class _Head(nn.Module):
-    """What looks at one cut-out ``[N, 32, 16, 16]``: its points, and for an eye those of the iris."""
+    """Refines the points of one crop ``[N, 32, 16, 16]``, and for an eye those of the iris."""
 
     def __init__(self, points: int, iris: bool) -> None:
         super().__init__()
@@ -109,8 +109,8 @@ class _Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, points (+ 5), 2]``, in quarters of a cell."""
         x = self.common(x)
-        found = [self.points(x)] if self.iris is None else [self.points(x), self.iris(x)]
-        return torch.cat(found, dim=1).unflatten(1, (-1, 2))
+        points = [self.points(x)] if self.iris is None else [self.points(x), self.iris(x)]
+        return torch.cat(points, dim=1).unflatten(1, (-1, 2))
 
 
 class FaceMesh(nn.Module):
@@ -143,30 +143,29 @@ class FaceMesh(nn.Module):
         deep = self.deep(self.middle(fine))
         first = self.mesh(deep).flatten(1).unflatten(1, (-1, 3))
         points = torch.cat([first, first.new_zeros(len(first), POINTS - 468, 3)], dim=1)
-        # For each head the points of its box, and the two whose line is level in the cut-out.
+        # For each head the points of its box, and the two whose line is level in the crop.
         for head, indices, ends, iris in (
             (self.lips, LIPS, (61, 291), ()),
             (self.left_eye, LEFT_EYE, (33, 133), range(468, 473)),
             (self.right_eye, RIGHT_EYE, (362, 263), range(473, 478)),
         ):
-            matrix, shift = _cut_out(first[:, list(indices), :2] / _FINE, first[:, list(ends), :2])
-            found = head(_sample(fine, matrix, shift))
-            found = found @ matrix.mT + _FINE * shift[:, None]
-            points[:, [*indices, *iris], :2] = found
+            matrix, shift = _crop_map(first[:, list(indices), :2] / _FINE, first[:, list(ends), :2])
+            refined = head(_sample(fine, matrix, shift))
+            points[:, [*indices, *iris], :2] = refined @ matrix.mT + _FINE * shift[:, None]
             if iris:
                 points[:, list(iris), 2] = first[:, list(indices[:LIDS]), 2].mean(1, keepdim=True)
         return points, self.presence(deep).flatten()
 
 
-def _cut_out(points: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine map ``[N, 2, 2]``, ``[N, 2]`` from positions in a cut-out (0 to 16) to positions in the features.
+def _crop_map(points: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine map ``[N, 2, 2]``, ``[N, 2]`` from positions in a crop (0 to 16) to positions in the features.
 
     It is turned so that the line between ``ends`` ``[N, 2, 2]`` is level, and `_WIDER` than the box of ``points``.
     """
     along = ends[:, 1] - ends[:, 0]
     angle = torch.atan2(along[:, 1], along[:, 0])
     cos, sin = angle.cos(), angle.sin()
-    turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # cut-out -> features
+    turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # crop -> features
     level = points @ turn
     low, high = level.amin(1), level.amax(1)
     matrix = turn * ((high - low) * _WIDER / _GRID)[:, None]
@@ -175,7 +174,7 @@ def _cut_out(points: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sample(features: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """Features ``[N, C, H, W]`` under a cut-out's cells, bilinearly; 0 beyond the outermost centres of cells."""
+    """Features ``[N, C, H, W]`` under a crop's cells, bilinearly; 0 beyond the outermost centres of cells."""
     at = torch.arange(_GRID, device=features.device) + 0.5
     cells = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).to(features.dtype)
     where = cells.flatten(0, 1) @ matrix.mT + shift[:, None]

@@ -1,4 +1,4 @@
-"""From a photo on disk to the aligned faces in it: what every verb that takes a photo begins with."""
+"""Open a photo and cut out the aligned faces in it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def open_photo(
     Args:
         photo: a path or a picture.
         size: side of the crops in pixels.
-        aligned: the photo is such a crop already, square; nothing is looked for.
+        aligned: the photo is a square, aligned crop already; no face is looked for.
         face: keep only this one, counted from 1, left to right. None = all.
-        device: where to look for faces.
+        device: of the face detector.
 
     Raises:
-        ToonError: what is wrong with the file, no face, no such face, or ``aligned`` and not a square
-            of at least 32 pixels.
+        ToonError: the file cannot be read, it shows no face or not the one asked for, or ``aligned`` and it is not a
+            square of at least 32 pixels.
     """
     name = "the photo" if isinstance(photo, Image.Image) else Path(photo).name
     image = to_rgb(ImageOps.exif_transpose(photo)) if isinstance(photo, Image.Image) else read_image(photo)
@@ -61,9 +61,9 @@ def open_photo(
         whole = np.array([[0, 0], [0, side], [side, side], [side, 0]], np.float64)
         small = image if side == size else image.resize((size, size), Image.Resampling.LANCZOS)
         return Photo(image, [Aligned(small, whole)], name)
-    found = detect_faces(image, name=name, device=device)
+    faces = detect_faces(image, name=name, device=device)
     if face is not None:
-        if not 1 <= face <= len(found):
-            raise ToonError(f"{name} shows {len(found)} face(s): choose --face from 1 to {len(found)}.")
-        found = [found[face - 1]]
-    return Photo(image, [align(image, one, size) for one in found], name)
+        if not 1 <= face <= len(faces):
+            raise ToonError(f"{name} shows {len(faces)} face(s): choose --face from 1 to {len(faces)}.")
+        faces = [faces[face - 1]]
+    return Photo(image, [align(image, one, size) for one in faces], name)

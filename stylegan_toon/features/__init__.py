@@ -1,1 +1,1 @@
-
+"""Networks whose features are used to compare pictures."""

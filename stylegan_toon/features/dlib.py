@@ -1,8 +1,9 @@
-"""Whose face it is: dlib's recogniser, 128 numbers of which those of one person lie close together.
+"""dlib's face recogniser: 128 numbers for a face, close together for pictures of one person.
 
-The network is a residual one of 29 convolutions (ResNet-34 of He et al., arXiv 1512.03385, with some layers less and
-half the filters), taught by Davis King to keep pictures of one person within a distance of 0.6 and others apart
-("High quality face recognition with deep metric learning", dlib blog, 2017). `pretrained/recipes/identity.py` fills it.
+The network is a residual one of 29 convolutions (ResNet-34 of He et al., arXiv 1512.03385, with fewer layers and
+half the filters), trained by Davis King to keep pictures of one person within a distance of 0.6 and others apart
+("High quality face recognition with deep metric learning", dlib blog, 2017).
+`pretrained/recipes/identity.py` converts its weights.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ CENTRE, SHARE = (0.5, 0.601), 0.689
 
 @dataclass(frozen=True)
 class DlibConfig:
-    """There is one such network: nothing to choose."""
+    """This network has no options."""
 
 
 class _Conv(nn.Module):
-    """Convolution without a bias, then a factor and a summand for each channel. Nothing of it can be trained.
+    """Convolution without a bias, then a factor and a summand for each channel; all are fixed buffers.
 
     Args:
         before, after: channels.
         side: of the filters.
-        stride: with 1 the picture keeps its size: there are zeros around it. Otherwise there is nothing around it.
+        stride: 1 pads with zeros and keeps the size; 2 does not pad.
         eight_bits: filters are stored as whole numbers from 0 to 255: filter = step (levels - zero).
     """
 
@@ -79,7 +80,7 @@ class _Conv(nn.Module):
 class _Block(nn.Module):
     """Two convolutions, added to the input; with ``stride`` 2 to its average over 2x2, zeros in new channels.
 
-    Where the two differ in size, the smaller one goes on in zeros to the right and below.
+    Where the two differ in size, the smaller one is padded with zeros on the right and below.
     """
 
     def __init__(self, before: int, after: int, stride: int = 1) -> None:
@@ -101,7 +102,7 @@ class _Block(nn.Module):
 class DlibNetwork(nn.Module):
     """Float pictures ``[N, 3, 150, 150]``, RGB from 0 to 255, as `face_chip` cuts them -> ``[N, 128]``.
 
-    Two vectors of one person are less than 0.6 apart (Euclid), says its maker; their length is about 1.4.
+    According to its author, two vectors of one person are less than 0.6 apart (Euclidean); their length is about 1.4.
     """
 
     def __init__(self, config: DlibConfig | None = None) -> None:
@@ -132,7 +133,7 @@ def recogniser(device: torch.device | str = "cpu") -> DlibNetwork:
 
 
 def face_chip(img: Tensor) -> Tensor:
-    """What the recogniser looks at of FFHQ-aligned faces: ``[N, 3, R, R]`` -> ``[N, 3, 150, 150]``, same range.
+    """Crop FFHQ-aligned faces for the recogniser: ``[N, 3, R, R]`` -> ``[N, 3, 150, 150]``, same range.
 
     The square is the same in every picture (`CENTRE`, `SHARE`): where dlib's alignment puts it on average. Every pixel
     of the chip is the mean of a pixel's area, so large pictures give smooth chips; gradients reach ``img``.

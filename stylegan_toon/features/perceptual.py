@@ -1,13 +1,14 @@
 """Perceptual distance: how different two pictures look, from the features of a network.
 
-``perceptual()`` gives the construction of LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a
-Perceptual Metric", arXiv 1801.03924) on a network that ships; LPIPS itself, whose backbone must be downloaded, where
-it is asked for. They are on different scales: ``name`` says which one a figure comes from.
+The construction is that of LPIPS (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
+Metric", arXiv 1801.03924), by default on a network that ships; the backbone of LPIPS itself must be downloaded.
+Distances of different networks are on different scales, so results carry the network's ``name``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ToonError
 from ..models import Discriminator
 from ..weights import load_network
+from .choose import choose
 from .hub import Unavailable, hub_file, load_state
 from .vgg import vgg16
 
@@ -79,7 +80,7 @@ class LPIPS(Perceptual):
         self.trunk.load_state_dict({key: v for key, v in state.items() if int(key.split(".")[0]) <= VGG16_TAPS[-1]})
         for layer in self.trunk:
             if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # a tapped activation must survive the layers after it
+                layer.inplace = False  # later layers must not overwrite an activation that is returned
         for i in range(len(VGG16_TAPS)):
             self.register_buffer(f"head{i}", heads[f"lin{i}.model.1.weight"].reshape(-1, 1, 1).clamp(min=0))
         # ImageNet's mean and deviation for pictures in [-1, 1].
@@ -90,12 +91,12 @@ class LPIPS(Perceptual):
         if max(img.shape[2:]) > self.max_size:
             img = F.interpolate(img, size=(self.max_size, self.max_size), mode="area")
         x = (img.expand(-1, 3, -1, -1) - self.mean) / self.std
-        found = []
+        activations = []
         for i, layer in enumerate(self.trunk):
             x = layer(x)
             if i in VGG16_TAPS:
-                found.append((x, getattr(self, f"head{len(found)}")))
-        return found
+                activations.append((x, getattr(self, f"head{len(activations)}")))
+        return activations
 
 
 class VggFeatures(Perceptual):
@@ -114,8 +115,8 @@ class VggFeatures(Perceptual):
     def layers(self, img: Tensor) -> list[tuple[Tensor, Tensor | float]]:
         if max(img.shape[2:]) > self.max_size:
             img = fit(img, self.max_size)
-        found = self.network(img.expand(-1, 3, -1, -1))
-        return [(x, 1 / len(found)) for x in found]
+        layers = self.network(img.expand(-1, 3, -1, -1))
+        return [(x, 1 / len(layers)) for x in layers]
 
 
 class DiscriminatorFeatures(Perceptual):
@@ -128,8 +129,8 @@ class DiscriminatorFeatures(Perceptual):
         self.network = network
 
     def layers(self, img: Tensor) -> list[tuple[Tensor, Tensor | float]]:
-        found = self.network.features(fit(img, self.network.config.resolution, self.network.config.img_channels))
-        return [(x.float(), 1 / len(found)) for x in found]
+        layers = self.network.features(fit(img, self.network.config.resolution, self.network.config.img_channels))
+        return [(x.float(), 1 / len(layers)) for x in layers]
 
 
 def fit(img: Tensor, size: int, channels: int = 3) -> Tensor:
@@ -146,9 +147,9 @@ def load_lpips(vgg16: Path | None = None) -> LPIPS:
     """LPIPS from the torch-hub cache or the network, or from a given torchvision VGG16 file.
 
     Raises:
-        Unavailable: when the backbone or the ``lpips`` package cannot be had.
+        Unavailable: the backbone or the ``lpips`` package is missing, or the file holds something else.
     """
-    package = find_spec("lpips")  # found, not imported: that would cost seconds
+    package = find_spec("lpips")  # only located: importing it takes seconds
     if package is None or package.origin is None:
         raise Unavailable("the lpips package is not installed")
     heads = load_state(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")
@@ -164,25 +165,21 @@ def perceptual(
     *,
     device: torch.device | str = "cpu",
 ) -> Perceptual:
-    """The perceptual distance to use, frozen, in eval mode, on ``device``.
+    """A perceptual distance: frozen, in eval mode, on ``device``.
 
     Args:
-        features: "vgg", which ships; "lpips", whose backbone is downloaded once; a path: a ``.pth`` with
-            torchvision's VGG16, or a network file with a discriminator.
+        features: "vgg", which ships; "lpips", whose backbone is downloaded once; a ``.pth`` file with torchvision's
+            VGG16 for LPIPS; or the name or path of a network with a discriminator.
 
     Raises:
-        ToonError: when what was asked for cannot be had.
+        ToonError: the network is not available.
     """
     if isinstance(features, Perceptual):
         return features.to(device)
-    choice = str(features)
-    if choice == "vgg":
-        return VggFeatures().eval().requires_grad_(False).to(device)
-    if choice == "lpips" or choice.endswith(".pth"):
-        try:
-            found = load_lpips(Path(choice) if choice.endswith(".pth") else None)
-        except Unavailable as error:
-            raise ToonError(f"LPIPS is not to be had: {error}; use --features vgg.") from error
-        return found.eval().requires_grad_(False).to(device)
-    network = load_network(choice, which="D", device=device)
-    return DiscriminatorFeatures(network).eval().requires_grad_(False)
+
+    def discriminator(path: Path) -> Perceptual:
+        return DiscriminatorFeatures(load_network(path, which="D"))
+
+    builders: dict[str, Callable[[], Perceptual]] = {"vgg": VggFeatures, "lpips": load_lpips}
+    files: dict[str, Callable[[Path], Perceptual]] = {".pth": load_lpips, "": discriminator}
+    return choose(features, builders, files, what="a perceptual distance", instead="use --features vgg", device=device)

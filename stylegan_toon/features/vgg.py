@@ -1,4 +1,4 @@
-"""VGG16's first three stages, which ship: what pictures are compared by without a connection."""
+"""The first three stages of VGG16, which ship: features for comparing pictures without a download."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MEAN_BGR = (103.939, 116.779, 123.68)
 
 @dataclass(frozen=True)
 class VggConfig:
-    """There is one of it."""
+    """This network has no options."""
 
 
 class Vgg16(nn.Module):
@@ -40,18 +40,18 @@ class Vgg16(nn.Module):
                 width = wider
 
     def forward(self, img: Tensor, stages: int = 3) -> list[Tensor]:
-        """``[N, 3, H, W]`` in [-1, 1] -> what each of the first ``stages`` gives, before pooling: relu1_2, 2_2, 3_3."""
+        """``[N, 3, H, W]`` in [-1, 1] -> activations of the first stages before pooling: relu1_2, 2_2, 3_3."""
         x = (img.flip(1) + 1) * 127.5 - img.new_tensor(_MEAN_BGR)[:, None, None]
         x = x.contiguous(memory_format=torch.channels_last)
-        found = []
+        activations = []
         for names in STAGES[:stages]:
-            if found:
+            if activations:
                 x = F.max_pool2d(x, 2)
             for name in names:
                 layer = getattr(self, name)
                 x = F.relu(zero_conv3x3(x, layer.weight, layer.bias, keep=True))
-            found.append(x)
-        return found
+            activations.append(x)
+        return activations
 
 
 @lru_cache(maxsize=2)
@@ -86,8 +86,8 @@ def _from_table(path: Path) -> Vgg16:
 class VggLoss(nn.Module):
     """Mean absolute difference of the features of VGG16's first three stages, each in units of its target's mean.
 
-    Not LPIPS's comparison of directions: in flat places, of which drawings are full, the direction of a feature is that
-    of the faintest texture, and a training would spend itself on these.
+    Sizes are compared, not directions as in LPIPS: drawings are mostly flat, and in flat areas the direction of a
+    feature is that of the faintest texture, which would dominate the loss.
 
     Args:
         path: see `vgg16`.

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from stylegan_toon.drawing import draw_animated
-from stylegan_toon.drawing.sculpt import film_warp
-from stylegan_toon.drawing.tools import from_oklab, to_oklab
+from stylegan_toon.drawing.colour import from_oklab, to_oklab
+from stylegan_toon.drawing.geometry import film_warp
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.mesh import Mesh, face_mesh
 

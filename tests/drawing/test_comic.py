@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from stylegan_toon.drawing import draw_comic
-from stylegan_toon.drawing.tools import to_oklab
+from stylegan_toon.drawing.colour import to_oklab
 from stylegan_toon.errors import ToonError
 
 

@@ -79,13 +79,13 @@ def offline(monkeypatch):
 
 
 def test_facenet_asked_for_but_not_to_be_had(offline):
-    with pytest.raises(ToonError, match=r"not to be had.*no answer.*use dlib"):
+    with pytest.raises(ToonError, match=r"not available.*no answer.*use dlib"):
         face_embedder("facenet")
 
 
 @pytest.mark.parametrize("name", ["auto", "discriminator", "network.safetensors"])
 def test_no_such_embedding(name):
-    with pytest.raises(ToonError, match=rf"{name} is no face embedding: take dlib"):
+    with pytest.raises(ToonError, match=rf"{name} is not a face embedding: take one of dlib"):
         face_embedder(name)
 
 

@@ -1,4 +1,4 @@
-"""Where the person, the skin, a beard and the rims of glasses are, told with the help of a dense mesh.
+"""Regions for the animated style: the person, skin, beard and rims of glasses, located with a dense mesh.
 
 Meshes are ``[478, 3]``; lengths are in 1/256 of the side of the crop; colours are Oklab.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy import ndimage
 
+from .colour import edge_guide
 from .face import Face
-from .parts import WORK, edges
+from .filters import blur, fast_blur, fast_guided_filter, reduce, resized, smoothstep, weighted_blur
+from .geometry import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, grid, light_of, polygon
 from .pen import UNIT
-from .sculpt import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, enlarge_all, grid, light_of, polygon
-from .tools import blur, guided_filter, resized, smoothstep
+from .segmentation import WORK
 
 
 @dataclass(frozen=True)
-class Regions:
+class AnimatedRegions:
     """Each ``[n, n]`` in [0, 1].
 
     Attributes:
@@ -32,40 +32,6 @@ class Regions:
     person: np.ndarray
     skin: np.ndarray
     beard: np.ndarray
-
-
-def reduce(x: np.ndarray, side: int) -> np.ndarray:
-    """`tools.resized` by box average, ``[n, n]`` or ``[n, n, c]`` to ``side`` pixels; faster where that divides n."""
-    n = x.shape[0]
-    if n % side:
-        return resized(x, side, Image.Resampling.BOX)
-    planes = np.array(np.atleast_3d(x).transpose(2, 0, 1), np.float32, order="C")
-    small = torch.nn.functional.avg_pool2d(torch.from_numpy(planes)[None], n // side)
-    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy().reshape(side, side, *x.shape[2:]))
-
-
-def normalised(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian average of what ``weight`` marks; the rest is filled in from around."""
-    if x.ndim == 3:
-        weight = weight[..., None]
-    return soft(x * weight, sigma) / (np.maximum(soft(weight, sigma), 0) + 1e-5)
-
-
-def soft(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; wide ones are made on a smaller grid."""
-    n = x.shape[0]
-    if sigma < 4 or n % 2:
-        return blur(x, sigma)
-    m = n // 4 if sigma >= 8 and n % 4 == 0 else n // 2
-    small = blur(reduce(x, m), sigma * m / n)
-    return enlarge_all(small, n)
-
-
-def fast_guided(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> np.ndarray:
-    """`tools.guided_filter` with its coefficients found on as coarse a grid as the radius allows."""
-    n = guide.shape[0]
-    step = 1 if n % 2 or radius < 2 else 4 if radius >= 5 and n % 4 == 0 else 2
-    return guided_filter(guide, x, radius, eps, step)
 
 
 CHEEK_PATCHES = (50, 280, 205, 425)
@@ -83,18 +49,25 @@ def skin_tone(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
 
 
 def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-    """The person ``[n, n]``, as `face.Regions` has it, with edges as fine as the picture's."""
+    """The person ``[n, n]``, as `face.AnimatedRegions` has it, with edges as fine as the picture's."""
     found = Face(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0, 0.0, ()).regions.person
     n = lab.shape[0]
     if n == WORK:
         return found
-    return smoothstep(fast_guided(edges(lab), resized(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
+    return smoothstep(fast_guided_filter(edge_guide(lab), resized(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
 
 
-def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray, covered: float = 0.0) -> Regions:
-    """Find them all in a photo ``[n, n, 3]``; ``form`` is the relief of the mesh, ``tone`` the colour of the face.
+def animated_regions(
+    lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray, covered: float = 0.0
+) -> AnimatedRegions:
+    """Person, skin and beard of a photo.
 
-    ``covered``: 1 if brows were looked for and not found, so that hair may hang as low as the eyes.
+    Args:
+        lab: the photo ``[n, n, 3]``.
+        mesh: ``[478, 3]``.
+        form: relief of the mesh.
+        tone: colour of the face ``[3]``.
+        covered: 1 if no brows are visible, so that hair may hang as low as the eyes.
     """
     n = lab.shape[0]
     s = n / UNIT
@@ -120,7 +93,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     dark = np.maximum(0, -brighter - 0.07 - 0.03 * inside) / (0.07 + 0.02 * inside)
     pale = np.maximum(0, brighter - 0.12 - 0.1 * inside) / 0.08
     skin = np.exp(-(hue + dark**2 + pale**2) / 2) * np.maximum(person, oval)
-    skin = fast_guided(edges(lab), skin, 3 * s, 4e-4)
+    skin = fast_guided_filter(edge_guide(lab), skin, 3 * s, 4e-4)
     skin = smoothstep(skin + 0.12 * inside, 0.3, 0.75)
 
     # Folds, nostrils and moles are thin or small: they do not interrupt skin. Hair and hats are larger.
@@ -132,7 +105,8 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
 
     # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
     upright, across = (
-        soft(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s) for order in ((0, 1), (1, 0))
+        fast_blur(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s)
+        for order in ((0, 1), (1, 0))
     )
     textures = [
         smoothstep(upright, 0.012, 0.020),
@@ -148,7 +122,7 @@ def regions_of(lab: np.ndarray, mesh: np.ndarray, form: Relief, tone: np.ndarray
     beard = _beard(lab, mesh, brighter, tone, inside)
     core = polygon(points[[9, 107, 70, 116, 50, 205, 129, 98, 2, 327, 358, 425, 280, 345, 300, 336]], n, 2.0)
     skin = np.maximum(skin * (1 - beard), smoothstep(core, 0.3, 0.9) * below_brows * (1 - beard))
-    return Regions(person, skin, beard)
+    return AnimatedRegions(person, skin, beard)
 
 
 def _disc(radius: int) -> np.ndarray:
@@ -175,10 +149,10 @@ def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.nda
     rough = smoothstep(grain, 0.009, 0.02) * smoothstep(-brighter, -0.04, 0.03)
     deep = smoothstep(blur(-brighter, 1.0 * s), 0.12, 0.22)
     # A shade is smooth, hair is not.
-    dark, deep = (a * smoothstep(soft(grain, 3 * s), 0.0045, 0.009) for a in (dark, deep))
+    dark, deep = (a * smoothstep(fast_blur(grain, 3 * s), 0.0045, 0.009) for a in (dark, deep))
     hairy = np.maximum(np.maximum(dark * (0.35 + 0.65 * grey), deep), rough * (0.25 + 0.75 * grey)) * low
     coarse = reduce(np.stack([hairy, mouth], -1), FINE)
-    hairy = normalised(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)
+    hairy = weighted_blur(coarse[..., 0], 1 - 0.98 * coarse[..., 1], 1.0)
     hairy = ndimage.grey_opening(hairy, footprint=_disc(3))
     return smoothstep(resized(blur(hairy, 1.6), n), 0.10, 0.48) * low * (1 - mouth)
 

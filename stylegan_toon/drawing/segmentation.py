@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 from ..faces import mesh as M
+from .colour import edge_guide
+from .filters import blur, guided_filter, resized, smoothstep
 from .pen import UNIT, Pen, curve, grown
-from .tools import blur, guided_filter, resized, segment, smoothstep
 
 WORK = 320
 SCALE = WORK / UNIT  # pixels of the working grid in a unit
@@ -38,11 +39,6 @@ def skin_colour(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.median(patch, axis=0) if len(patch) else lab.mean((0, 1))
 
 
-def edges(lab: np.ndarray) -> np.ndarray:
-    """A grey guide in which warm skin and a background of the same lightness differ, so no colour spills over."""
-    return lab[..., 0] + lab[..., 1] + lab[..., 2]
-
-
 def find_regions(lab: np.ndarray, points: np.ndarray, sure: float) -> Regions:
     """Regions of a crop on the working grid ``[WORK, WORK, 3]``, whose landmarks ``[478, 2]`` are in units."""
     n = 80
@@ -52,7 +48,7 @@ def find_regions(lab: np.ndarray, points: np.ndarray, sure: float) -> Regions:
     pieces, _ = ndimage.label(found[..., 0] < 0.5)
     at = np.clip((points[4] * (n / UNIT)).astype(int), 0, n - 1)
     found[(pieces != pieces[at[1], at[0]]) & (pieces > 0)] = (1, 0, 0, 0)
-    fine = guided_filter(edges(lab), resized(found[..., :3], WORK), 5 * SCALE, 1.5e-4, step=2)
+    fine = guided_filter(edge_guide(lab), resized(found[..., :3], WORK), 5 * SCALE, 1.5e-4, step=2)
     person = smoothstep(1 - fine[..., 0], 0.2, 0.55)
     beard = _beard(lab, points) * sure
     skin = smoothstep(fine[..., 1], 0.3, 0.7) * person * (1 - beard)
@@ -115,3 +111,79 @@ def _prior(points: np.ndarray, n: int) -> np.ndarray:
     core = ((x - middle[0]) / (0.36 * width)) ** 2 + ((y - points[4][1]) / (0.30 * (chin - top))) ** 2 < 1
     prior[..., 0] = np.where(core, 1e-6, prior[..., 0])
     return prior / prior.sum(-1, keepdims=True)
+
+
+def segment(lab: np.ndarray, prior: np.ndarray, rounds: int = 8) -> np.ndarray:
+    """What belongs to which of K kinds, as probabilities ``[n, n, K]``, without any trained network.
+
+    Colour histograms of the kinds, started from ``prior``, and smooth fields that only bend at edges
+    (random-walker segmentation with unary terms; Grady 2006) are fitted in turns.
+
+    Args:
+        lab: a small Oklab picture ``[n, n, 3]``; 64 to 96 px are enough.
+        prior: probability of each kind by position ``[n, n, K]``; 0 and 1 are certain.
+    """
+    kinds = prior.shape[2]
+    bins = 16
+    cells = np.rint((lab - lab.mean((0, 1))) / (0.045, 0.016, 0.016) + bins / 2).clip(0, bins - 1).astype(int)
+    cell = (cells * (bins * bins, bins, 1)).sum(-1)
+
+    def likelihood(weight: np.ndarray) -> np.ndarray:
+        counts = np.bincount(cell.ravel(), weight.ravel(), bins**3).reshape(bins, bins, bins)
+        smooth = ndimage.gaussian_filter(counts, 0.8) + 1e-3
+        return (smooth / smooth.sum()).ravel()[cell]
+
+    def link(difference: np.ndarray) -> np.ndarray:
+        return (3 * np.exp(-((difference * (1, 2.5, 2.5)) ** 2).sum(-1) / 0.0045) + 0.02).astype(np.float32)[..., None]
+
+    right, down = link(np.diff(lab, axis=1)), link(np.diff(lab, axis=0))
+    degree = np.zeros((*prior.shape[:2], 1), np.float32)
+    degree[:, 1:] += right
+    degree[:, :-1] += right
+    degree[1:] += down
+    degree[:-1] += down
+    found = prior
+    for turn in range(rounds):
+        evidence = np.log(np.stack([likelihood(found[..., k] ** 2) for k in range(kinds)], -1))
+        evidence = np.clip(evidence - evidence.max(-1, keepdims=True), -5, 0)
+        belief = prior * np.exp(1.1 * evidence)
+        belief = (belief / belief.sum(-1, keepdims=True)).astype(np.float32)
+        if turn < rounds - 2:  # the histograms have to become pure before it is worth walking
+            found = ndimage.gaussian_filter(belief, (1, 1, 0))
+            continue
+        top = np.sort(belief, axis=-1)
+        trust = 0.6 * (top[..., -1:] - top[..., -2:-1]) + 0.02
+        found = np.clip(_walk(belief, trust, right, down, degree), 1e-4, 1)
+        found = found / found.sum(-1, keepdims=True)
+    return found.astype(np.float32)
+
+
+def _walk(
+    belief: np.ndarray, trust: np.ndarray, right: np.ndarray, down: np.ndarray, degree: np.ndarray, steps: int = 30
+) -> np.ndarray:
+    """Fields ``[n, n, K]`` near ``belief`` and alike where links are strong: conjugate gradients, all K at once."""
+
+    def apply(v: np.ndarray) -> np.ndarray:
+        out = trust * v
+        pull = right * np.diff(v, axis=1)
+        out[:, 1:] += pull
+        out[:, :-1] -= pull
+        pull = down * np.diff(v, axis=0)
+        out[1:] += pull
+        out[:-1] -= pull
+        return out
+
+    scale = 1 / (trust + degree)
+    v = belief.copy()
+    r = trust * belief - apply(v)
+    z = scale * r
+    p, rz = z, (r * z).sum((0, 1))
+    for _ in range(steps):
+        q = apply(p)
+        alpha = rz / ((p * q).sum((0, 1)) + 1e-20)
+        v += alpha * p
+        r -= alpha * q
+        z = scale * r
+        rz, before = (r * z).sum((0, 1)), rz
+        p = z + rz / (before + 1e-20) * p
+    return v

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stylegan_toon.drawing.tools import Flow, blur, from_oklab, guided_filter, segment, soft_levels, spread, to_oklab
+from stylegan_toon.drawing.colour import from_oklab, to_oklab
+from stylegan_toon.drawing.filters import blur, guided_filter, soft_levels, spread
+from stylegan_toon.drawing.flow import Flow
+from stylegan_toon.drawing.segmentation import segment
 
 RNG = np.random.default_rng(3)
 

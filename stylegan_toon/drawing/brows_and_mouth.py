@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from .filters import blur, guided_filter, mix, smoothstep
+from .geometry import BROW_BOTTOM, BROW_TOP, LIPS_INNER, LIPS_OUTER, grid, polygon
 from .pen import UNIT
-from .sculpt import BROW_BOTTOM, BROW_TOP, LIPS_INNER, LIPS_OUTER, grid, polygon
-from .tools import blur, guided_filter, mix, smoothstep
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Brow:
     seen: float
 
 
-def study_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
+def measure_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
     """Measure a brow across its length: where it is darkest, how wide and how dark.
 
     Args:
@@ -77,9 +77,9 @@ def study_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
     return Brow(middle + shift[:, None] * across, half, colour, strength, seen)
 
 
-def study_brows(lab: np.ndarray, points: np.ndarray) -> list[Brow]:
+def measure_brows(lab: np.ndarray, points: np.ndarray) -> list[Brow]:
     """Both. One that is dark, but hard to tell from what is around it, follows the other."""
-    one, two = (study_brow(lab, points, side) for side in range(2))
+    one, two = (measure_brow(lab, points, side) for side in range(2))
     found = []
     for own, other in ((one, two), (two, one)):
         if own.seen < 0.6 * other.seen:
@@ -113,7 +113,7 @@ def brow_ribbon(brow: Brow, n: int, grow: float = 0.0) -> np.ndarray:
     return polygon(np.concatenate([brow.middle + across, (brow.middle - across)[::-1]])[::2], n, 0.35 + 0.3 * grow)
 
 
-def paint_brow(picture: np.ndarray, brow: Brow) -> None:
+def draw_brow(picture: np.ndarray, brow: Brow) -> None:
     """Draw a brow as a soft solid, a little lighter on top, in place."""
     if brow.seen < 0.05:
         return
@@ -135,7 +135,7 @@ def paint_brow(picture: np.ndarray, brow: Brow) -> None:
     out += (0.94 * brow.seen * shape)[..., None] * (paint - out)
 
 
-def paint_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, skin: np.ndarray) -> None:
+def draw_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, skin: np.ndarray) -> None:
     """Lips as soft, well-defined volumes; teeth as one clean band, in place.
 
     Args:

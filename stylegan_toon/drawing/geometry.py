@@ -5,6 +5,7 @@ Points of the mesh are numbered as MediaPipe's face mesh numbers them. Lengths a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,20 +15,20 @@ from scipy import ndimage
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import ConvexHull
 
+from ..faces import mesh as M
+from .filters import blur, resized, smoothstep
 from .pen import UNIT
-from .tools import blur, resized, smoothstep
 
 # Image-left eye first; each from the outer corner to the inner one.
-UPPER_LID = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
-LOWER_LID = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (263, 249, 390, 373, 374, 380, 381, 382, 362))
+UPPER_LID = (M.LEFT_EYE_UPPER, M.RIGHT_EYE_UPPER[::-1])
+LOWER_LID = (M.LEFT_EYE_LOWER, M.RIGHT_EYE_LOWER[::-1])
 CREASE = ((247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414))
-IRIS = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
-BROW_TOP = ((70, 63, 105, 66, 107), (300, 293, 334, 296, 336))
-BROW_BOTTOM = ((46, 53, 52, 65, 55), (276, 283, 282, 295, 285))
-LIPS_OUTER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-LIPS_INNER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
-OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152)
-OVAL += (148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
+IRIS = (M.LEFT_IRIS, M.RIGHT_IRIS)
+BROW_TOP = (M.LEFT_BROW_UPPER, M.RIGHT_BROW_UPPER[::-1])
+BROW_BOTTOM = (M.LEFT_BROW_LOWER, M.RIGHT_BROW_LOWER[::-1])
+LIPS_OUTER = (*M.LIPS_OUTER_UPPER, *M.LIPS_OUTER_LOWER[-2:0:-1])
+LIPS_INNER = (*M.LIPS_INNER_UPPER, *M.LIPS_INNER_LOWER[-2:0:-1])
+OVAL = M.FACE_OVAL
 NOSE_TIP, NOSE_BASE, BRIDGE, CHIN, FOREHEAD = 4, 2, 168, 152, 10
 NOSTRILS, WINGS = (97, 326), (129, 358)
 CHEEKS = (50, 280)
@@ -40,16 +41,6 @@ def grid(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel centres ``[1, n]`` and ``[n, 1]`` of a crop of n x n pixels."""
     x = ((np.arange(n, dtype=np.float32) + 0.5) * (UNIT / n))[None, :]
     return x, x.T
-
-
-def enlarge_all(field: np.ndarray, n: int) -> np.ndarray:
-    """`tools.resized` of ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear: faster, and nothing overshoots."""
-    times = n // field.shape[0]
-    if n in (2 * field.shape[0], 4 * field.shape[0]):
-        planes = np.array(np.atleast_3d(field).transpose(2, 0, 1), np.float32, order="C")
-        large = torch.nn.functional.interpolate(torch.from_numpy(planes)[None], scale_factor=times, mode="bilinear")
-        return large[0].permute(1, 2, 0).numpy().reshape(n, n, *field.shape[2:])
-    return resized(field, n)
 
 
 def polygon(points: np.ndarray, n: int, soft: float = 0.0) -> np.ndarray:
@@ -101,7 +92,7 @@ class Warp:
         return target
 
 
-def film_warp(mesh: np.ndarray, growth: tuple[float, float]) -> Warp:
+def film_warp(mesh: np.ndarray, growth: Sequence[float]) -> Warp:
     """Larger eyes with their lids, a smaller nose, a softer jaw: sums of smooth bumps, so nothing tears.
 
     Args:
