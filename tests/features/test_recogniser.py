@@ -97,7 +97,7 @@ def test_the_chip_lies_where_it_should(side):
 @pytest.mark.parametrize("side", [192, 512, 1024])
 def test_the_chip_is_what_alignment_would_cut(side):
     """Against the antialiased crop that the photos are aligned with: a face, and fine stripes, which vanish."""
-    face = Image.open(HERE / "faces.png").convert("RGB").crop((0, 0, 192, 192)).resize((side, side), Image.LANCZOS)
+    face = Image.open(HERE.parent / "faces" / "faces.png").convert("RGB").crop((0, 0, 192, 192)).resize((side, side), Image.LANCZOS)
     wanted = np.asarray(crop(face, square(side), 150), np.float64)
     found = (face_chip(to_tensor(face))[0].permute(1, 2, 0).double().numpy() + 1) * 127.5
     assert np.sqrt(np.square(wanted - found).mean()) < 2.5
@@ -112,7 +112,7 @@ def test_one_person_and_another(network):
     from stylegan_toon.faces.photo import open_photo
 
     portrait = open_photo(pretrained_folder() / "examples" / "portrait.jpg", 256).faces[0].image
-    row = Image.open(HERE / "faces.png").convert("RGB")
+    row = Image.open(HERE.parent / "faces" / "faces.png").convert("RGB")
     others = [row.crop((left, 0, left + 192, 192)) for left in (0, 192)]
     with torch.no_grad():
         me, mirror, *strangers = (

@@ -43,7 +43,7 @@ Promise.all(rows).then((found) => console.log(JSON.stringify(found.map((row) => 
 
 def chips() -> np.ndarray:
     """uint8 ``[2, 150, 150, 3]``."""
-    row = Image.open(HERE / "faces.png").convert("RGB")
+    row = Image.open(HERE.parent / "faces" / "faces.png").convert("RGB")
     pictures = (row.crop((left, 0, left + 192, 192)) for left in (0, 192))
     return np.stack([np.array(picture.resize((150, 150), Image.Resampling.BILINEAR)) for picture in pictures])
 
