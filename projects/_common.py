@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import sys
-import types
-import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,19 @@ import torch
 from PIL import Image
 
 from stylegan_toon import cli
+from stylegan_toon.config import Config, option, read_toml
 from stylegan_toon.data.images import SUFFIXES, image_grid, read_image, save_image
 from stylegan_toon.data.sources import open_source
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
-from stylegan_toon.training.config import RunConfig, restored
 from stylegan_toon.training.curves import draw_log
 from stylegan_toon.training.log import Sink, sinks
-from stylegan_toon.training.run import Saved, find_run
+from stylegan_toon.training.run import RunConfig, Saved, find_run
 from stylegan_toon.training.snapshots import refuse_another, snapshots, start_folder
 from stylegan_toon.weights.provenance import descend, provenance_of
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 SHEET = 8  # pairs on a sheet
-MAX_CONFIG = 1 << 20  # bytes
 
 
 # ---------------------------------------------------------------- training
@@ -49,12 +40,14 @@ class Start:
 
     Attributes:
         folder: for what is made.
-        config: an instance of the project's config.
+        config: how to train, an instance of the project's config.
+        sources: what to train on, an instance of the project's other config.
         saved: the snapshot to go on from, if any.
     """
 
     folder: Path
     config: Any
+    sources: Any
     saved: Saved | None
     device: torch.device
     provenance: dict[str, Any]
@@ -70,60 +63,52 @@ class Start:
         return self.begin()
 
 
-def read_config(cls: type[RunConfig], path: Path, given: Mapping[str, Any] | None = None) -> Any:
-    """An instance of ``cls`` from a TOML file, with what was ``given`` over it; what neither says keeps its default.
+@dataclass(frozen=True)
+class Session(Config):
+    """Options of this start of a training, which no snapshot keeps."""
 
-    Raises:
-        ToonError: no such file, not TOML, an unknown key, or a value that cannot be.
-    """
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.loads(file.read(MAX_CONFIG).decode("utf-8"))
-        return restored(cls, values | dict(given or {}))
-    except OSError as error:
-        raise ToonError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    except (ValueError, TypeError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        raise ToonError(f"{path} and the options make no config ({error}): mend it.") from error
+    config: Path | None = option(None, "TOML file of options, instead of the project's own config.toml.")
+    resume: str | None = option(None, "Go on exactly: auto (the newest in --out, if any), a snapshot, or a run.")
+    wandb: str | None = option(None, "Log to this project of Weights & Biases, too.", metavar="PROJECT")
 
 
 def trainer(
-    example: str, config_class: type[RunConfig], file: Path, panels: Sequence[Sequence[str]]
-) -> Callable[[Callable[..., Path]], click.Command]:
-    """Decorator: make a function ``(start, **own options) -> path`` the command that trains a project.
+    example: str,
+    config_class: type[RunConfig],
+    sources_class: type[Config],
+    file: Path,
+    panels: Sequence[Sequence[str]],
+) -> Callable[[Callable[[Start], Path]], click.Command]:
+    """Decorator: make a function the command that trains a project.
 
-    It gets an option for every field of the config (over ``--config``, whose default is ``file``), and ``--out``,
-    ``--resume``, ``--wandb``, ``--device``, ``--quiet`` and ``--overwrite``. Ctrl-C ends it after a snapshot. At the
-    end ``curves.png`` shows the numbers named in ``panels``.
+    Its options are the fields of ``sources_class``, `Session` and ``config_class``, and ``--out``, ``--device``,
+    ``--quiet`` and ``--overwrite``. What is not given on the command line has the value of ``--config``, or of
+    ``file``. Ctrl-C ends it after a snapshot. At the end ``curves.png`` shows the numbers named in ``panels``.
     """
 
-    def decorate(function: Callable[..., Path]) -> click.Command:
+    def decorate(function: Callable[[Start], Path]) -> click.Command:
         project = file.parent.name
-        names = [field.name for field in fields(config_class)]
-        own = {parameter.name for parameter in getattr(function, "__click_params__", ())}
 
         @functools.wraps(function)
         def main(
-            config: Path, out: Path, resume: str | None, wandb: str | None, device: torch.device, overwrite: bool,
-            quiet: bool, **options: Any,
+            sources: Config, session: Session, out: Path, device: torch.device, overwrite: bool, quiet: bool,
+            **values: Any,
         ) -> None:  # fmt: skip
-            given = {name: value for name in names if (value := options.pop(name)) is not None}
-            saved = find_run(resume, out, config_class) if resume else None
-            if saved is None:
-                chosen = read_config(config_class, config, given)
-            else:
-                chosen = _changed(saved.config, given)
+            given = {name: value for name, value in values.items() if value is not None}
+            saved = find_run(session.resume, out, config_class) if session.resume else None
+            config = replace(saved.config, **given) if saved else read_toml(config_class, session.config or file, given)
             if saved is None and not overwrite:
                 refuse_another(out)
             keep_pages()
-            torch.manual_seed(chosen.seed)
-            history = _history(f"projects.{project}.train", chosen, options, saved)
+            torch.manual_seed(config.seed)
+            history = _history(f"projects.{project}.train", config, sources, saved)
 
             def begin() -> Sequence[Sink]:
                 start_folder(output_folder(out), saved)
-                return sinks(out, saved.counters.images if saved else 0, wandb=wandb, config=asdict(chosen))
+                return sinks(out, saved.counters.images if saved else 0, wandb=session.wandb, config=asdict(config))
 
             try:
-                final = function(Start(out, chosen, saved, device, history, quiet, begin), **options)
+                final = function(Start(out, config, sources, saved, device, history, quiet, begin))
             except KeyboardInterrupt:
                 if snapshots(out):
                     click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
@@ -131,48 +116,29 @@ def trainer(
             draw_log(out, panels)
             click.echo(final)
 
-        for option in (
-            click.option("--config", type=cli.PATH, default=file, show_default=file.name, help="TOML file of options."),
+        for decorator in (
+            cli.with_config(sources_class, name="sources"),
+            cli.with_config(Session, name="session"),
             cli.out(f"runs/{project}"),
-            click.option("--resume", help="Go on exactly: auto (the newest in --out, if any), a snapshot, or a run."),
-            *(_option(config_class, field) for field in fields(config_class)),
-            click.option("--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases, too."),
+            cli.options_of(config_class, unset=True),
             cli.device(),
             cli.overwrite(),
             cli.quiet(),
         )[::-1]:
-            main = option(main)
-        command = cli.command(example)(main)
-        command.params.sort(key=lambda parameter: parameter.name not in own)  # what a project asks for comes first
-        return command
+            main = decorator(main)
+        return cli.command(example)(main)
 
     return decorate
 
 
-def _option(cls: type[RunConfig], field: Any) -> Callable:
-    hint = typing.get_type_hints(cls)[field.name]
-    if isinstance(hint, types.UnionType):
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    name = field.name.replace("_", "-")
-    flag = f"--{name}/--no-{name}" if hint is bool else f"--{name}"
-    return click.option(flag, field.name, type=hint, default=None, help=field.metadata.get("help"))
-
-
-def _changed(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    try:
-        return replace(config, **given)
-    except ValueError as error:
-        raise ToonError(f"The options make no config ({error}): mend them.") from error
-
-
-def _history(verb: str, config: RunConfig, options: Mapping[str, Any], saved: Saved | None) -> dict[str, Any]:
+def _history(command: str, config: RunConfig, sources: Config, saved: Saved | None) -> dict[str, Any]:
     """The provenance of what is trained; going on adds nothing to it."""
     if saved is not None:
-        known = provenance_of(next(iter(saved.networks.values())))
-        return {key: value for key, value in known.items() if key not in ("name", "sha256")}
-    # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
-    short = {k: v.rpartition("/")[2] if isinstance(v, str) else getattr(v, "name", v) for k, v in options.items()}
-    return descend(verb, short | asdict(config), [])
+        earlier = provenance_of(next(iter(saved.networks.values())))
+        return {key: value for key, value in earlier.items() if key not in ("name", "sha256")}
+    # Names, not paths: a checkpoint travels, and its folders on this machine say nothing on another.
+    names = {key: Path(value).name for key, value in asdict(sources).items()}
+    return descend(command, names | asdict(config), [])
 
 
 # ---------------------------------------------------------------- pictures in, pictures out

@@ -90,6 +90,11 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
+def first_process() -> bool:
+    """Whether this process is the one that writes and prints: the first of those that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextlib.contextmanager
 def team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     """Join the processes that torchrun started; gives the team and this process's device.

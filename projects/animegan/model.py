@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.models.padded import ReflectConv3x3
 
 SLOPE = 0.2
@@ -21,7 +22,7 @@ CONTRAST = 0.5  # of what a fresh generator shows: about the deviation of photos
 
 
 @dataclass(frozen=True)
-class AnimeGeneratorConfig:
+class AnimeGeneratorConfig(Config):
     """Sizes of the generator.
 
     Attributes:
@@ -29,23 +30,20 @@ class AnimeGeneratorConfig:
         blocks: inverted residual blocks; 4 is published.
     """
 
-    channels: int = 32
-    blocks: int = 4
+    channels: int = option(32, low=8, high=256)
+    blocks: int = option(4, low=1, high=32)
 
     def __post_init__(self) -> None:
-        if not (8 <= self.channels <= 256 and self.channels % 2 == 0 and 1 <= self.blocks <= 32):
-            raise ValueError(f"no generator with {self.channels} channels and {self.blocks} blocks")
+        super().__post_init__()
+        if self.channels % 2:
+            raise ConfigError(f"--channels is {self.channels}: give an even number.")
 
 
 @dataclass(frozen=True)
-class AnimeDiscriminatorConfig:
+class AnimeDiscriminatorConfig(Config):
     """Sizes of the discriminator; ``channels`` of the first layer, 32 as published."""
 
-    channels: int = 32
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.channels <= 256:
-            raise ValueError(f"no discriminator with {self.channels} channels")
+    channels: int = option(32, low=4, high=256)
 
 
 class LayerNorm(nn.Module):

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from projects._common import Start, trainer
-from stylegan_toon import cli
+from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
-from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.run import Run
+from stylegan_toon.training.config import MOST
+from stylegan_toon.training.run import Run, RunConfig
 from stylegan_toon.training.update import untrained
 
 from . import losses
@@ -37,46 +37,61 @@ SHOWN = 8  # photos on the sheets; the feature network's scale is chosen by them
 
 
 @dataclass(frozen=True)
-class AnimeConfig(RunConfig):
-    """Options of a training; the defaults are the published ones."""
+class Sources(Config):
+    """What to train on, and what judges it."""
 
-    look: str = setting("hayao", f"Whose weights the losses have: {', '.join(STYLES)}.")
-    content: float | None = setting(None, "Weight of the content loss, instead of the look's.")
-    style: float | None = setting(None, "... of the style loss.")
-    colour: float | None = setting(None, "... of the colour loss.")
-    variation: float | None = setting(None, "... of the total variation.")
-    adversarial: float = setting(300.0, "Weight of the adversarial losses, of both networks.")
-    resolution: int = setting(256, "Side in pixels that the sets are brought to.")
-    crop: int = setting(256, "Side of the random crops that are trained on.")
-    channels: int = setting(32, "Width of both networks.")
-    start_kimg: float = setting(66.0, "Thousands of pictures of the first phase, in which G shows what it sees.")
-    start: str = setting("content", "What it learns from there: content, as published, or pixels, which is cheaper.")
-    start_lr: float = setting(2e-4, "Adam's rate of G in the first phase.")
-    g_lr: float = setting(2e-5, "... of G after it.")
-    d_lr: float = setting(4e-5, "... of D.")
-    fade_kimg: float = setting(0.0, "Thousands of pictures at the end over which the rates fall to 0.")
+    photos: Path = option(help="Folder, zip or shards of photos.")
+    drawings: Path = option(help="... of drawings; not of the same things.")
+    features: str = option(
+        "auto", "Network content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an .npz of "
+        "VGG16; auto is vgg19, or vgg16 where that cannot be had.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """How to train; the defaults are the published ones. ``config.toml`` replaces some of them for a CPU."""
+
+    look: str = option("hayao", "Whose weights the losses have.", choices=STYLES)
+    content: float | None = option(None, "Weight of the content loss, instead of the look's.", low=0)
+    style: float | None = option(None, "... of the style loss.", low=0)
+    colour: float | None = option(None, "... of the colour loss.", low=0)
+    variation: float | None = option(None, "... of the total variation.", low=0)
+    adversarial: float = option(300.0, "Weight of the adversarial losses, of both networks.", low=0)
+    resolution: int = option(256, "Side in pixels that the sets are brought to.", low=32, high=4096)
+    crop: int = option(256, "Side of the random crops that are trained on, a multiple of 8.", low=32, high=4096)
+    channels: int = option(32, "Width of both networks, an even number.", low=8, high=256)
+    start_kimg: float = option(
+        66.0, "Thousands of pictures of the first phase, in which G shows what it sees.", low=0, high=MOST
+    )
+    start: str = option(
+        "content", "What it learns from there: content, as published, or pixels, which is cheaper.",
+        choices=("content", "pixels"),
+    )  # fmt: skip
+    start_lr: float = option(2e-4, "Adam's learning rate of G in the first phase.", above=0)
+    g_lr: float = option(2e-5, "... of G after it.", above=0)
+    d_lr: float = option(4e-5, "... of D.", above=0)
+    fade_kimg: float = option(0.0, "Thousands of pictures at the end over which the rates fall to 0.", low=0, high=MOST)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.look not in STYLES:
-            raise ValueError(f"look is {self.look!r}, not one of {', '.join(STYLES)}")
-        if self.start not in ("content", "pixels"):
-            raise ValueError(f"start is {self.start!r}, not content or pixels")
-        if not 32 <= self.crop <= self.resolution or self.crop % 8:
-            raise ValueError("crop must be a multiple of 8 from 32 up to resolution")
+        if self.crop > self.resolution or self.crop % 8:
+            raise ConfigError(f"--crop is {self.crop}: give a multiple of 8 up to --resolution, {self.resolution}.")
+        if self.channels % 2:
+            raise ConfigError(f"--channels is {self.channels}: give an even number.")
 
     @property
     def weights(self) -> Style:
-        """The look's weights, with what was given instead."""
-        known = STYLES[self.look]
+        """The look's weights, replaced by those that were given."""
+        own = STYLES[self.look]
         given = {name: getattr(self, name) for name in ("content", "style", "colour", "variation")}
-        return Style(**{k: getattr(known, k) if v is None else v for k, v in given.items()}, against=known.against)
+        return Style(**{k: getattr(own, k) if v is None else v for k, v in given.items()}, against=own.against)
 
 
 class AnimeGAN:
     """The two networks, what judges them, and one step."""
 
-    def __init__(self, config: AnimeConfig, run: Run, judge: Features) -> None:
+    def __init__(self, config: TrainingConfig, run: Run, judge: Features) -> None:
         self.config, self.run, self.judge, self.weights = config, run, judge, config.weights
         self.G: AnimeGenerator = run.networks["G"]
         self.D: AnimeDiscriminator = run.networks["D"]
@@ -162,7 +177,7 @@ def sheet(G: AnimeGenerator, photos: list[Image.Image]) -> Image.Image:
     return image_grid(photos + [paint(G, photo) for photo in photos], len(photos), size=min(photos[0].width, 192))
 
 
-def new_networks(config: AnimeConfig) -> dict[str, torch.nn.Module]:
+def new_networks(config: TrainingConfig) -> dict[str, torch.nn.Module]:
     return {
         "G": AnimeGenerator(AnimeGeneratorConfig(channels=config.channels)),
         "D": AnimeDiscriminator(AnimeDiscriminatorConfig(channels=config.channels)),
@@ -172,28 +187,22 @@ def new_networks(config: AnimeConfig) -> dict[str, torch.nn.Module]:
 @trainer(
     """python -m projects.animegan.train --photos faces.zip --drawings comic.zip --look comic
 python -m projects.animegan.train --photos faces.zip --drawings comic.zip --resume auto""",
-    AnimeConfig,
+    TrainingConfig,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["pixels"], ["G", "D"], ["content"], ["style"], ["colour"], ["variation"]],
 )
-@click.option("--photos", type=cli.PATH, required=True, help="Folder, zip or shards of photos.")
-@click.option("--drawings", type=cli.PATH, required=True, help="... of drawings; not of the same things.")
-@click.option(
-    "--features", "choice", default="auto",
-    help="Network content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an .npz of "
-    "VGG16; auto is vgg19, or vgg16 where that cannot be had.",
-)  # fmt: skip
-def main(start: Start, photos: Path, drawings: Path, choice: str) -> Path:
+def main(start: Start) -> Path:
     """Teach a generator to paint photos in the manner of drawings.
 
     Writes fakes-NNNNNNNNN.png now and then, snapshots, log.jsonl, curves.png, and network.safetensors at the end.
     """
-    config: AnimeConfig = start.config
+    config: TrainingConfig = start.config
     sets = {
         name: ImageDataset(place, config.resolution, resize=True, skip_bad=True)
-        for name, place in (("photos", photos), ("drawings", drawings))
+        for name, place in (("photos", start.sources.photos), ("drawings", start.sources.drawings))
     }
-    judge = features(choice, say=lambda line: click.echo(line, err=True)).to(start.device)
+    judge = features(start.sources.features, say=lambda line: click.echo(line, err=True)).to(start.device)
     if start.saved is not None and start.provenance.get("features", judge.name) != judge.name:
         raise ToonError(f"This training compares with {start.provenance['features']}: give those --features again.")
     some = torch.stack([sets["photos"][i % len(sets["photos"])][0] for i in range(SHOWN)])

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import torch
 
-from projects import _common as kit
 from stylegan_toon import cli
+from stylegan_toon.config import read_toml
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.errors import ToonError
@@ -20,7 +20,7 @@ from stylegan_toon.files import atomic_path, refuse_overwrite
 from stylegan_toon.metrics.evaluation import evaluate_pictures
 
 from .infer import load_generator
-from .train import Config, translate
+from .train import TrainingConfig, translate
 
 METRICS = ("fd-efficientnet-lite0", "kd-efficientnet-lite0")
 SHOWN = 6
@@ -62,7 +62,7 @@ def main(
     distance between translated photos and cartoons, both held out; and compare.png, the same photos side by side.
     """
     refuse_overwrite([out / "compare.json", out / "compare.png"], overwrite)
-    whole = kit.read_config(Config, config)
+    whole = read_toml(TrainingConfig, config)
     decay = kimg * whole.decay_kimg / (whole.kimg or 1)  # the rate falls over the same part of the training
     rows, columns, names = [], [], []
     for number in blocks.split(","):

@@ -7,67 +7,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from projects import _common as kit
+from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil, to_tensor
-from stylegan_toon.training.config import RunConfig, setting
+from stylegan_toon.training.config import MOST
 from stylegan_toon.training.log import Sink
-from stylegan_toon.training.run import Run, Saved
+from stylegan_toon.training.run import Run, RunConfig, Saved
 from stylegan_toon.training.update import untrained
 
-from .model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
+from .model import BLOCKS, NORMS, UPSAMPLERS, Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
 
 SHOWN = 6  # pictures of each set shown while training
 GENERATORS = ("toon", "photo")  # named after what they make
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
-    """How to train; the defaults are the paper's, with `config.toml` beside this over them."""
+class Sources(Config):
+    """What to train on."""
 
-    resolution: int = setting(256, "Side of the pictures, a multiple of 4.")
-    blocks: int = setting(9, "Residual blocks of a generator: 4, 6 or 9.")
-    g_channels: int = setting(64, "Generators: channels after the first layer.")
-    d_channels: int = setting(64, "Discriminators: channels after the first layer.")
-    norm: str = setting("instance", "Norm in all networks: instance, or layer, which keeps colours.")
-    upsample: str = setting("transposed", "How generators enlarge: transposed, or nearest (and a convolution).")
-    d_layers: int = setting(3, "Discriminators: layers; 1, 2, 3, 4 judge patches of 16, 34, 70, 142 pixels.")
-    batch: int = setting(1, "Pairs of pictures per step.")
-    loss: str = setting("lsgan", "What D and G play for: lsgan (least squares) or bce (cross-entropy).")
-    cycle: float = setting(10.0, "Weight of getting a picture back, L1.")
-    identity: float = setting(0.5, "Weight of leaving alone what is of the right kind already, as a part of --cycle.")
-    pool: int = setting(50, "Older pictures kept for D; 0: none.")
-    lr: float = setting(2e-4, "Adam's rate for all networks.")
-    beta1: float = setting(0.5, "Adam's first beta.")
-    decay_kimg: float = setting(0.0, "Let the rate fall to zero over the last so many thousand pictures; 0: constant.")
-    mirror: bool = setting(False, "Double both sets by mirror images.")
+    photos: str = option(help="Folder, zip or tar shards (also http) of photos.")
+    cartoons: str = option(help="The same of cartoons.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """How to train; the defaults are the paper's. ``config.toml`` replaces some of them for a CPU."""
+
+    batch: int = option(1, "Pairs of pictures per step.", low=1, high=1 << 16)
+    resolution: int = option(256, "Side of the pictures, a multiple of 4.", low=32, high=2048)
+    blocks: int = option(9, "Residual blocks of a generator: 4, 6 or 9.", choices=BLOCKS)
+    g_channels: int = option(64, "Generators: channels after the first layer.", low=1, high=1024)
+    d_channels: int = option(64, "Discriminators: channels after the first layer.", low=1, high=1024)
+    norm: str = option("instance", "Norm in all networks; layer keeps colours.", choices=NORMS)
+    upsample: str = option(
+        "transposed", "How generators enlarge; nearest is followed by a convolution.", choices=UPSAMPLERS
+    )
+    d_layers: int = option(
+        3, "Discriminators: layers; 1, 2, 3, 4 judge patches of 16, 34, 70, 142 pixels.", low=1, high=4
+    )
+    loss: str = option("lsgan", "Adversarial loss: least squares, or cross-entropy.", choices=("lsgan", "bce"))
+    cycle: float = option(10.0, "Weight of the cycle loss: L1 of a picture and its way there and back.", low=0)
+    identity: float = option(
+        0.5, "Weight of leaving alone what is of the right kind already, as a part of --cycle.", low=0
+    )
+    pool: int = option(50, "Older pictures kept for D; 0: none.", low=0, high=10000)
+    lr: float = option(2e-4, "Adam's learning rate for all networks.", above=0)
+    beta1: float = option(0.5, "Adam's first beta.", low=0, high=0.9999)
+    decay_kimg: float = option(
+        0.0, "Let the rate fall to zero over the last so many thousand pictures; 0: constant.", low=0, high=MOST
+    )
+    mirror: bool = option(False, "Double both sets by mirror images.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.generator, self.discriminator  # noqa: B018 - or refuse
-        if self.loss not in ("lsgan", "bce"):
-            raise ValueError(f"loss is {self.loss!r}, not lsgan or bce")
-        if self.resolution < 32 or self.resolution % 4:
-            raise ValueError(f"resolution is {self.resolution}, not a multiple of 4 from 32 on")
-        if self.pool < 0 or min(self.cycle, self.identity, self.decay_kimg) < 0:
-            raise ValueError("pool, cycle, identity and decay_kimg must not be negative")
+        if self.resolution % 4:
+            raise ConfigError(f"--resolution is {self.resolution}: give a multiple of 4.")
 
     @property
     def generator(self) -> GeneratorConfig:
+        """Sizes of both generators."""
         return GeneratorConfig(self.g_channels, self.blocks, self.norm, self.upsample)
 
     @property
     def discriminator(self) -> DiscriminatorConfig:
+        """Sizes of both discriminators."""
         return DiscriminatorConfig(self.d_channels, self.d_layers, self.norm)
 
 
-def build(config: Config) -> dict[str, torch.nn.Module]:
+def build(config: TrainingConfig) -> dict[str, torch.nn.Module]:
     """New networks: ``toon`` and ``photo`` make such pictures, ``D_toon`` and ``D_photo`` judge them."""
     makers = {name: Generator(config.generator) for name in GENERATORS}
     return makers | {f"D_{name}": Discriminator(config.discriminator) for name in GENERATORS}
@@ -84,7 +97,7 @@ def train(
     photos: ImageDataset,
     cartoons: ImageDataset,
     folder: Path,
-    config: Config,
+    config: TrainingConfig,
     *,
     device: torch.device | str = "cpu",
     saved: Saved | None = None,
@@ -151,7 +164,7 @@ def train(
     return run.train({"photos": photos, "cartoons": cartoons}, step, paint, publish=GENERATORS)
 
 
-def learning_rate(config: Config, images: int) -> float:
+def learning_rate(config: TrainingConfig, images: int) -> float:
     """Constant, then over the last ``decay_kimg`` thousand pictures straight down to zero."""
     left = config.kimg * 1000 - images
     return config.lr * (min(1.0, left / (config.decay_kimg * 1000)) if config.decay_kimg else 1.0)
@@ -181,19 +194,18 @@ def sheet(networks: dict[str, torch.nn.Module], photos: list[Image.Image], carto
     """python -m projects.cyclegan.train --photos data/photos-train.zip --cartoons data/cartoons-train.zip
 python -m projects.cyclegan.train --photos photos/ --cartoons cartoons/ --blocks 9 --dtype float16 --decay-kimg 60
 python -m projects.cyclegan.train --photos photos/ --cartoons cartoons/ --resume auto""",
-    Config,
+    TrainingConfig,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["G_toon", "G_photo"], ["D_toon", "D_photo"], ["cycle", "identity"]],
 )
-@click.option("--photos", required=True, help="Folder, zip or tar shards (also http) of photos.")
-@click.option("--cartoons", required=True, help="The same of cartoons.")
-def main(start: kit.Start, photos: str, cartoons: str) -> Path:
+def main(start: kit.Start) -> Path:
     """Train a CycleGAN: photos into cartoons and back.
 
     Writes snapshots and sheets of the same few pictures to --out every --snapshot-kimg thousand pictures, at the end
     network.safetensors (toon, photo) and curves.png.
     """
-    config = start.config
+    config, photos, cartoons = start.config, start.sources.photos, start.sources.cartoons
     sets = [ImageDataset(path, config.resolution, resize=True, xflip=config.mirror) for path in (photos, cartoons)]
     data = f"{Path(photos).name}, {Path(cartoons).name}"
     return train(

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from projects import _common as kit
+from stylegan_toon.config import Config, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.training.augment import build_augment
-from stylegan_toon.training.config import RunConfig, setting
+from stylegan_toon.training.config import MOST
 from stylegan_toon.training.log import Sink
-from stylegan_toon.training.run import Run, Saved
+from stylegan_toon.training.run import Run, RunConfig, Saved
 from stylegan_toon.training.update import follow, untrained
 
 from .model import RESOLUTIONS, Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, sample
@@ -29,31 +29,31 @@ SHOWN = range(32)  # seeds of the pictures shown while training
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
-    """How to train; the defaults are the paper's, with `config.toml` beside this over them."""
+class Sources(Config):
+    """What to train on."""
 
-    resolution: int = setting(64, "Side of the pictures: 64, 128 or 256.")
-    z_dim: int = setting(100, "Size of a latent.")
-    g_channels: int = setting(64, "Generator: channels at the highest resolution.")
-    d_channels: int = setting(64, "Discriminator: channels after the first layer.")
-    batch: int = setting(128, "Pictures per step.")
-    lr: float = setting(2e-4, "Adam's rate for both networks.")
-    beta1: float = setting(0.5, "Adam's first beta.")
-    ema_kimg: float = setting(0.0, "Half-life of the averaged generator that is published; 0: no averaging.")
-    mirror: bool = setting(False, "Double the set by mirror images.")
-    augment: str = setting("off", "off, or diff: DiffAugment, for a set of few thousands.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resolution not in RESOLUTIONS:
-            raise ValueError(f"resolution is {self.resolution}, not 64, 128 or 256")
-        if self.augment not in ("off", "diff"):
-            raise ValueError(f"augment is {self.augment!r}, not off or diff")
-        if self.batch < 2:
-            raise ValueError("batch norm needs a batch of 2 or more")
+    data: str = option(help="Folder, zip or tar shards (also http) of pictures.")
 
 
-def build(config: Config) -> dict[str, torch.nn.Module]:
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """How to train; the defaults are the paper's. ``config.toml`` replaces some of them for a CPU."""
+
+    batch: int = option(128, "Pictures per step; batch norm needs 2.", low=2, high=1 << 16)
+    resolution: int = option(64, "Side of the pictures: 64, 128 or 256.", choices=RESOLUTIONS)
+    z_dim: int = option(100, "Size of a latent.", low=1, high=4096)
+    g_channels: int = option(64, "Generator: channels at the highest resolution.", low=1, high=4096)
+    d_channels: int = option(64, "Discriminator: channels after the first layer.", low=1, high=4096)
+    lr: float = option(2e-4, "Adam's learning rate for both networks.", above=0)
+    beta1: float = option(0.5, "Adam's first beta.", low=0, high=0.9999)
+    ema_kimg: float = option(
+        0.0, "Half-life of the averaged generator that is published; 0: no averaging.", low=0, high=MOST
+    )
+    mirror: bool = option(False, "Double the set by mirror images.")
+    augment: str = option("off", "diff is DiffAugment, for a set of few thousands.", choices=("off", "diff"))
+
+
+def build(config: TrainingConfig) -> dict[str, torch.nn.Module]:
     """New networks ``G``, ``G_ema`` and ``D``."""
     G = Generator(GeneratorConfig(config.resolution, config.z_dim, config.g_channels))
     D = Discriminator(DiscriminatorConfig(config.resolution, config.d_channels))
@@ -63,7 +63,7 @@ def build(config: Config) -> dict[str, torch.nn.Module]:
 def train(
     pictures: ImageDataset,
     folder: Path,
-    config: Config,
+    config: TrainingConfig,
     *,
     device: torch.device | str = "cpu",
     saved: Saved | None = None,
@@ -109,7 +109,7 @@ def train(
     return run.train({"pictures": pictures}, step, paint, publish=("G_ema", "D"))
 
 
-def memory(config: Config, images: int) -> float:
+def memory(config: TrainingConfig, images: int) -> float:
     """Share of itself that G_ema keeps in a step: its half-life grows to ``ema_kimg``, a 20th of what was seen."""
     half_life = min(config.ema_kimg * 1000, 0.05 * images)
     return 0.5 ** (config.batch / half_life) if half_life else 0.0
@@ -119,18 +119,18 @@ def memory(config: Config, images: int) -> float:
     """python -m projects.dcgan.train --data faces64.zip --out runs/dcgan
 python -m projects.dcgan.train --data faces.zip --resolution 128 --dtype float16 --out runs/dcgan128
 python -m projects.dcgan.train --data faces64.zip --out runs/dcgan --resume auto""",
-    Config,
+    TrainingConfig,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["G", "D"], ["D_accuracy"]],
 )
-@click.option("--data", required=True, help="Folder, zip or tar shards (also http) of pictures.")
-def main(start: kit.Start, data: str) -> Path:
+def main(start: kit.Start) -> Path:
     """Train a DCGAN on a set of pictures.
 
     Writes snapshots and pictures of the same 32 latents to --out every --snapshot-kimg thousand pictures, at the end
     network.safetensors (G_ema, D) and curves.png.
     """
-    config = start.config
+    config, data = start.config, start.sources.data
     pictures = ImageDataset(data, config.resolution, resize=True, xflip=config.mirror)
     return train(
         pictures, start.folder, config, device=start.device, saved=start.saved, sinks=start.sinks,

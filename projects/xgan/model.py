@@ -19,7 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stylegan_toon.config import Config, option
+
 SLOPE = 0.2
+RESOLUTIONS = (32, 64, 128, 256)
 DOMAINS = ("faces", "cartoons")
 # Who is which: the first six and the denoiser paint, the others only teach.
 PAINTERS = ("e1", "e2", "e_shared", "d_shared", "d1", "d2", "denoiser")
@@ -27,7 +30,7 @@ TEACHERS = ("disc1", "disc2", "c_dann")
 
 
 @dataclass(frozen=True)
-class XganConfig:
+class XganConfig(Config):
     """Sizes of all networks.
 
     Attributes:
@@ -37,15 +40,10 @@ class XganConfig:
         disc_channels: of the first layer of a discriminator.
     """
 
-    resolution: int = 64
-    channels: int = 32
-    embedding: int = 1024
-    disc_channels: int = 32
-
-    def __post_init__(self) -> None:
-        sizes = (self.channels, self.embedding, self.disc_channels)
-        if self.resolution not in (32, 64, 128, 256) or not all(4 <= size <= 4096 for size in sizes):
-            raise ValueError(f"no XGAN of {self}")
+    resolution: int = option(64, choices=RESOLUTIONS)
+    channels: int = option(32, low=4, high=4096)
+    embedding: int = option(1024, low=4, high=4096)
+    disc_channels: int = option(32, low=4, high=4096)
 
     @property
     def grid(self) -> int:

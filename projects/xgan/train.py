@@ -7,59 +7,64 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import click
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from projects._common import Start, trainer
-from stylegan_toon import cli
+from stylegan_toon.config import Config, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import FaceEmbedder, face_embedder
-from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.run import Run
+from stylegan_toon.training.config import MOST
+from stylegan_toon.training.run import Run, RunConfig
 from stylegan_toon.training.update import untrained
 from stylegan_toon.weights import save_networks
 
 from . import losses
-from .model import PAINTERS, Xgan, XganConfig, new_networks
+from .model import PAINTERS, RESOLUTIONS, Xgan, XganConfig, new_networks
 from .noise import corrupt
 
 SHOWN = 8
 
 
 @dataclass(frozen=True)
-class XganTraining(RunConfig):
-    """Options of a training."""
+class Sources(Config):
+    """What to train on."""
 
-    resolution: int = setting(64, "Side of the pictures in pixels.")
-    channels: int = setting(32, "Width of the first layer; 32 is published.")
-    embedding: int = setting(1024, "Length of the embedding; 1024 is published.")
-    disc_channels: int = setting(32, "Width of the discriminators.")
-    lr: float = setting(2e-4, "Adam's rate of everything but the discriminators.")
-    d_lr: float = setting(2e-4, "... of the discriminators.")
-    reconstruction: float = setting(1.0, "Weight of coming back the same through one's own decoder.")
-    domain: float = setting(1.0, "... of embeddings that do not tell their domain.")
-    semantic: float = setting(0.5, "... of embeddings that translation does not change.")
-    adversarial: float = setting(1.0, "... of translations that look real.")
-    teacher: float = setting(0.0, "... of a face recogniser's opinion; 0 = none.")
-    fade_kimg: float = setting(0.0, "Thousands of pictures at the end over which the rates fall to 0.")
+    faces: Path = option(help="Folder, zip or shards of aligned faces on white.")
+    cartoons: Path = option(help="... of cartoons.")
+    identity: str = option("dlib", "The teacher, if it has a weight: dlib, facenet or a file.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.sizes  # refuses what cannot be
+
+@dataclass(frozen=True)
+class TrainingConfig(RunConfig):
+    """How to train. ``config.toml`` replaces some of the defaults for a CPU."""
+
+    resolution: int = option(64, "Side of the pictures: 32, 64, 128 or 256.", choices=RESOLUTIONS)
+    channels: int = option(32, "Width of the first layer; 32 is published.", low=4, high=4096)
+    embedding: int = option(1024, "Length of the embedding; 1024 is published.", low=4, high=4096)
+    disc_channels: int = option(32, "Width of the discriminators.", low=4, high=4096)
+    lr: float = option(2e-4, "Adam's learning rate of everything but the discriminators.", above=0)
+    d_lr: float = option(2e-4, "... of the discriminators.", above=0)
+    reconstruction: float = option(1.0, "Weight of coming back the same through one's own decoder.", low=0)
+    domain: float = option(1.0, "... of embeddings that do not tell their domain.", low=0)
+    semantic: float = option(0.5, "... of embeddings that translation does not change.", low=0)
+    adversarial: float = option(1.0, "... of translations that look real.", low=0)
+    teacher: float = option(0.0, "... of a face recogniser's opinion; 0 = none.", low=0)
+    fade_kimg: float = option(0.0, "Thousands of pictures at the end over which the rates fall to 0.", low=0, high=MOST)
 
     @property
     def sizes(self) -> XganConfig:
+        """Sizes of all networks."""
         return XganConfig(self.resolution, self.channels, self.embedding, self.disc_channels)
 
 
 class Trainer:
     """One step, and who learns from it."""
 
-    def __init__(self, config: XganTraining, run: Run, teacher: FaceEmbedder | None = None) -> None:
+    def __init__(self, config: TrainingConfig, run: Run, teacher: FaceEmbedder | None = None) -> None:
         self.config, self.run, self.teacher = config, run, teacher
         self.xgan = Xgan(run.networks)
         self.critics = nn.ModuleList([run.networks["disc1"], run.networks["disc2"]])
@@ -137,23 +142,21 @@ def sheet(xgan: Xgan, faces: Tensor, cartoons: Tensor) -> Image.Image:
 @trainer(
     """python -m projects.xgan.train --faces faces-white.zip --cartoons avatars.zip
 python -m projects.xgan.train --faces faces-white.zip --cartoons avatars.zip --resume auto""",
-    XganTraining,
+    TrainingConfig,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["reconstruction"], ["domain"], ["semantic"], ["G", "D"], ["denoiser"], ["teacher"]],
 )
-@click.option("--faces", type=cli.PATH, required=True, help="Folder, zip or shards of aligned faces on white.")
-@click.option("--cartoons", type=cli.PATH, required=True, help="... of cartoons.")
-@click.option("--identity", default="dlib", help="The teacher, if it has a weight: dlib, facenet or a file.")
-def main(start: Start, faces: Path, cartoons: Path, identity: str) -> Path:
+def main(start: Start) -> Path:
     """Teach an embedding that faces and cartoons share, and decoders for both.
 
     Writes fakes-NNNNNNNNN.png now and then, snapshots, log.jsonl and curves.png; at the end network.safetensors with
     what paints, and every component by itself in components/.
     """
-    config: XganTraining = start.config
+    config: TrainingConfig = start.config
     sets = {
         name: ImageDataset(place, config.resolution, resize=True, skip_bad=True)
-        for name, place in (("faces", faces), ("cartoons", cartoons))
+        for name, place in (("faces", start.sources.faces), ("cartoons", start.sources.cartoons))
     }
     made = start.saved.networks if start.saved else new_networks(config.sizes)
     networks = {name: network.to(start.device) for name, network in made.items()}
@@ -168,7 +171,7 @@ def main(start: Start, faces: Path, cartoons: Path, identity: str) -> Path:
     }
     teacher = None
     if config.teacher:
-        teacher = face_embedder(identity, device=start.device)
+        teacher = face_embedder(start.sources.identity, device=start.device)
         length = teacher(torch.zeros(1, 3, config.resolution, config.resolution, device=start.device)).shape[1]
         if length > config.embedding:
             raise ToonError(f"The teacher's embedding has {length} entries: --embedding must be at least as long.")

@@ -75,7 +75,7 @@ class Engine:
         self.pictures, self.pairs, self.perceptual, self.measure = pictures, pairs, perceptual, measure
         self.provenance = provenance or {}
         self.device = G.mapping.w_avg.device
-        self.dtype = getattr(torch, config.dtype) if config.dtype else None
+        self.dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         self.resolution = D.config.resolution  # G may be able to make larger pictures
         self.unit = min(D.config.mbstd_group_size or config.batch, config.batch)
         check_batch(config, self.unit, team)
@@ -96,7 +96,7 @@ class Engine:
             "pairs": (G.synthesis, torch.optim.Adam(G.synthesis.parameters(), config.pairs_lr, betas=(0.5, 0.99))),
         }
         self.learners = {name: Learner(name, *parts, team) for name, parts in adams.items()}
-        size = config.batch if config.batch_gpu is None else config.batch_gpu
+        size = config.batch if config.batch_gpu is None else 0 if config.batch_gpu == "auto" else int(config.batch_gpu)
         self.progress = Progress(p=config.p, batch_gpu=size, pictures=len(pictures))
         if resume is not None:
             self._restore(resume)

@@ -22,6 +22,7 @@ from .stop import stop_requests
 from .update import Terms, untrained
 
 WARM_UP = 50  # steps of the pairs phase
+TICK = 20.0  # seconds between lines of the log
 
 
 class Trainer(Engine):
@@ -56,7 +57,7 @@ class Trainer(Engine):
         total, every = int(kimg * 1000), max(int(self.config.snapshot_kimg * 1000), 1)
         if done() >= total:
             return
-        if self.config.batch_gpu == 0 and done() == 0:
+        if self.config.batch_gpu == "auto" and done() == 0:
             self.progress.batch_gpu = 0  # to be chosen anew: the phases do not need the same memory
         self.log.start(name, total, done())
         ticked, due = time.monotonic(), 0.0
@@ -67,7 +68,7 @@ class Trainer(Engine):
             now = time.monotonic()
             if now >= due or done() >= total:
                 self.log.tick(self.progress.seen, p=self.pipe.p, seconds=now - ticked)
-                ticked, due = now, now + 20
+                ticked, due = now, now + TICK
             if self.team.any(asked(), self.device):
                 self.snapshot()
                 raise KeyboardInterrupt

@@ -132,7 +132,8 @@ def pyramid_loss(
         image, side = images[-1], target.shape[-1]
         if side > WINDOW:
             # The mean of two uniform numbers: eyes and mouth, in the middle, are seen more often than the background.
-            y, x = torch.randint(side - WINDOW + 1, [2, 2]).sum(0).div(2, rounding_mode="floor").tolist()
+            places = [int(torch.randint(side - WINDOW + 1, [])) for _ in range(4)]
+            y, x = (places[0] + places[2]) // 2, (places[1] + places[3]) // 2
             image, target = (t[:, :, y : y + WINDOW, x : x + WINDOW] for t in (image, target))
         loss = loss + perceptual(image, target)
     return loss

@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..config import from_values, option
 from ..data.datasets import ImageDataset
 from ..data.images import save_image
 from ..errors import ToonError
 from ..weights import save_networks
-from .config import RunConfig, restored
+from .config import LoopConfig
 from .draws import reseed
 from .feed import Rows, batches
 from .log import Log, Sink, with_warning
@@ -32,8 +33,18 @@ from .snapshots import FINAL, newest_whole, optimizer_tensors, read_folder, rest
 from .stop import stop_requests
 
 Step = Callable[[dict[str, Tensor]], Mapping[str, Tensor | float]]
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound="RunConfig")
 TICK = 10.0  # seconds between lines of the log
+
+
+@dataclass(frozen=True)
+class RunConfig(LoopConfig):
+    """The options of every project."""
+
+    dtype: str = option(
+        "float32", "float32, or mixed precision: bfloat16, or float16 with scaled gradients (CUDA).",
+        choices=("float32", "bfloat16", "float16"),
+    )  # fmt: skip
 
 
 @dataclass
@@ -59,13 +70,13 @@ def find_run(resume: str, folder: Path, config_class: type[C]) -> Saved | None:
     """What ``--resume`` means for a run in ``folder``, see `snapshots.newest_whole`."""
 
     def counters(values: dict[str, Any]) -> Counters:
-        found = restored(Counters, values)
+        found = from_values(Counters, values)
         if not (0 <= found.steps < 2**53 and 0 <= found.images < 2**53):
             raise ValueError("the counters are no numbers from 0 up")
         return found
 
     def read(path: Path) -> Saved:
-        return Saved(path, *read_folder(path, counters, lambda values: restored(config_class, values)))
+        return Saved(path, *read_folder(path, counters, lambda values: from_values(config_class, values)))
 
     return newest_whole(resume, folder, read)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .config import TrainConfig, restored
+from ..config import from_values
+from .config import TrainConfig
 from .snapshots import newest_whole, read_folder
 
 
@@ -66,7 +67,7 @@ def read_snapshot(path: Path) -> Snapshot:
         ToonError: it is not one, or damaged.
     """
     which = ("G", "G_ema", "D")
-    return Snapshot(path, *read_folder(path, _progress, lambda values: restored(TrainConfig, values), which=which))
+    return Snapshot(path, *read_folder(path, _progress, _config, which=which))
 
 
 def _progress(values: Mapping[str, Any]) -> Progress:
@@ -77,6 +78,15 @@ def _progress(values: Mapping[str, Any]) -> Progress:
     if type(p) not in (int, float) or not (math.isfinite(p) and 0 <= p <= 1):
         raise ValueError("p is no number from 0 to 1")
     return Progress(**whole)
+
+
+def _config(values: Mapping[str, Any]) -> TrainConfig:
+    values = dict(values)
+    if values.get("dtype", "") is None:
+        values["dtype"] = "auto"
+    if values.get("batch_gpu") == 0:
+        values["batch_gpu"] = "auto"
+    return from_values(TrainConfig, values)
 
 
 def find_snapshot(resume: str, run: Path) -> Snapshot | None:
