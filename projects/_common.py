@@ -1,66 +1,157 @@
-"""What the projects' commands share: a config read, a run begun and ended, a folder of pictures worked through."""
+"""What the projects share: a task with mixed precision, the command that trains it, a folder of pictures converted."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import click
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from stylegan_toon import cli
 from stylegan_toon.config import Config, option, read_toml
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import SUFFIXES, image_grid, read_image, save_image
 from stylegan_toon.data.sources import open_source
+from stylegan_toon.distributed import process_count
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
+from stylegan_toon.training.batches import BatchRows, batches
+from stylegan_toon.training.config import LoopConfig
 from stylegan_toon.training.curves import draw_log
-from stylegan_toon.training.log import Sink, sinks
-from stylegan_toon.training.run import RunConfig, Saved, find_run
-from stylegan_toon.training.snapshots import refuse_another, snapshots, start_folder
+from stylegan_toon.training.log import open_sinks
+from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.snapshots import Snapshot, find_snapshot, refuse_another, snapshots, start_folder
+from stylegan_toon.training.task import Task
 from stylegan_toon.weights.provenance import descend, provenance_of
 
 SHEET = 8  # pairs on a sheet
+N = TypeVar("N", bound=nn.Module)
 
 
-# ---------------------------------------------------------------- training
+# ---------------------------------------------------------------- the task
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a training begins with, once the command line is understood.
+class ProjectConfig(LoopConfig):
+    """The options that every project has; each project adds its own."""
 
-    Attributes:
-        folder: for what is made.
-        config: how to train, an instance of the project's config.
-        sources: what to train on, an instance of the project's other config.
-        saved: the snapshot to go on from, if any.
+    dtype: str = option(
+        "float32", "float32, or mixed precision: bfloat16, or float16 with scaled gradients (CUDA).",
+        choices=("float32", "bfloat16", "float16"),
+    )  # fmt: skip
+
+
+class ProjectTask(Task):
+    """A task that learns from sets of unrelated pictures, in one process, with torch's own mixed precision.
+
+    ``step`` gets a batch float32 ``[batch, 3, R, R]`` in [-1, 1] of each set.
+
+    Args:
+        config: how to train.
+        networks: by name, on the device to train on.
+        optimizers: Adams by name.
+        sets: pictures by name; each set is read in an order of its own.
+
+    Raises:
+        ToonError: float16 without CUDA.
     """
 
-    folder: Path
-    config: Any
-    sources: Any
-    saved: Saved | None
-    device: torch.device
-    provenance: dict[str, Any]
-    quiet: bool
-    begin: Callable[[], Sequence[Sink]]
+    config_class: ClassVar[type[LoopConfig]] = ProjectConfig
 
-    @functools.cached_property
-    def sinks(self) -> Sequence[Sink]:
-        """Who is told of the numbers. To be asked for when all that was given fits together.
+    def __init__(
+        self,
+        config: ProjectConfig,
+        networks: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Adam],
+        sets: Mapping[str, ImageDataset],
+    ) -> None:
+        super().__init__(config, networks, optimizers)
+        self.sets, self.dtype = dict(sets), getattr(torch, config.dtype)
+        if self.dtype == torch.float16 and self.device.type != "cuda":
+            raise ToonError("--dtype float16 trains on CUDA only: use bfloat16.")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
-        Only then is the folder made ready, and an earlier training in it removed.
+    def batches(self, phase: str) -> Iterator[dict[str, Tensor]]:
+        """Endless batches of every set."""
+        config, readers = self.config, {}
+        for number, (name, data) in enumerate(sorted(self.sets.items())):
+            # Sets of one size must not be read in one order; 2 ** 32 is beyond every seed.
+            seed = config.seed + (number << 32)
+            rows = BatchRows(data, config.batch, range(config.batch), seed, self.counters[phase].images)
+            readers[name] = batches(rows, device=self.device, workers=config.workers)
+        while True:
+            yield {name: next(reader)[0] for name, reader in readers.items()}
+
+    def network(self, name: str, kind: type[N]) -> N:
+        """The network ``name``, known to be of class ``kind``.
+
+        Raises:
+            ToonError: it is of another class.
         """
-        return self.begin()
+        network = self.networks[name]
+        if not isinstance(network, kind):
+            raise ToonError(f"The network {name} is of another project: go on with a training of this one.")
+        return network
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision inside this context, if the config asks for it."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def minimise(self, name: str, loss: Tensor) -> None:
+        """One step of the optimiser ``name`` down the gradient of ``loss``, scaled if float16."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def set_learning_rate(self, name: str, lr: float) -> None:
+        """Set the rate of the optimiser ``name``: at the start of every step, to a function of the counters."""
+        for group in self.optimizers[name].param_groups:
+            group["lr"] = lr
+
+    @property
+    def images(self) -> int:
+        """Pictures of each set so far."""
+        return self.counters["train"].images
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """As `Task.load_tensors`; the state of the gradient scaler may be missing, as the precision may have changed."""
+        state = self.scaler.state_dict()
+        stored = {name: tensors[f"scaler.{name}"] for name in state if f"scaler.{name}" in tensors}
+        if state and len(stored) == len(state):
+            self.scaler.load_state_dict({name: type(state[name])(value) for name, value in stored.items()})
+        scaler = {name: tensor for name, tensor in self.tensors().items() if name.startswith("scaler.")}
+        super().load_tensors({**scaler, **tensors})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state of the gradient scaler."""
+        state = self.scaler.state_dict()
+        return {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
+
+
+def add_up(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of scalar losses, one or more."""
+    return functools.reduce(operator.add, losses)
+
+
+def fade_out(kimg: float, images: int, over: float) -> float:
+    """Factor of a learning rate: 1, then straight down to 0 over the last ``over`` of ``kimg`` thousand pictures."""
+    return min(1.0, (kimg * 1000 - images) / (over * 1000)) if over else 1.0
+
+
+# ---------------------------------------------------------------- the command
 
 
 @dataclass(frozen=True)
@@ -72,19 +163,59 @@ class Session(Config):
     wandb: str | None = option(None, "Log to this project of Weights & Biases, too.", metavar="PROJECT")
 
 
-def trainer(
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, once the command line is understood.
+
+    Attributes:
+        folder: for the results.
+        config: how to train, an instance of the project's config.
+        sources: what to train on, an instance of the project's other config.
+        snapshot: the snapshot to go on from, if any.
+        device: where to train.
+        provenance: what the networks will say about their making.
+        quiet: show no progress bar.
+        wandb: project of Weights & Biases, if any.
+    """
+
+    folder: Path
+    config: Any
+    sources: Any
+    snapshot: Snapshot | None
+    device: torch.device
+    provenance: dict[str, Any]
+    quiet: bool = True
+    wandb: str | None = None
+
+    def networks(self, new: Callable[[], Mapping[str, nn.Module]]) -> dict[str, nn.Module]:
+        """The networks of the snapshot, or ``new()`` ones, on the device."""
+        networks = self.snapshot.networks if self.snapshot else new()
+        return {name: network.to(self.device) for name, network in networks.items()}
+
+    def train(self, task: ProjectTask, **provenance: str) -> Path:
+        """Run the training; only now, when everything fits together, is an earlier one in the folder removed."""
+        history = self.provenance | provenance
+        trainer = Trainer(task, self.folder, provenance=history, resume=self.snapshot, quiet=self.quiet)
+        start_folder(output_folder(self.folder), self.snapshot)
+        trainer.log.sinks += open_sinks(self.folder, task.images, wandb=self.wandb, config=asdict(self.config))
+        return trainer.run()
+
+
+def training_command(
     example: str,
-    config_class: type[RunConfig],
+    task_class: type[ProjectTask],
     sources_class: type[Config],
     file: Path,
     panels: Sequence[Sequence[str]],
 ) -> Callable[[Callable[[Start], Path]], click.Command]:
     """Decorator: make a function the command that trains a project.
 
-    Its options are the fields of ``sources_class``, `Session` and ``config_class``, and ``--out``, ``--device``,
-    ``--quiet`` and ``--overwrite``. What is not given on the command line has the value of ``--config``, or of
-    ``file``. Ctrl-C ends it after a snapshot. At the end ``curves.png`` shows the numbers named in ``panels``.
+    Its options are the fields of ``sources_class``, of `Session` and of the task's config class, and ``--out``,
+    ``--device``, ``--quiet`` and ``--overwrite``. What is not given on the command line has the value of ``--config``,
+    or of ``file``. Ctrl-C ends the training after a snapshot. At the end ``curves.png`` shows the numbers named in
+    ``panels``.
     """
+    config_class = task_class.config_class
 
     def decorate(function: Callable[[Start], Path]) -> click.Command:
         project = file.parent.name
@@ -94,21 +225,22 @@ def trainer(
             sources: Config, session: Session, out: Path, device: torch.device, overwrite: bool, quiet: bool,
             **values: Any,
         ) -> None:  # fmt: skip
+            if process_count() > 1:
+                raise ToonError("This project trains in one process: start it without torchrun.")
             given = {name: value for name, value in values.items() if value is not None}
-            saved = find_run(session.resume, out, config_class) if session.resume else None
-            config = replace(saved.config, **given) if saved else read_toml(config_class, session.config or file, given)
-            if saved is None and not overwrite:
-                refuse_another(out)
+            snapshot = find_snapshot(session.resume, out, task_class) if session.resume else None
+            if snapshot is not None:
+                config = replace(snapshot.config, **given)
+            else:
+                config = read_toml(config_class, session.config or file, given)
+                if not overwrite:
+                    refuse_another(out)
             keep_pages()
             torch.manual_seed(config.seed)
-            history = _history(f"projects.{project}.train", config, sources, saved)
-
-            def begin() -> Sequence[Sink]:
-                start_folder(output_folder(out), saved)
-                return sinks(out, saved.counters.images if saved else 0, wandb=session.wandb, config=asdict(config))
-
+            provenance = _provenance(f"projects.{project}.train", config, sources, snapshot)
+            start = Start(out, config, sources, snapshot, device, provenance, quiet, session.wandb)
             try:
-                final = function(Start(out, config, sources, saved, device, history, quiet, begin))
+                final = function(start)
             except KeyboardInterrupt:
                 if snapshots(out):
                     click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
@@ -131,10 +263,10 @@ def trainer(
     return decorate
 
 
-def _history(command: str, config: RunConfig, sources: Config, saved: Saved | None) -> dict[str, Any]:
+def _provenance(command: str, config: LoopConfig, sources: Config, snapshot: Snapshot | None) -> dict[str, Any]:
     """The provenance of what is trained; going on adds nothing to it."""
-    if saved is not None:
-        earlier = provenance_of(next(iter(saved.networks.values())))
+    if snapshot is not None:
+        earlier = provenance_of(next(iter(snapshot.networks.values())))
         return {key: value for key, value in earlier.items() if key not in ("name", "sha256")}
     # Names, not paths: a checkpoint travels, and its folders on this machine say nothing on another.
     names = {key: Path(value).name for key, value in asdict(sources).items()}

@@ -41,7 +41,7 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> AnimeGener
 
 
 @torch.no_grad()
-def paint(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) -> Image.Image:
+def stylise(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) -> Image.Image:
     """The picture, painted, in its own size (or with its longer side at most ``max_side``).
 
     Raises:
@@ -83,7 +83,7 @@ def main(
     G = load_generator(network, device)
 
     def convert(picture: Image.Image) -> Image.Image:
-        return paint(G, picture, max_side)
+        return stylise(G, picture, max_side)
 
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
         click.echo(paint_video(source, out, convert, quiet=quiet, overwrite=overwrite))

@@ -18,7 +18,7 @@ from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.weights import load_networks
 
-from .model import DOMAINS, PAINTERS, Xgan
+from .model import DOMAINS, TRANSLATOR, Xgan
 
 SHIPPED = Path(__file__).with_name("xgan.safetensors")
 SEGMENTED_AT = 256  # pixels; the background is found best about here
@@ -32,10 +32,10 @@ def load_xgan(path: Path, device: torch.device | str = "cpu") -> Xgan:
     """
     if path.is_dir():
         found = {
-            name: load_networks(path / f"{name}.safetensors", which=[name], device=device)[name] for name in PAINTERS
+            name: load_networks(path / f"{name}.safetensors", which=[name], device=device)[name] for name in TRANSLATOR
         }
     else:
-        found = load_networks(path, which=PAINTERS, device=device)
+        found = load_networks(path, which=TRANSLATOR, device=device)
     if len({getattr(network, "config", None) for network in found.values()}) > 1:
         raise ToonError(f"The components in {path} do not belong together: take those of one training.")
     return Xgan(found)

@@ -24,8 +24,8 @@ from stylegan_toon.config import Config, option
 SLOPE = 0.2
 RESOLUTIONS = (32, 64, 128, 256)
 DOMAINS = ("faces", "cartoons")
-# Who is which: the first six and the denoiser paint, the others only teach.
-PAINTERS = ("e1", "e2", "e_shared", "d_shared", "d1", "d2", "denoiser")
+# The networks that translate; the others are needed for training only.
+TRANSLATOR = ("e1", "e2", "e_shared", "d_shared", "d1", "d2", "denoiser")
 TEACHERS = ("disc1", "disc2", "c_dann")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import Config, ConfigError, option
 from ..data.datasets import ImageDataset, PairDataset
 from ..data.images import image_grid, save_image, to_pil
-from ..distributed import Team, team
+from ..distributed import ProcessGroup, join_processes
 from ..errors import ToonError
 from ..features.vgg import VggLoss
 from ..files import output_folder
@@ -23,11 +23,11 @@ from ..metrics import Suite, evaluate
 from ..models import PRESETS, Discriminator, Generator, preset
 from ..training.config import TrainConfig
 from ..training.curves import draw_log
-from ..training.log import Sink, sinks
+from ..training.log import Sink, open_sinks
 from ..training.loop import Trainer
 from ..training.pairs import fit_mapping, read_latents
-from ..training.snapshots import refuse_another, start_folder
-from ..training.state import Snapshot, find_snapshot
+from ..training.snapshots import Snapshot, find_snapshot, refuse_another, start_folder
+from ..training.stylegan2 import StyleGAN2Task
 from ..weights import load_family
 from ..weights.provenance import descend, provenance_of
 
@@ -159,22 +159,41 @@ def train(
     G_ema: Generator | None = None,
     pairs: PairDataset | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
-    measure: Callable[[Generator], dict[str, float]] | None = None,
+    metrics: Callable[[Generator], dict[str, float]] | None = None,
     provenance: Mapping[str, Any] | None = None,
     sinks: Sequence[Sink] = (),
     resume: Snapshot | None = None,
-    team: Team = Team(),  # noqa: B008 (frozen)
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008 (frozen)
     quiet: bool = True,
 ) -> Path:
-    """Train ``G`` and ``D`` on ``pictures``; the other arguments are those of `Trainer`.
+    """Train ``G`` and ``D`` on ``pictures``.
+
+    Args:
+        G, D: the networks to train, on the device to train on. They change in place.
+        pictures: the training set. Labels are used if the networks are conditional.
+        folder: an existing folder; gets ``fakes-IMAGES.png``, ``snapshot-IMAGES/`` and ``network.safetensors``.
+        config: how long and how to train.
+        G_ema: where the moving average of G starts; a copy of G if None.
+        pairs: pictures with known latents, for ``pairs_kimg`` and ``pairs_weight``.
+        perceptual: distance of two batches of pictures, used on pairs beside L1.
+        metrics: G_ema -> metrics by name, called by all processes at every snapshot.
+        provenance: what the networks say about their making.
+        sinks: where numbers and pictures go, see `training.log.open_sinks`.
+        resume: a snapshot to go on from; ``G``, ``D`` and ``G_ema`` are those of the snapshot.
+        group: the processes that train together.
+        quiet: show no progress bar.
 
     Returns:
         path of ``network.safetensors`` (``G_ema`` and ``D``) in ``folder``.
+
+    Raises:
+        ToonError: options that do not fit the networks, a picture that cannot be read, or nothing is learnt any more.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a snapshot has been written.
     """
-    return Trainer(
-        G, D, pictures, folder, config, G_ema=G_ema, pairs=pairs, perceptual=perceptual, measure=measure,
-        provenance=dict(provenance or {}), sinks=sinks, resume=resume, team=team, quiet=quiet,
-    ).run()  # fmt: skip
+    task = StyleGAN2Task(
+        G, D, pictures, config, G_ema=G_ema, pairs=pairs, perceptual=perceptual, metrics=metrics, group=group
+    )
+    return Trainer(task, folder, sinks=sinks, provenance=provenance, resume=resume, quiet=quiet).run()
 
 
 def train_from_options(
@@ -199,9 +218,9 @@ def train_from_options(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cudnn.benchmark = True  # sizes never change
     torch.manual_seed(given.get("seed", 0))
-    with team(device) as (processes, device):
-        snapshot = find_snapshot(options.resume, out) if options.resume else None
-        if processes.rank == 0 and snapshot is None and not overwrite:
+    with join_processes(device) as (group, device):
+        snapshot = find_snapshot(options.resume, out, StyleGAN2Task) if options.resume else None
+        if group.rank == 0 and snapshot is None and not overwrite:
             refuse_another(out)
         family: Mapping[str, Any] = {}
         if snapshot is not None:
@@ -216,28 +235,27 @@ def train_from_options(
         pairs = _pairs(options, config, resolution, None if family else trained["G"])
         features = options.pairs_features
         perceptual = VggLoss(None if features == "vgg" else features).to(device) if features else None
-        measure, panels = None, list(PANELS)
-        if options.metrics:  # networks that cannot be had are told of now, not at the first snapshot
+        metrics, panels = None, list(PANELS)
+        if options.metrics:  # loads their networks, so that a missing one is noticed now and not at the first snapshot
             suite = Suite([name.strip() for name in options.metrics.split(",")], device=device)
-            measure = partial(evaluate, pictures=pictures, metrics=suite, samples=options.metrics_samples)
+            metrics = partial(evaluate, pictures=pictures, metrics=suite, samples=options.metrics_samples)
             panels += [(name,) for metric in suite.metrics for name in metric.results]
-        training = Trainer(
-            pictures=pictures, folder=out, config=config, pairs=pairs, team=processes, resume=snapshot,
-            perceptual=perceptual, quiet=quiet, measure=measure,
-            provenance=_history(options, given, family, snapshot),
-            **{name: network.to(device) for name, network in trained.items()},
+        task = StyleGAN2Task(
+            **{name: network.to(device) for name, network in trained.items()}, pictures=pictures, config=config,
+            pairs=pairs, perceptual=perceptual, metrics=metrics, group=group,
         )  # fmt: skip
-        if processes.rank == 0:
+        provenance = _provenance(options, given, family, snapshot)
+        training = Trainer(task, out, provenance=provenance, resume=snapshot, quiet=quiet)
+        if group.rank == 0:
             reals = [to_pil(pictures[row][0] / 127.5 - 1) for row in range(min(32, len(pictures.names)))]
             start_folder(output_folder(out), snapshot)
             save_image(image_grid(reals, columns=8), out / "reals.png")
-            seen = training.progress.seen
-            training.log.sinks += sinks(out, seen, wandb=options.wandb, config=asdict(config))
+            training.log.sinks += open_sinks(out, task.images_seen, wandb=options.wandb, config=asdict(config))
         try:
             final = training.run()
         except torch.OutOfMemoryError as error:
             raise ToonError("A step does not fit into memory: say --batch-gpu auto, or a smaller number.") from error
-        if processes.rank > 0:
+        if group.rank > 0:
             return None
         draw_log(out, panels)
         return final
@@ -270,7 +288,7 @@ def _pairs(options: TrainOptions, config: TrainConfig, resolution: int, new: Any
     return pairs
 
 
-def _history(
+def _provenance(
     options: TrainOptions, given: Mapping[str, Any], family: Mapping[str, Any], snapshot: Snapshot | None
 ) -> dict[str, Any]:
     """The provenance of what is trained; going on adds nothing to it."""
