@@ -127,7 +127,7 @@ class ProjectTask(Task):
         return self.counters["train"].images
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """As `Task.load_tensors`; the state of the gradient scaler may be missing, as the precision may have changed."""
+        """As `Task.load_tensors`; the gradient scaler starts anew if the training had another precision before."""
         state = self.scaler.state_dict()
         stored = {name: tensors[f"scaler.{name}"] for name in state if f"scaler.{name}" in tensors}
         if state and len(stored) == len(state):

@@ -22,8 +22,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def keep_pages() -> bool:
     """Make glibc reuse freed memory instead of returning it to the kernel; True where that succeeded.
 
-    A fresh page costs a fault and a clearing: several times the arithmetic of elementwise work on it. Called by commands
-    that train, never at import, because it changes the whole process. It has an effect on Linux with glibc only.
+    A fresh page costs a fault and a clearing: several times the arithmetic of elementwise work on it. Called by
+    commands that train, never at import, because it changes the whole process. It has an effect on Linux with glibc
+    only.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -63,8 +64,8 @@ def free_memory() -> int:
 def most_that_fits(compute: Callable[[int], torch.Tensor], most: int, unit: int, device: torch.device) -> int:
     """The largest number of samples, in whole units, whose graph and gradients fit into memory.
 
-    On CUDA sizes are tried, halving from ``most``. On the CPU, where running out ends the process, the size is estimated
-    from what one unit and two units keep, against four fifths of the free memory.
+    On CUDA sizes are tried, halving from ``most``. On the CPU, where running out ends the process, the size is
+    estimated from what one unit and two units keep, against four fifths of the free memory.
 
     Args:
         compute: number of samples -> a scalar loss with the graph of the largest step.

@@ -122,7 +122,7 @@ def detail_loss(image: Tensor, target: Tensor) -> Tensor:
 def pyramid_loss(
     images: list[Tensor], target: Tensor, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Tensor:
-    """The loss of `pair_loss` for pictures that are already generated, coarsest first; the last has ``target``'s size."""
+    """The loss of `pair_loss` for pictures already generated, coarsest first; the last has ``target``'s size."""
     loss = F.l1_loss(images[-1], target)
     for image in images[:-1]:
         small = F.interpolate(target, size=image.shape[2:], mode="area")
