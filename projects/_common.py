@@ -248,6 +248,7 @@ def training_command(
             draw_log(out, panels)
             click.echo(final)
 
+        command: Callable[..., Any] = main
         for decorator in (
             cli.with_config(sources_class, name="sources"),
             cli.with_config(Session, name="session"),
@@ -257,8 +258,8 @@ def training_command(
             cli.overwrite(),
             cli.quiet(),
         )[::-1]:
-            main = decorator(main)
-        return cli.command(example)(main)
+            command = decorator(command)
+        return cli.command(example)(command)
 
     return decorate
 

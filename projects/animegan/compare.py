@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -49,7 +50,7 @@ def main(
     keep_pages()
     refuse_overwrite([out / "compare.png"], overwrite)
     G = load_generator(network, device)
-    networks = [load_network(source, device=device) for source in (base, toon)]
+    networks: list[Any] = [load_network(source, device=device) for source in (base, toon)]
     measure = perceptual(features, device=device)
     output_folder(out)
     rows: list[Image.Image] = []

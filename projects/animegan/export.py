@@ -43,6 +43,7 @@ def export_onnx(G: AnimeGenerator, path: Path) -> None:
             )  # fmt: skip
     finally:
         quiet.level = level
+    assert program is not None  # dynamo=True returns a program
     with atomic_path(path) as temporary:
         program.save(str(temporary), external_data=False)
 

@@ -37,6 +37,7 @@ class Features(nn.Module, ABC):
     """
 
     name: str
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +66,9 @@ class Vgg(Features):
         mean, std: ``[3]`` each, of the input in 0..255, in the order of its channels.
         bgr: the first convolution takes blue first.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, name: str, stages: list[list[tuple[Tensor, Tensor]]], mean: list[float], std: list[float], bgr: bool
@@ -115,7 +119,8 @@ def vgg19(path: Path) -> Vgg:
 def vgg16_shipped() -> Vgg:
     """VGG16's conv3_3 of the weights that ship. Raises ToonError if they are missing."""
     network = shipped_vgg16()
-    stages = [[(layer.weight, layer.bias) for layer in map(network.get_submodule, names)] for names in STAGES]
+    tensors = network.state_dict()
+    stages = [[(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names] for names in STAGES]
     return Vgg("vgg16 conv3_3", stages, *CAFFE, bgr=True)
 
 

@@ -143,7 +143,8 @@ def show_what_comes_in(G: AnimeGenerator) -> None:
         if groups > 1:
             weight.normal_(0, 0.1 / size)[:, 0, taps, taps] += 1
             weight[outputs // 2 :] = weight[: outputs // 2]
-            layer.conv.bias.zero_()
+            if layer.conv.bias is not None:
+                layer.conv.bias.zero_()
             continue
         mirrored = inputs % 2 == 0
         rows, columns = outputs // 2, inputs // 2 if mirrored else inputs

@@ -64,6 +64,7 @@ def main(
     refuse_overwrite([out / "compare.json", out / "compare.png"], overwrite)
     whole = read_toml(TrainingConfig, config)
     decay = kimg * whole.decay_kimg / (whole.kimg or 1)  # the rate falls over the same part of the training
+    inputs = ImageDataset(test_photos, whole.resolution, resize=True)
     rows, columns, names = [], [], []
     for number in blocks.split(","):
         run = out / f"blocks{number}"
@@ -72,13 +73,11 @@ def main(
         arguments += ["--overwrite"] * overwrite
         cost = trained(run, arguments)
         G = load_generator(run / "network.safetensors", device=device)
-        history = G.provenance["config"]
-        inputs = ImageDataset(test_photos, history["resolution"], resize=True)
         made = [translate(G, inputs.image(row)) for row in cli.progress(range(len(inputs)), unit="img")]
         (run / "test").mkdir(exist_ok=True)
         for row, picture in enumerate(made):
             save_image(picture, run / "test" / f"{row:05d}.png")
-        reals = ImageDataset(test_cartoons, history["resolution"], resize=True)
+        reals = ImageDataset(test_cartoons, whole.resolution, resize=True)
         figures = evaluate_pictures(ImageDataset(run / "test"), reals, METRICS, quiet=True)
         parameters = sum(parameter.numel() for parameter in G.parameters())
         rows.append({"blocks": int(number), "parameters": parameters, **cost, **figures})

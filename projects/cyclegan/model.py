@@ -116,8 +116,9 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             module.weight.normal_(0, 0.02)
-            module.bias.zero_()
-    network.to(memory_format=torch.channels_last)
+            if module.bias is not None:
+                module.bias.zero_()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 class Pool:

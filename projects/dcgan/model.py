@@ -85,9 +85,10 @@ def initialise(network: nn.Module) -> None:
             module.weight.normal_(0, 0.02)
         elif isinstance(module, nn.BatchNorm2d):
             module.weight.normal_(1, 0.02)
-        if getattr(module, "bias", None) is not None:
-            module.bias.zero_()
-    network.to(memory_format=torch.channels_last)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, Tensor):
+            bias.zero_()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.weights import load_networks
 
-from .model import DOMAINS, TRANSLATOR, Xgan
+from .model import DOMAINS, TRANSLATOR, SharedEncoder, Xgan
 
 SHIPPED = Path(__file__).with_name("xgan.safetensors")
 SEGMENTED_AT = 256  # pixels; the background is found best about here
@@ -55,6 +55,8 @@ def segment(photo: Image.Image, *, aligned: bool = False, matting: str = "walker
 def translate(xgan: Xgan, picture: Image.Image, source: int, *, clean: bool = True) -> Image.Image:
     """A picture of the domain ``source`` (0 faces, 1 cartoons) as one of the other, at the network's resolution."""
     network = xgan.networks["e_shared"]
+    if not isinstance(network, SharedEncoder):
+        raise ToonError("The network e_shared is not one of XGAN: give a file that projects.xgan.train made.")
     size = network.config.resolution
     small = picture.resize((size, size), Image.Resampling.LANCZOS)
     img = to_tensor(small).to(next(network.parameters()).device)

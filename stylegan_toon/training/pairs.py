@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ToonError
 from ..models import Generator
+from ..models.layers import FullyConnected
 from ..models.stylegan2 import MappingNetwork
 from ..ops.haar import haar_down
 
@@ -54,7 +56,8 @@ def fit_mapping(mapping: MappingNetwork, w: Tensor) -> None:
         ToonError: when the network has another shape.
     """
     z_dim = mapping.z_dim
-    if mapping.num_layers != 2 or mapping.c_dim or mapping.fc0.weight.shape != (2 * z_dim, z_dim):
+    shape = (2 * z_dim, z_dim)
+    if mapping.num_layers != 2 or mapping.c_dim or mapping.get_parameter("fc0.weight").shape != shape:
         raise ToonError(
             "Fitting the mapping network to known latents needs an unconditional one with mapping_layers=2 and "
             "mapping_features twice z_dim: change the configuration."
@@ -68,13 +71,15 @@ def fit_mapping(mapping: MappingNetwork, w: Tensor) -> None:
         raise ToonError(f"The latents have {root.shape[0]} numbers, the network's z {z_dim}: they must be equal.")
     eye = torch.eye(z_dim, dtype=torch.float64)
     through = _LRELU_GAIN * (1 + _LRELU_SLOPE)  # gain of lrelu(z) - lrelu(-z)
-    for layer, weight, bias in (
-        (mapping.fc0, torch.cat([eye, -eye]), torch.zeros(2 * z_dim)),
-        (mapping.fc1, torch.cat([root, -root], dim=1) / through, mean),
+    for name, weight, bias in (
+        ("fc0", torch.cat([eye, -eye]), torch.zeros(2 * z_dim)),
+        ("fc1", torch.cat([root, -root], dim=1) / through, mean),
     ):
+        layer = mapping.get_submodule(name)
+        assert isinstance(layer, FullyConnected)
         layer.weight.copy_(weight / layer.weight_gain)
-        layer.bias.copy_(bias / layer.bias_gain)
-    mapping.w_avg.copy_(w.mean(0))
+        mapping.get_parameter(f"{name}.bias").copy_(bias / layer.bias_gain)
+    mapping.get_buffer("w_avg").copy_(w.mean(0))
 
 
 def pair_loss(
@@ -101,7 +106,8 @@ def pair_loss(
     Returns:
         A scalar.
     """
-    images = G.synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
+    synthesis: Any = G.synthesis  # of either family
+    images = synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
     loss = pyramid_loss(images, target, perceptual)
     return loss + detail * detail_loss(images[-1], target) if detail else loss
 

@@ -310,8 +310,8 @@ class StyleGAN2Task(Task):
         update = self.updates[name]
         batch = update.update(total, self._parts(total, shrink), with_random_numbers)
         if "w" in batch and "mapping" not in self.frozen_layers:
-            w_avg, beta = self.G.mapping.w_avg, self.G.mapping.w_avg_beta
-            w_avg.lerp_(batch["w"].mean(dim=0), 1 - beta)
+            mapping = self.G.mapping
+            mapping.get_buffer("w_avg").lerp_(batch["w"].mean(dim=0), 1 - mapping.w_avg_beta)
         if self._steps(purpose) % 16 == 0:  # now and then: reading a number makes a GPU wait
             update.refuse_broken()
         return batch
