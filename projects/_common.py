@@ -294,7 +294,7 @@ def each_picture(
     Args:
         source: a picture file, or anything `open_source` takes.
         out: a folder; gets ``NAME{suffix}.png`` for each picture, folders in the name joined by "-", and
-            ``sheet.png`` with the first few beside what became of them.
+            ``sheet.png`` with the first few beside their results.
         convert: what to do with a picture.
         labels: above the columns of the sheet, whose cells have ``size`` pixels.
         limit: only so many pictures, in order of name.
@@ -303,8 +303,8 @@ def each_picture(
         the files written, without the sheet.
 
     Raises:
-        ToonError: nothing is there, a file exists, or no picture could be used. One bad picture among others is told
-            of in a warning and passed over.
+        ToonError: the source does not exist, a file exists, or no picture could be used. One bad picture among
+            others causes a warning and is left out.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() in SUFFIXES:

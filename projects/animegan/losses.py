@@ -43,7 +43,7 @@ def style_loss(made: Tensor, drawn: Tensor) -> Tensor:
 
 
 def colour_loss(made: Tensor, photo: Tensor) -> Tensor:
-    """L1 distance in Y, Huber distance in U and V: the painting keeps the colours of the photo."""
+    """L1 distance in Y, Huber distance in U and V: the generated picture keeps the colours of the photo."""
     a, b = to_yuv(made), to_yuv(photo)
     return F.l1_loss(a[:, 0], b[:, 0]) + F.huber_loss(a[:, 1], b[:, 1]) + F.huber_loss(a[:, 2], b[:, 2])
 

@@ -99,7 +99,7 @@ class InvertedResidual(nn.Module):
 
 
 class AnimeGenerator(nn.Module):
-    """Photo -> painting of the same size."""
+    """Photo -> generated picture of the same size."""
 
     def __init__(self, config: AnimeGeneratorConfig | None = None) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def double(x: Tensor) -> Tensor:
 
 
 class AnimeDiscriminator(nn.Module):
-    """Scores of overlapping patches: ``[N, 3, H, W]`` in [-1, 1] -> ``[N, 1, H / 4, W / 4]``, 1 = painted by hand."""
+    """Scores of overlapping patches: ``[N, 3, H, W]`` in [-1, 1] -> ``[N, 1, H / 4, W / 4]``, 1 = drawn by hand."""
 
     def __init__(self, config: AnimeDiscriminatorConfig | None = None) -> None:
         super().__init__()

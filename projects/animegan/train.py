@@ -1,4 +1,4 @@
-"""AnimeGANv2: photos learn to look painted from drawings of other things."""
+"""AnimeGANv2: photos in the manner of drawings, learnt from unrelated sets."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def trained(out: Path, arguments: list[str]) -> dict[str, float]:
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ToonError(f"The training in {out} ended with code {process.returncode}: see what it said.")
+        raise ToonError(f"The training in {out} ended with code {process.returncode}: see its message.")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return {"cpu_seconds": used.ru_utime + used.ru_stime, "memory_mb": used.ru_maxrss * unit / 1e6}
 
@@ -78,9 +78,9 @@ def main(
         for row, picture in enumerate(made):
             save_image(picture, run / "test" / f"{row:05d}.png")
         reals = ImageDataset(test_cartoons, whole.resolution, resize=True)
-        figures = evaluate_pictures(ImageDataset(run / "test"), reals, METRICS, quiet=True)
+        metrics = evaluate_pictures(ImageDataset(run / "test"), reals, METRICS, quiet=True)
         parameters = sum(parameter.numel() for parameter in G.parameters())
-        rows.append({"blocks": int(number), "parameters": parameters, **cost, **figures})
+        rows.append({"blocks": int(number), "parameters": parameters, **cost, **metrics})
         columns.append(made[:SHOWN])
         names.append(f"{number} blocks")
         click.echo(json.dumps(rows[-1]))

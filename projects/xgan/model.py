@@ -128,7 +128,7 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Real or painted, one score a picture: ``[N, 3, R, R]`` in [-1, 1] -> ``[N]``."""
+    """Real or generated, one score a picture: ``[N, 3, R, R]`` in [-1, 1] -> ``[N]``."""
 
     def __init__(self, config: XganConfig) -> None:
         super().__init__()
@@ -202,5 +202,5 @@ class Xgan:
     @torch.no_grad()
     def translate(self, img: Tensor, source: int, *, clean: bool = True) -> Tensor:
         """Pictures of the domain ``source`` as those of the other; cartoons are cleaned by the denoiser."""
-        painted = self.decode(self.encode(img, source), 1 - source)
-        return self.networks["denoiser"](painted) if clean and source == 0 else painted
+        translated = self.decode(self.encode(img, source), 1 - source)
+        return self.networks["denoiser"](translated) if clean and source == 0 else translated

@@ -199,7 +199,7 @@ def train(
 def train_from_options(
     options: TrainOptions, given: Mapping[str, Any], out: Path, *, device: torch.device, overwrite: bool, quiet: bool
 ) -> Path | None:
-    """Do what the command ``train`` is asked for; nothing is written before all options are known to fit together.
+    """Do what the command ``train`` is asked for; nothing is written before all options are checked.
 
     Args:
         options: what to train on, and what to start from.
@@ -212,7 +212,7 @@ def train_from_options(
     Raises:
         ToonError: options that do not fit together, a file that cannot be read, or a training that cannot go on.
     """
-    if not options.resume:  # a wrong option is told before torch has anything to do
+    if not options.resume:  # a wrong option ends the command before anything is loaded
         TrainConfig(**given)
     keep_pages()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32

@@ -30,7 +30,7 @@ from projects.animegan.model import (
 )
 from projects.animegan.presets import STYLES
 from projects.animegan.train import main as train_main
-from projects.animegan.video import paint_video
+from projects.animegan.video import convert_video
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.vgg import vgg16
 
@@ -252,12 +252,12 @@ def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
         raise module.Unavailable("no connection")
 
     monkeypatch.setattr(module, "hub_file", unavailable)
-    said = []
-    found = features("auto", say=said.append)
-    assert found.name == "vgg16 conv3_3" and "VGG19 is not to be had" in said[0]
+    lines = []
+    found = features("auto", say=lines.append)
+    assert found.name == "vgg16 conv3_3" and "VGG19 is not available" in lines[0]
     img = torch.rand(1, 3, 32, 48) * 2 - 1
     torch.testing.assert_close(F.relu(found.raw(img)), vgg16()(img)[2], rtol=1e-3, atol=1e-2)
-    with pytest.raises(ToonError, match="VGG19 is not to be had"):
+    with pytest.raises(ToonError, match="VGG19 is not available"):
         features("vgg19")
     (tmp_path / "bad.npz").write_bytes(b"no")
     for choice in (str(tmp_path / "bad.npz"), str(tmp_path / "none.pth"), "inception"):
@@ -380,7 +380,7 @@ def test_a_minute_of_training_moves_towards_the_drawings(sets, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "part"),
     [
         (["--look", "monet"], "monet"),
         (["--crop", "36"], "crop"),
@@ -391,9 +391,9 @@ def test_a_minute_of_training_moves_towards_the_drawings(sets, tmp_path, monkeyp
         (["--features", "nothing.npz"], "nothing.npz"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(sets, tmp_path, more, said):
+def test_mistakes_end_in_a_sentence(sets, tmp_path, more, part):
     text = go(sets, tmp_path / "run", *more, ok=False)
-    assert text.startswith("error: ") and said in text and "Traceback" not in text
+    assert text.startswith("error: ") and part in text and "Traceback" not in text
 
 
 # ---------------------------------------------------------------- painting
@@ -450,7 +450,7 @@ def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
     source = film(tmp_path / "film.mp4", sound=True)
     import av
 
-    path = paint_video(source, tmp_path / "out", lambda picture: picture.point(lambda v: 255 - v), quiet=True)
+    path = convert_video(source, tmp_path / "out", lambda picture: picture.point(lambda v: 255 - v), quiet=True)
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     times = [round(float(frame.pts * frame.time_base), 3) for frame in frames]
@@ -459,9 +459,9 @@ def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
     np.testing.assert_allclose(shades, [235 - 25 * i for i in range(8)], atol=4)
     assert packets(path, "audio") == packets(source, "audio")
     with pytest.raises(ToonError, match="exists already"):
-        paint_video(source, tmp_path / "out", lambda picture: picture, quiet=True)
+        convert_video(source, tmp_path / "out", lambda picture: picture, quiet=True)
     with pytest.raises(ToonError, match="overwritten"):
-        paint_video(source, tmp_path, lambda picture: picture, quiet=True, overwrite=True)
+        convert_video(source, tmp_path, lambda picture: picture, quiet=True, overwrite=True)
 
 
 def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
@@ -477,12 +477,12 @@ def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
         return picture
 
     with pytest.raises(KeyboardInterrupt):
-        paint_video(source, tmp_path / "out", stop, quiet=True)
+        convert_video(source, tmp_path / "out", stop, quiet=True)
     with av.open(str(tmp_path / "out" / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(ToonError, match="damaged"):
-        paint_video(tmp_path / "bad.mp4", tmp_path / "out", stop, quiet=True)
+        convert_video(tmp_path / "bad.mp4", tmp_path / "out", stop, quiet=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.mp4"]
 
 
