@@ -38,7 +38,7 @@ def test_two_processes_and_parts_are_one(pictures, tmp_path, alone):
     assert_close(alone, go(pictures, tmp_path / "parts", cond=True, batch_gpu=4))
     p = tensors(alone)["p"]
     assert 0.3 < p < 0.9 and p != 0.6  # ADA was at work
-    assert (tensors(alone)["ada.count"] == 0).all() and tensors(alone)["path_length"] > 0
+    assert (tensors(alone)["task.ada.count"] == 0).all() and tensors(alone)["task.path_length"] > 0
     start = tiny_generator(0, c_dim=2, resolution=16, channel_base=128, channel_max=16).state_dict()
     moved = [(tensors(alone)[f"G.{k}"] - v).abs().max() for k, v in start.items() if "weight" in k]
     assert min(moved) > 1e-3  # and the comparison is about something
