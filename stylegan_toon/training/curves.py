@@ -59,8 +59,9 @@ def curves(rows: Sequence[dict[str, float]], panels: Sequence[Sequence[str]]) ->
 
 def ticks(low: float, high: float) -> list[float]:
     """Three to eight round numbers from ``low`` to ``high``."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step = next(power * part for part in (5, 2, 1) if power * part <= (high - low) / 3)
+    widest = (high - low) / 3 * (1 + 1e-9)  # a third may be rounded to just below a power of ten
+    power = 10.0 ** math.floor(math.log10(widest))
+    step = next((power * part for part in (5, 2) if power * part <= widest), power)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

@@ -341,7 +341,7 @@ def test_curves_show_where_a_line_goes():
     assert image.size == (420, 260)
     blue = [(x, y) for x in range(60, 400) for y in range(44, 218) if image.getpixel((x, y)) == (0x2A, 0x6F, 0xBB)]
     assert min(blue)[1] < 60 and max(blue)[1] > 205
-    for low, high in ((0.0, 1.0), (-3.0, 14.3), (0.0525, 0.0526), (1e5, 3e7)):
+    for low, high in ((0.0, 1.0), (-3.0, 14.3), (0.0525, 0.0526), (1e5, 3e7), (0.021, 0.024)):
         marks = ticks(low, high)
         assert 3 <= len(marks) <= 8 and low <= marks[0] and marks[-1] <= high
     with pytest.raises(ToonError, match="nothing to draw"):

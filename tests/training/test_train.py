@@ -183,6 +183,15 @@ def test_lazy_regularisation_corrects_adam():
         (["--freeze-d", "99"], "99 layers of the discriminator cannot be frozen: it has 7."),
         (["--pairs-features", "{tmp}/set/00.png"], "does not hold VGG16 weights"),
         (["--pairs", "{tmp}/set/00.png"], "npz of latents"),
+        (["--gamma", "nan"], "--gamma"),
+        (["--kimg", "nan"], "--kimg"),
+        (["--kimg", "1e308"], "--kimg"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "0"], "--lr"),
+        (["--snapshot-kimg", "inf"], "--snapshot-kimg"),
+        (["--resolution", "-8"], "--resolution"),
+        (["--batch-gpu", "0"], "--batch-gpu"),
+        (["--batch-gpu", "many"], "--batch-gpu"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing_behind(pictures, tmp_path, arguments, sentence):
@@ -208,6 +217,12 @@ def test_one_corrupt_file_in_ten_thousand_and_mixed_sizes(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stderr.count("warning: ") == result.stderr.count("00007.png") == 1
     assert (tmp_path / "x" / "network.safetensors").exists()
+
+
+def test_a_link_to_nothing_is_no_folder(pictures, tmp_path):
+    (tmp_path / "x").symlink_to(tmp_path / "nowhere")
+    assert "link to nothing" in refused("--data", pictures, "--out", tmp_path / "x", "--kimg", "0", *SMALL)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_network_of_another_size_is_refused(pictures, tmp_path):
