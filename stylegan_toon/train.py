@@ -36,9 +36,9 @@ def main(
     """Train StyleGAN2-ADA on a set of pictures.
 
     From scratch, or with --init-from from any network. Snapshots (networks, optimisers, everything) are written to
-    --out every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C; --resume goes on from one as if nothing
-    had happened, with the options of then where none are given. With --pairs, latents whose pictures are known are
-    learnt first, which saves most of the time of a training from scratch. torchrun starts many processes.
+    --out every --snapshot-kimg thousand pictures, at the end, and on Ctrl-C; --resume goes on from one exactly; options
+    that are not given keep their values. With --pairs, pictures whose latents are known are learnt first, which saves
+    most of the time of a training from scratch. torchrun starts many processes.
     """
     names = {field.name for field in fields(TrainConfig)} & set(values)
     given = {name: values[name] for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
