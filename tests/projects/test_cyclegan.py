@@ -22,7 +22,7 @@ from projects.cyclegan.train import CycleganTask, TrainingConfig, adversarial, n
 from stylegan_toon.config import read_toml
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.errors import ToonError
-from stylegan_toon.metrics.measure import evaluate_pictures
+from stylegan_toon.metrics.evaluation import evaluate_pictures
 from stylegan_toon.training import loop
 from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.loop import Trainer

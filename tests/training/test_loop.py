@@ -62,7 +62,7 @@ SMALL = FilterTraining(kimg=0.036, batch=4, snapshot_kimg=0.012)  # 9 steps
 
 @pytest.fixture(autouse=True)
 def filters_can_be_saved_and_every_step_is_logged(monkeypatch):
-    monkeypatch.setitem(KINDS, "test-filter", (FilterConfig, Filter))
+    monkeypatch.setitem(KINDS, "test-filter", f"{__name__}:FilterConfig,Filter")
     monkeypatch.setattr(loop, "TICK", 0)
 
 
