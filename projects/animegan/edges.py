@@ -34,7 +34,7 @@ def canny(grey: np.ndarray, low: float = LOW, high: float = HIGH) -> np.ndarray:
     for k, (dy, dx) in enumerate(neighbours):
         # Of two equal neighbours one stays.
         ridge |= (sector == k) & (size > shifted(-dy, -dx)) & (size >= shifted(dy, dx))
-    labels, _ = ndimage.label(ridge & (size > low), np.ones((3, 3)))
+    labels, _ = ndimage.label(ridge & (size > low), np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     strong = np.unique(labels[ridge & (size > high)])
     return np.isin(labels, strong[strong > 0])
 
