@@ -33,7 +33,7 @@ from training import Job, ours, rate, write_pictures
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.shards import write_shards
 from stylegan_toon.models import Discriminator, Generator, preset
-from stylegan_toon.training.feed import Rows, batches
+from stylegan_toon.training.batches import BatchRows, batches
 
 # stylegan2-ada-pytorch's README: seconds a thousand pictures, `auto` on one V100 (the middle of its range).
 PUBLISHED = {128: 13.25, 256: 22.9, 512: 73.7, 1024: 158.0}
@@ -87,7 +87,7 @@ def reading(resolution: int, suffix: str, shards: bool, seconds: float = 2.0) ->
         for name, data, _ in [] if shards else samples:
             (Path(folder) / name).write_bytes(data)
         pictures = ImageDataset(folder)
-        feed = batches(Rows(pictures, 8, range(8), 0, 0), device=torch.device("cpu"), workers=0, channels=3)
+        feed = batches(BatchRows(pictures, 8, range(8), 0, 0), device=torch.device("cpu"), workers=0, channels=3)
         next(feed)
         start, count = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,12 @@ from PIL import Image
 from timing import describe, peer_module, resident
 
 from stylegan_toon.data.datasets import ImageDataset
-from stylegan_toon.distributed import team
+from stylegan_toon.distributed import join_processes
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.models import Discriminator, Generator, preset
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
 
 KINDS = {1: 12, 4: 3, 16: 1}  # number of a step that is plain, has path length, has R1 too -> how many in a cycle
 
@@ -78,10 +80,10 @@ def ours(job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextMana
     numbers = iter(job.numbers)
 
     class Timed(Trainer):
-        def step(self) -> None:
-            self.progress.steps = next(numbers)
+        def step(self, phase: str, batches: Iterator[Any]) -> None:
+            self.task.counters[phase].steps = next(numbers)
             with turn():
-                super().step()
+                super().step(phase, batches)
 
     keep_pages()
     row = preset("auto", job.resolution)
@@ -92,8 +94,8 @@ def ours(job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextMana
         kimg=len(job.numbers) * job.batch / 1000, batch=job.batch, dtype=job.dtype, lr=row.lr, p=job.p, workers=0,
         gamma=0.0002 * job.resolution**2 / job.batch, ema_kimg=job.batch * 10 / 32, ema_rampup=row.ema_rampup,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, team(torch.device("cpu")) as (processes, _):
-        Timed(G, D, ImageDataset(data), Path(folder), config, quiet=True, team=processes).run()
+    with tempfile.TemporaryDirectory() as folder, join_processes(torch.device("cpu")) as (group, _):
+        Timed(StyleGAN2Task(G, D, ImageDataset(data), config, group=group), Path(folder), quiet=True).run()
 
 
 def theirs(checkout: Path, job: Job, data: Path, turn: Callable[[], contextlib.AbstractContextManager]) -> None:

@@ -1,46 +1,166 @@
-"""What the projects' commands share: a config read, a run begun and ended, a folder of pictures worked through."""
+"""What the projects share: a task with mixed precision, the command that trains it, a folder of pictures converted."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
-import sys
-import types
-import typing
+import operator
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import click
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from stylegan_toon import cli
+from stylegan_toon.config import Config, option, read_toml
+from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import SUFFIXES, image_grid, read_image, save_image
 from stylegan_toon.data.sources import open_source
+from stylegan_toon.distributed import process_count
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
-from stylegan_toon.training.config import RunConfig, restored
+from stylegan_toon.training.batches import BatchRows, batches
+from stylegan_toon.training.config import LoopConfig
 from stylegan_toon.training.curves import draw_log
-from stylegan_toon.training.log import Sink, sinks
-from stylegan_toon.training.run import Saved, find_run
-from stylegan_toon.training.snapshots import refuse_another, snapshots, start_folder
+from stylegan_toon.training.log import open_sinks
+from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.snapshots import Snapshot, find_snapshot, refuse_another, snapshots, start_folder
+from stylegan_toon.training.task import Task
 from stylegan_toon.weights.provenance import descend, provenance_of
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 SHEET = 8  # pairs on a sheet
-MAX_CONFIG = 1 << 20  # bytes
+N = TypeVar("N", bound=nn.Module)
 
 
-# ---------------------------------------------------------------- training
+# ---------------------------------------------------------------- the task
+
+
+@dataclass(frozen=True)
+class ProjectConfig(LoopConfig):
+    """The options that every project has; each project adds its own."""
+
+    dtype: str = option(
+        "float32", "float32, or mixed precision: bfloat16, or float16 with scaled gradients (CUDA).",
+        choices=("float32", "bfloat16", "float16"),
+    )  # fmt: skip
+
+
+class ProjectTask(Task):
+    """A task that learns from sets of unrelated pictures, in one process, with torch's own mixed precision.
+
+    ``step`` gets a batch float32 ``[batch, 3, R, R]`` in [-1, 1] of each set.
+
+    Args:
+        config: how to train.
+        networks: by name, on the device to train on.
+        optimizers: Adams by name.
+        sets: pictures by name; each set is read in an order of its own.
+
+    Raises:
+        ToonError: float16 without CUDA.
+    """
+
+    config_class: ClassVar[type[LoopConfig]] = ProjectConfig
+
+    def __init__(
+        self,
+        config: ProjectConfig,
+        networks: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Adam],
+        sets: Mapping[str, ImageDataset],
+    ) -> None:
+        super().__init__(config, networks, optimizers)
+        self.sets, self.dtype = dict(sets), getattr(torch, config.dtype)
+        if self.dtype == torch.float16 and self.device.type != "cuda":
+            raise ToonError("--dtype float16 trains on CUDA only: use bfloat16.")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def batches(self, phase: str) -> Iterator[dict[str, Tensor]]:
+        """Endless batches of every set."""
+        config, readers = self.config, {}
+        for number, (name, data) in enumerate(sorted(self.sets.items())):
+            # Sets of one size must not be read in one order; 2 ** 32 is beyond every seed.
+            seed = config.seed + (number << 32)
+            rows = BatchRows(data, config.batch, range(config.batch), seed, self.counters[phase].images)
+            readers[name] = batches(rows, device=self.device, workers=config.workers)
+        while True:
+            yield {name: next(reader)[0] for name, reader in readers.items()}
+
+    def network(self, name: str, kind: type[N]) -> N:
+        """The network ``name``, known to be of class ``kind``.
+
+        Raises:
+            ToonError: it is of another class.
+        """
+        network = self.networks[name]
+        if not isinstance(network, kind):
+            raise ToonError(f"The network {name} is of another project: go on with a training of this one.")
+        return network
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision inside this context, if the config asks for it."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def minimise(self, name: str, loss: Tensor) -> None:
+        """One step of the optimiser ``name`` down the gradient of ``loss``, scaled if float16."""
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def set_learning_rate(self, name: str, lr: float) -> None:
+        """Set the rate of the optimiser ``name``: at the start of every step, to a function of the counters."""
+        for group in self.optimizers[name].param_groups:
+            group["lr"] = lr
+
+    @property
+    def images(self) -> int:
+        """Pictures of each set so far."""
+        return self.counters["train"].images
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """As `Task.load_tensors`; the gradient scaler starts anew if the training had another precision before."""
+        state = self.scaler.state_dict()
+        stored = {name: tensors[f"scaler.{name}"] for name in state if f"scaler.{name}" in tensors}
+        if state and len(stored) == len(state):
+            self.scaler.load_state_dict({name: type(state[name])(value) for name, value in stored.items()})
+        scaler = {name: tensor for name, tensor in self.tensors().items() if name.startswith("scaler.")}
+        super().load_tensors({**scaler, **tensors})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state of the gradient scaler."""
+        state = self.scaler.state_dict()
+        return {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
+
+
+def add_up(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of scalar losses, one or more."""
+    return functools.reduce(operator.add, losses)
+
+
+def fade_out(kimg: float, images: int, over: float) -> float:
+    """Factor of a learning rate: 1, then straight down to 0 over the last ``over`` of ``kimg`` thousand pictures."""
+    return min(1.0, (kimg * 1000 - images) / (over * 1000)) if over else 1.0
+
+
+# ---------------------------------------------------------------- the command
+
+
+@dataclass(frozen=True)
+class Session(Config):
+    """Options of this start of a training, which no snapshot keeps."""
+
+    config: Path | None = option(None, "TOML file of options, instead of the project's own config.toml.")
+    resume: str | None = option(None, "Go on exactly: auto (the newest in --out, if any), a snapshot, or a run.")
+    wandb: str | None = option(None, "Log to this project of Weights & Biases, too.", metavar="PROJECT")
 
 
 @dataclass(frozen=True)
@@ -48,82 +168,79 @@ class Start:
     """What a training begins with, once the command line is understood.
 
     Attributes:
-        folder: for what is made.
-        config: an instance of the project's config.
-        saved: the snapshot to go on from, if any.
+        folder: for the results.
+        config: how to train, an instance of the project's config.
+        sources: what to train on, an instance of the project's other config.
+        snapshot: the snapshot to go on from, if any.
+        device: where to train.
+        provenance: what the networks will say about their making.
+        quiet: show no progress bar.
+        wandb: project of Weights & Biases, if any.
     """
 
     folder: Path
     config: Any
-    saved: Saved | None
+    sources: Any
+    snapshot: Snapshot | None
     device: torch.device
     provenance: dict[str, Any]
-    quiet: bool
-    begin: Callable[[], Sequence[Sink]]
+    quiet: bool = True
+    wandb: str | None = None
 
-    @functools.cached_property
-    def sinks(self) -> Sequence[Sink]:
-        """Who is told of the numbers. To be asked for when all that was given fits together.
+    def networks(self, new: Callable[[], Mapping[str, nn.Module]]) -> dict[str, nn.Module]:
+        """The networks of the snapshot, or ``new()`` ones, on the device."""
+        networks = self.snapshot.networks if self.snapshot else new()
+        return {name: network.to(self.device) for name, network in networks.items()}
 
-        Only then is the folder made ready, and an earlier training in it removed.
-        """
-        return self.begin()
+    def train(self, task: ProjectTask, **provenance: str) -> Path:
+        """Run the training; only now, when everything fits together, is an earlier one in the folder removed."""
+        history = self.provenance | provenance
+        trainer = Trainer(task, self.folder, provenance=history, resume=self.snapshot, quiet=self.quiet)
+        start_folder(output_folder(self.folder), self.snapshot)
+        trainer.log.sinks += open_sinks(self.folder, task.images, wandb=self.wandb, config=asdict(self.config))
+        return trainer.run()
 
 
-def read_config(cls: type[RunConfig], path: Path, given: Mapping[str, Any] | None = None) -> Any:
-    """An instance of ``cls`` from a TOML file, with what was ``given`` over it; what neither says keeps its default.
+def training_command(
+    example: str,
+    task_class: type[ProjectTask],
+    sources_class: type[Config],
+    file: Path,
+    panels: Sequence[Sequence[str]],
+) -> Callable[[Callable[[Start], Path]], click.Command]:
+    """Decorator: make a function the command that trains a project.
 
-    Raises:
-        ToonError: no such file, not TOML, an unknown key, or a value that cannot be.
+    Its options are the fields of ``sources_class``, of `Session` and of the task's config class, and ``--out``,
+    ``--device``, ``--quiet`` and ``--overwrite``. What is not given on the command line has the value of ``--config``,
+    or of ``file``. Ctrl-C ends the training after a snapshot. At the end ``curves.png`` shows the numbers named in
+    ``panels``.
     """
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.loads(file.read(MAX_CONFIG).decode("utf-8"))
-        return restored(cls, values | dict(given or {}))
-    except OSError as error:
-        raise ToonError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    except (ValueError, TypeError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        raise ToonError(f"{path} and the options make no config ({error}): mend it.") from error
+    config_class = task_class.config_class
 
-
-def trainer(
-    example: str, config_class: type[RunConfig], file: Path, panels: Sequence[Sequence[str]]
-) -> Callable[[Callable[..., Path]], click.Command]:
-    """Decorator: make a function ``(start, **own options) -> path`` the command that trains a project.
-
-    It gets an option for every field of the config (over ``--config``, whose default is ``file``), and ``--out``,
-    ``--resume``, ``--wandb``, ``--device``, ``--quiet`` and ``--overwrite``. Ctrl-C ends it after a snapshot. At the
-    end ``curves.png`` shows the numbers named in ``panels``.
-    """
-
-    def decorate(function: Callable[..., Path]) -> click.Command:
+    def decorate(function: Callable[[Start], Path]) -> click.Command:
         project = file.parent.name
-        names = [field.name for field in fields(config_class)]
-        own = {parameter.name for parameter in getattr(function, "__click_params__", ())}
 
         @functools.wraps(function)
         def main(
-            config: Path, out: Path, resume: str | None, wandb: str | None, device: torch.device, overwrite: bool,
-            quiet: bool, **options: Any,
+            sources: Config, session: Session, out: Path, device: torch.device, overwrite: bool, quiet: bool,
+            **values: Any,
         ) -> None:  # fmt: skip
-            given = {name: value for name in names if (value := options.pop(name)) is not None}
-            saved = find_run(resume, out, config_class) if resume else None
-            if saved is None:
-                chosen = read_config(config_class, config, given)
+            if process_count() > 1:
+                raise ToonError("This project trains in one process: start it without torchrun.")
+            given = {name: value for name, value in values.items() if value is not None}
+            snapshot = find_snapshot(session.resume, out, task_class) if session.resume else None
+            if snapshot is not None:
+                config = replace(snapshot.config, **given)
             else:
-                chosen = _changed(saved.config, given)
-            if saved is None and not overwrite:
-                refuse_another(out)
+                config = read_toml(config_class, session.config or file, given)
+                if not overwrite:
+                    refuse_another(out)
             keep_pages()
-            torch.manual_seed(chosen.seed)
-            history = _history(f"projects.{project}.train", chosen, options, saved)
-
-            def begin() -> Sequence[Sink]:
-                start_folder(output_folder(out), saved)
-                return sinks(out, saved.counters.images if saved else 0, wandb=wandb, config=asdict(chosen))
-
+            torch.manual_seed(config.seed)
+            provenance = _provenance(f"projects.{project}.train", config, sources, snapshot)
+            start = Start(out, config, sources, snapshot, device, provenance, quiet, session.wandb)
             try:
-                final = function(Start(out, chosen, saved, device, history, quiet, begin), **options)
+                final = function(start)
             except KeyboardInterrupt:
                 if snapshots(out):
                     click.echo(f"Stopped; --resume auto goes on from what is in {out}.", err=True)
@@ -131,48 +248,30 @@ def trainer(
             draw_log(out, panels)
             click.echo(final)
 
-        for option in (
-            click.option("--config", type=cli.PATH, default=file, show_default=file.name, help="TOML file of options."),
+        command: Callable[..., Any] = main
+        for decorator in (
+            cli.with_config(sources_class, name="sources"),
+            cli.with_config(Session, name="session"),
             cli.out(f"runs/{project}"),
-            click.option("--resume", help="Go on exactly: auto (the newest in --out, if any), a snapshot, or a run."),
-            *(_option(config_class, field) for field in fields(config_class)),
-            click.option("--wandb", metavar="PROJECT", help="Log to this project of Weights & Biases, too."),
+            cli.options_of(config_class, unset=True),
             cli.device(),
             cli.overwrite(),
             cli.quiet(),
         )[::-1]:
-            main = option(main)
-        command = cli.command(example)(main)
-        command.params.sort(key=lambda parameter: parameter.name not in own)  # what a project asks for comes first
-        return command
+            command = decorator(command)
+        return cli.command(example)(command)
 
     return decorate
 
 
-def _option(cls: type[RunConfig], field: Any) -> Callable:
-    hint = typing.get_type_hints(cls)[field.name]
-    if isinstance(hint, types.UnionType):
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    name = field.name.replace("_", "-")
-    flag = f"--{name}/--no-{name}" if hint is bool else f"--{name}"
-    return click.option(flag, field.name, type=hint, default=None, help=field.metadata.get("help"))
-
-
-def _changed(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    try:
-        return replace(config, **given)
-    except ValueError as error:
-        raise ToonError(f"The options make no config ({error}): mend them.") from error
-
-
-def _history(verb: str, config: RunConfig, options: Mapping[str, Any], saved: Saved | None) -> dict[str, Any]:
+def _provenance(command: str, config: LoopConfig, sources: Config, snapshot: Snapshot | None) -> dict[str, Any]:
     """The provenance of what is trained; going on adds nothing to it."""
-    if saved is not None:
-        known = provenance_of(next(iter(saved.networks.values())))
-        return {key: value for key, value in known.items() if key not in ("name", "sha256")}
-    # Names, not paths: a checkpoint travels, and whose disk it was made on is nobody's business.
-    short = {k: v.rpartition("/")[2] if isinstance(v, str) else getattr(v, "name", v) for k, v in options.items()}
-    return descend(verb, short | asdict(config), [])
+    if snapshot is not None:
+        earlier = provenance_of(next(iter(snapshot.networks.values())))
+        return {key: value for key, value in earlier.items() if key not in ("name", "sha256")}
+    # Names, not paths: a checkpoint travels, and its folders on this machine say nothing on another.
+    names = {key: Path(value).name for key, value in asdict(sources).items()}
+    return descend(command, names | asdict(config), [])
 
 
 # ---------------------------------------------------------------- pictures in, pictures out
@@ -195,7 +294,7 @@ def each_picture(
     Args:
         source: a picture file, or anything `open_source` takes.
         out: a folder; gets ``NAME{suffix}.png`` for each picture, folders in the name joined by "-", and
-            ``sheet.png`` with the first few beside what became of them.
+            ``sheet.png`` with the first few beside their results.
         convert: what to do with a picture.
         labels: above the columns of the sheet, whose cells have ``size`` pixels.
         limit: only so many pictures, in order of name.
@@ -204,8 +303,8 @@ def each_picture(
         the files written, without the sheet.
 
     Raises:
-        ToonError: nothing is there, a file exists, or no picture could be used. One bad picture among others is told
-            of in a warning and passed over.
+        ToonError: the source does not exist, a file exists, or no picture could be used. One bad picture among
+            others causes a warning and is left out.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() in SUFFIXES:

@@ -1,13 +1,13 @@
-"""Many processes that train as one: who computes which samples, and sums over all of them.
+"""Many processes that train as one: which samples each computes, and sums over all of them.
 
 Started with ``torchrun --nproc-per-node N -m stylegan_toon.train ...`` (gloo on CPUs, NCCL on GPUs, any number of
 processes and machines, one shared ``--out``). Every process holds whole networks, computes its share of the global
 batch, and adds its gradients to those of the others before each optimiser step, in one exchange. This is what
-DistributedDataParallel does, without its hooks, which know one backward a step and no second derivatives.
+DistributedDataParallel does, without its hooks, which expect one backward pass a step and no second derivatives.
 
-**What is exact.** The random numbers of a sample depend on its place in the global batch (see `draws.Draws`), the
-groups of the minibatch deviation are runs of consecutive samples that never straddle two shares, and losses, ADA's
-statistic, ``w_avg`` and the path length mean are taken over the global batch. So the number of processes and the
+**What is exact.** The random numbers of a sample depend on its place in the global batch (`training.keyed_random`), the
+groups of the minibatch deviation are runs of consecutive samples that never cross the border of two shares, and losses,
+ADA's statistic, ``w_avg`` and the path length mean are taken over the global batch. So the number of processes and the
 size of the parts change a training only by the rounding of sums. Every process holds the same state at every step,
 bit for bit, and process 0 alone writes it.
 """
@@ -30,12 +30,12 @@ PATIENCE = timedelta(hours=1)  # the others wait while process 0 measures and wr
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of a training, seen from one of them; alone by default.
+class ProcessGroup:
+    """The processes of a training, as one of them sees them; a single one by default.
 
     Attributes:
         rank: of this process, from 0.
-        size: how many there are.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -49,35 +49,35 @@ class Team:
     def sum(self, tensor: Tensor) -> None:
         """Add up ``tensor`` over all processes, in place."""
         if self.size > 1:
-            with _explained():
+            with _connection_errors():
                 dist.all_reduce(tensor)
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether ``flag`` is set anywhere."""
+        """Whether ``flag`` is set in any process."""
         if self.size == 1:
             return flag
-        told = torch.tensor(float(flag), device=device)
-        self.sum(told)
-        return bool(told)
+        count = torch.tensor(float(flag), device=device)
+        self.sum(count)
+        return bool(count)
 
-    def least(self, value: int, device: torch.device) -> int:
-        """The smallest ``value`` of all."""
-        told = torch.tensor(value, device=device)
+    def minimum(self, value: int, device: torch.device) -> int:
+        """The smallest ``value`` of all processes."""
+        smallest = torch.tensor(value, device=device)
         if self.size > 1:
-            with _explained():
-                dist.all_reduce(told, dist.ReduceOp.MIN)
-        return int(told)
+            with _connection_errors():
+                dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return int(smallest)
 
-    def share_out(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process what process 0 has, in place."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Set ``tensors`` in every process to those of process 0, in place."""
         if self.size > 1:
-            with _explained(), torch.no_grad():
+            with _connection_errors(), torch.no_grad():
                 for tensor in tensors:
                     dist.broadcast(tensor, 0)
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # a closed connection has no class of its own
@@ -85,21 +85,31 @@ def _explained() -> Iterator[None]:
             raise
         reason = str(error).strip().partition("\n")[0][:200]
         raise ToonError(
-            f"Another process of this training has ended ({reason}): see its message, mend the cause, and go on with "
-            "--resume auto."
+            f"Another process of this training has ended ({reason}): see its message, correct the cause, and go on "
+            "with --resume auto."
         ) from error
 
 
+def process_count() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def first_process() -> bool:
+    """Whether this process writes and prints: the first of those that torchrun has started, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextlib.contextmanager
-def team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
-    """Join the processes that torchrun started; gives the team and this process's device.
+def join_processes(device: torch.device) -> Iterator[tuple[ProcessGroup, torch.device]]:
+    """Join the processes that torchrun has started; yields their group and this process's device.
 
     Raises:
         ToonError: more processes on this machine than GPUs, or they cannot be reached.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = process_count()
     if size == 1:
-        yield Team(), device
+        yield ProcessGroup(), device
         return
     if device.type == "cuda":
         local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
@@ -112,6 +122,6 @@ def team(device: torch.device) -> Iterator[tuple[Team, torch.device]]:
     except (RuntimeError, ValueError) as error:
         raise ToonError(f"The processes of this training cannot reach each other ({error}): use torchrun.") from error
     try:
-        yield Team(dist.get_rank(), size), device
+        yield ProcessGroup(dist.get_rank(), size), device
     finally:
         dist.destroy_process_group()

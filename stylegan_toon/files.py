@@ -58,8 +58,10 @@ def output_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except (FileExistsError, NotADirectoryError) as error:
-        file = next(place for place in (path, *path.parents) if place.is_file())
-        raise ToonError(f"{file} is a file, not a folder: choose another --out.") from error
+        in_the_way = next((place for place in (path, *path.parents) if place.is_file()), None)
+        if in_the_way is None:
+            raise ToonError(f"{path} is a link to nothing: remove it, or choose another --out.") from error
+        raise ToonError(f"{in_the_way} is a file, not a folder: choose another --out.") from error
     except OSError as error:
         raise explain_os_error(error, path) from error
     return path

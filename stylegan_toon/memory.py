@@ -1,4 +1,4 @@
-"""Memory: keep freed pages, which on a CPU is the cheapest speed-up there is; and how much of a batch fits."""
+"""Memory: keep freed pages, which makes training on a CPU faster; and how much of a batch fits."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _CGROUPS = (  # limit and use, versions 2 and 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-_TRANSIENT = 1.5  # what comes and goes while the graph is walked, beside what autograd keeps
+_TRANSIENT = 1.5  # peak of the backward pass, over what autograd keeps for it
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_pages() -> bool:
-    """Make glibc reuse freed memory instead of returning it to the kernel; True where it could be asked.
+    """Make glibc reuse freed memory instead of returning it to the kernel; True where that succeeded.
 
-    A fresh page costs a fault and a clearing: several times the arithmetic of elementwise work on it.
-    Called by verbs that train, never at import, since it changes the whole process. No effect elsewhere
-    than on Linux with glibc.
+    A fresh page costs a fault and a clearing: several times the arithmetic of elementwise work on it. Called by
+    commands that train, never at import, because it changes the whole process. It has an effect on Linux with glibc
+    only.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -49,7 +49,7 @@ def saved_bytes(compute: Callable[[], torch.Tensor]) -> int:
 
 
 def free_memory() -> int:
-    """Bytes of main memory that can still be had; half of all there is where the system does not tell."""
+    """Bytes of main memory that are available; half of the machine's where the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
@@ -64,12 +64,14 @@ def free_memory() -> int:
 def most_that_fits(compute: Callable[[int], torch.Tensor], most: int, unit: int, device: torch.device) -> int:
     """The largest number of samples, in whole units, whose graph and gradients fit into memory.
 
-    On CUDA it is tried out, halving from ``most``. On the CPU, where running out ends the process, it is estimated
-    from what one unit and two units keep, against four fifths of what is free.
+    On CUDA sizes are tried, halving from ``most``. On the CPU, where running out ends the process, the size is
+    estimated from what one unit and two units keep, against four fifths of the free memory.
 
     Args:
         compute: number of samples -> a scalar loss with the graph of the largest step.
-        most: samples to hope for, a multiple of ``unit``.
+        most: the largest number that is useful, a multiple of ``unit``.
+        unit: samples that cannot be separated.
+        device: where to compute.
     """
     if device.type == "cuda":
         size = most
@@ -86,5 +88,5 @@ def most_that_fits(compute: Callable[[int], torch.Tensor], most: int, unit: int,
         return most
     one, two = (saved_bytes(lambda n=n: compute(n)) * _TRANSIENT for n in (unit, 2 * unit))
     each, fixed = max(two - one, 1), max(2 * one - two, 0)
-    ours = 0.8 * free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(max(int((ours - fixed) / each), 1) * unit, most)
+    available = 0.8 * free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(max(int((available - fixed) / each), 1) * unit, most)

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trainings import assert_close, go, picture_set
+from trainings import assert_close, go, picture_set, read_snapshot
 
 from stylegan_toon import memory
 from stylegan_toon.memory import free_memory, most_that_fits, saved_bytes
-from stylegan_toon.training.state import read_snapshot
 
 CPU = torch.device("cpu")
 
@@ -71,8 +70,8 @@ def test_auto_trains_the_same_and_is_remembered(pictures, tmp_path, monkeypatch)
     """A part that memory has chosen changes nothing; going on keeps it, so that this stays exact."""
     whole = go(pictures, tmp_path / "whole", kimg=0.032)
     monkeypatch.setattr(memory, "free_memory", lambda: 1)
-    auto = go(pictures, tmp_path / "auto", kimg=0.032, batch_gpu=0)
-    assert read_snapshot(auto).progress.batch_gpu == 4
+    auto = go(pictures, tmp_path / "auto", kimg=0.032, batch_gpu="auto")
+    assert read_snapshot(auto).state.batch_gpu == 4
     assert_close(whole, auto)
     monkeypatch.undo()
-    assert read_snapshot(go(pictures, tmp_path / "auto", "auto", kimg=0.04, batch_gpu=0)).progress.batch_gpu == 4
+    assert read_snapshot(go(pictures, tmp_path / "auto", "auto", kimg=0.04, batch_gpu="auto")).state.batch_gpu == 4

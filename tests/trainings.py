@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from PIL import Image
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.data.datasets import ImageDataset, PairDataset
-from stylegan_toon.distributed import team
+from stylegan_toon.distributed import join_processes
 from stylegan_toon.errors import ToonError
+from stylegan_toon.training import snapshots as module
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.snapshots import snapshots
-from stylegan_toon.training.state import Snapshot, find_snapshot, read_snapshot
+from stylegan_toon.training.snapshots import Snapshot, snapshots
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
 
 SMALL = dict(resolution=16, channel_base=128, channel_max=16)
 # Every regulariser often, ADA in motion, style mixing, a ramp.
@@ -46,22 +47,25 @@ def picture_set(folder: Path) -> Path:
     return folder
 
 
+def read_snapshot(path: Path) -> Snapshot:
+    """A snapshot of StyleGAN2-ADA."""
+    return module.read_snapshot(path, StyleGAN2Task)
+
+
+def find_snapshot(resume: str, folder: Path) -> Snapshot | None:
+    """The snapshot that ``resume`` names."""
+    return module.find_snapshot(resume, folder, StyleGAN2Task)
+
+
 class Watched(Trainer):
     """Tells another process how many pictures it has seen, or presses Ctrl-C after some steps."""
 
     done, stop = None, None
 
-    def step(self) -> None:
-        super().step()
-        self._after()
-
-    def pairs_step(self) -> None:
-        super().pairs_step()
-        self._after()
-
-    def _after(self) -> None:
+    def step(self, phase: str, batches: Iterator[Any]) -> None:
+        super().step(phase, batches)
         if self.done is not None:
-            self.done.value = self.progress.seen
+            self.done.value = self.task.images_seen
         if self.stop is not None:
             self.stop -= 1
             if not self.stop:
@@ -72,20 +76,20 @@ def go(
     data: Path, folder: Path, resume: str | None = None, *, cond: bool = False, pairs: bool = False, done: Any = None,
     stop: int | None = None, **options: Any,
 ) -> Path | None:  # fmt: skip
-    """Train tiny networks as the verb does, or ``stop`` after so many steps; returns the newest snapshot."""
+    """Train tiny networks as the command does, or ``stop`` after so many steps; returns the newest snapshot."""
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**{**BUSY, **options})
     pictures = ImageDataset(data, 16, labels=cond)
     known = PairDataset(ImageDataset(data, 16), np.random.default_rng(1).standard_normal((12, 32))) if pairs else None
-    with team(torch.device("cpu")) as (processes, _):
+    with join_processes(torch.device("cpu")) as (group, _):
         start = find_snapshot(resume, folder) if resume else None
         c_dim = pictures.label_dim
         new = {"G": tiny_generator(0, c_dim=c_dim, **SMALL), "D": tiny_discriminator(0, c_dim=c_dim, **SMALL)}
-        trainer = Watched(
-            pictures=pictures, folder=folder, config=config, team=processes, resume=start, quiet=True, pairs=known,
-            **(start.networks if start else new),
-        )  # fmt: skip
+        task = StyleGAN2Task(
+            **(start.networks if start else new), pictures=pictures, config=config, pairs=known, group=group
+        )
+        trainer = Watched(task, folder, resume=start, quiet=True)
         trainer.done, trainer.stop = done, stop
         with contextlib.suppress(KeyboardInterrupt):
             trainer.run()
@@ -132,7 +136,7 @@ def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:
     """All of a snapshot's tensors by name, and p."""
     snapshot = snapshot if isinstance(snapshot, Snapshot) else read_snapshot(snapshot)
     found = {f"{n}.{k}": v for n, network in snapshot.networks.items() for k, v in network.state_dict().items()}
-    return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.progress.p, dtype=torch.float64)}
+    return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.state.p, dtype=torch.float64)}
 
 
 def assert_same(a: Path, b: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -18,7 +19,7 @@ from stylegan_toon.memory import keep_pages
 from stylegan_toon.pipelines.toonify import STEPS, SWAP, TUNE, toonify
 from stylegan_toon.weights import load_network
 
-from .infer import NETWORK, load_generator, paint
+from .infer import NETWORK, load_generator, stylise
 
 SIZE = 256
 COLUMNS = ["photo", "AnimeGAN", "StyleGAN: projected", "StyleGAN: toon"]
@@ -49,7 +50,7 @@ def main(
     keep_pages()
     refuse_overwrite([out / "compare.png"], overwrite)
     G = load_generator(network, device)
-    networks = [load_network(source, device=device) for source in (base, toon)]
+    networks: list[Any] = [load_network(source, device=device) for source in (base, toon)]
     measure = perceptual(features, device=device)
     output_folder(out)
     rows: list[Image.Image] = []
@@ -58,14 +59,14 @@ def main(
         faces = open_photo(photo, SIZE, aligned=aligned).faces
         face = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).sum()).image
         started = time.perf_counter()
-        painted = paint(G, face)
+        drawn = stylise(G, face)
         between = time.perf_counter()
         made = toonify(
             face, base=networks[0], toon=networks[1], swap=swap, aligned=True, steps=steps, tune_steps=tune,
             features=measure, device=device,
         ).faces[0]  # fmt: skip
         spent = [spent[0] + between - started, spent[1] + time.perf_counter() - between]
-        rows += [face, painted, made.inverted, made.image]
+        rows += [face, drawn, made.inverted, made.image]
     save_image(image_grid(rows, len(COLUMNS), size=SIZE, column_labels=COLUMNS), out / "compare.png")
     click.echo(f"seconds a face: AnimeGAN {spent[0] / len(photos):.2f}, toonify {spent[1] / len(photos):.1f}", err=True)
     click.echo(out / "compare.png")

@@ -30,10 +30,11 @@ def canny(grey: np.ndarray, low: float = LOW, high: float = HIGH) -> np.ndarray:
 
     sector = np.rint(np.arctan2(gy, gx) / (np.pi / 4)).astype(int) % 4
     ridge = np.zeros(size.shape, bool)
-    for k, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
+    neighbours: list[tuple[int, int]] = [(0, 1), (1, 1), (1, 0), (1, -1)]
+    for k, (dy, dx) in enumerate(neighbours):
         # Of two equal neighbours one stays.
         ridge |= (sector == k) & (size > shifted(-dy, -dx)) & (size >= shifted(dy, dx))
-    labels, _ = ndimage.label(ridge & (size > low), np.ones((3, 3)))
+    labels, _ = ndimage.label(ridge & (size > low), np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     strong = np.unique(labels[ridge & (size > high)])
     return np.isin(labels, strong[strong > 0])
 

@@ -43,12 +43,13 @@ def export_onnx(G: AnimeGenerator, path: Path) -> None:
             )  # fmt: skip
     finally:
         quiet.level = level
+    assert program is not None  # dynamo=True returns a program
     with atomic_path(path) as temporary:
         program.save(str(temporary), external_data=False)
 
 
 def difference(G: AnimeGenerator, path: Path) -> float | None:
-    """Largest difference of the file's painting from ``G``'s, at a size it was not exported with.
+    """Largest difference of the file's output from that of ``G``, at a size it was not exported with.
 
     None where onnxruntime is not installed.
     """
@@ -60,8 +61,8 @@ def difference(G: AnimeGenerator, path: Path) -> float | None:
     photo = torch.rand(1, 3, 72, 120, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         wanted = G(photo)
-    (painting,) = session.run(None, {"photo": photo.numpy()})
-    return float((torch.from_numpy(painting) - wanted).abs().max())
+    (output,) = session.run(None, {"photo": photo.numpy()})
+    return float((torch.from_numpy(output) - wanted).abs().max())
 
 
 @cli.command("python -m projects.animegan.export --out comic.onnx")
@@ -77,9 +78,9 @@ def main(network: Path, out: Path, overwrite: bool) -> None:
     if off is None:
         click.echo("not compared: pip install onnxruntime", err=True)
     elif not off < TOLERANCE:
-        raise ToonError(f"{out} paints differently by {off:.1e}: use another version of torch or onnxscript.")
+        raise ToonError(f"{out} differs by {off:.1e}: use another version of torch or onnxscript.")
     else:
-        click.echo(f"onnxruntime paints the same within {off:.1e}", err=True)
+        click.echo(f"onnxruntime gives the same within {off:.1e}", err=True)
     click.echo(out)
 
 

@@ -1,6 +1,6 @@
 """What a network sees in a picture: the features in which content and style are compared.
 
-Published is VGG19's conv4_4 before its activation. Where torchvision's weights cannot be had, a stand-in takes its
+Published is VGG19's conv4_4 before its activation. Where torchvision's weights is not available, a stand-in takes its
 place under its own name: VGG16's conv4_3 from a file, or conv3_3 of the one that ships.
 """
 
@@ -37,6 +37,7 @@ class Features(nn.Module, ABC):
     """
 
     name: str
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +66,9 @@ class Vgg(Features):
         mean, std: ``[3]`` each, of the input in 0..255, in the order of its channels.
         bgr: the first convolution takes blue first.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self, name: str, stages: list[list[tuple[Tensor, Tensor]]], mean: list[float], std: list[float], bgr: bool
@@ -115,7 +119,8 @@ def vgg19(path: Path) -> Vgg:
 def vgg16_shipped() -> Vgg:
     """VGG16's conv3_3 of the weights that ship. Raises ToonError if they are missing."""
     network = shipped_vgg16()
-    stages = [[(layer.weight, layer.bias) for layer in map(network.get_submodule, names)] for names in STAGES]
+    tensors = network.state_dict()
+    stages = [[(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names] for names in STAGES]
     return Vgg("vgg16 conv3_3", stages, *CAFFE, bgr=True)
 
 
@@ -132,11 +137,11 @@ def vgg16(path: Path) -> Vgg:
             for name in names:
                 weight, bias = (torch.from_numpy(table[f"{name}.{part}"]) for part in ("weight", "bias"))
                 stages[int(name[4]) - 1].append((weight, bias))
-        found = Vgg(f"{path.stem} {names[-1]}", stages, *CAFFE, bgr=True)
-        found.raw(torch.zeros(1, 3, 16, 16))  # do the layers fit each other?
+        extractor = Vgg(f"{path.stem} {names[-1]}", stages, *CAFFE, bgr=True)
+        extractor.raw(torch.zeros(1, 3, 16, 16))  # do the layers fit each other?
     except (OSError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise ToonError(f"{path} does not hold VGG16 weights (conv1_1.weight … conv4_3.bias): {error}.") from error
-    return found
+    return extractor
 
 
 def features(choice: str = "auto", *, say: Callable[[str], object] = lambda line: None) -> Features:
@@ -148,20 +153,22 @@ def features(choice: str = "auto", *, say: Callable[[str], object] = lambda line
         say: gets one line on what "auto" chose and why, when that is not VGG19.
 
     Raises:
-        ToonError: what was asked for cannot be had.
+        ToonError: what was asked for is not available.
     """
     if choice.endswith(".npz"):
-        found: Features = vgg16(Path(choice))
+        extractor: Features = vgg16(Path(choice))
     elif choice in ("auto", "vgg19") or choice.endswith(".pth"):
         try:
-            found = vgg19(Path(choice) if choice.endswith(".pth") else hub_file(VGG19_URL, sha256_prefix="dcbb9e9d"))
+            extractor = vgg19(
+                Path(choice) if choice.endswith(".pth") else hub_file(VGG19_URL, sha256_prefix="dcbb9e9d")
+            )
         except Unavailable as error:
             if choice != "auto":
-                raise ToonError(f"VGG19 is not to be had ({error}): take --features vgg16 or a file.") from error
-            say(f"VGG19 is not to be had ({error}): using VGG16, which ships.")
+                raise ToonError(f"VGG19 is not available ({error}): take --features vgg16 or a file.") from error
+            say(f"VGG19 is not available ({error}): using VGG16, which ships.")
             return features("vgg16")
     elif choice == "vgg16":
-        found = vgg16_shipped()
+        extractor = vgg16_shipped()
     else:
         raise ToonError(f"There are no features {choice!r}: take auto, vgg19, vgg16, a .pth or an .npz file.")
-    return found.eval().requires_grad_(False)
+    return extractor.eval().requires_grad_(False)

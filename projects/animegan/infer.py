@@ -1,4 +1,4 @@
-"""Paint photos, folders and videos."""
+"""Photos, folders and videos in the style of a trained network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stylegan_toon.memory import keep_pages
 from stylegan_toon.weights import load_networks
 
 from .model import AnimeGenerator
-from .video import paint_video
+from .video import convert_video
 
 GRAIN = 8  # heights and widths are padded to multiples of this
 SMALLEST = 32  # pixels; reflection needs something to reflect
@@ -41,8 +41,8 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> AnimeGener
 
 
 @torch.no_grad()
-def paint(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) -> Image.Image:
-    """The picture, painted, in its own size (or with its longer side at most ``max_side``).
+def stylise(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) -> Image.Image:
+    """The picture in the network's style, in its own size (or with its longer side at most ``max_side``).
 
     Raises:
         ToonError: it is smaller than 32 pixels.
@@ -51,16 +51,16 @@ def paint(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None) 
         picture = shrink(picture, max_side)
     width, height = picture.size
     if min(width, height) < SMALLEST:
-        raise ToonError(f"A picture of {width}x{height} pixels is too small to paint: give one of {SMALLEST} or more.")
+        raise ToonError(f"A picture of {width}x{height} pixels is too small: give one of {SMALLEST} or more.")
     device = next(G.parameters()).device
     img = F.pad(to_tensor(picture).to(device), (0, -width % GRAIN, 0, -height % GRAIN), mode="reflect")
-    painted = G(img.contiguous(memory_format=torch.channels_last))
-    return to_pil(painted[..., :height, :width])
+    img = G(img.contiguous(memory_format=torch.channels_last))
+    return to_pil(img[..., :height, :width])
 
 
 @cli.command(
     """python -m projects.animegan.infer photo.jpg
-python -m projects.animegan.infer photos/ --network runs/animegan/network.safetensors --out painted
+python -m projects.animegan.infer photos/ --network runs/animegan/network.safetensors --out stylised
 python -m projects.animegan.infer film.mp4 --max-side 640"""
 )
 @click.argument("source", type=cli.PATH)
@@ -75,7 +75,7 @@ python -m projects.animegan.infer film.mp4 --max-side 640"""
 def main(
     source: Path, network: Path, max_side: int, out: Path, device: torch.device, quiet: bool, overwrite: bool
 ) -> None:
-    """Paint a photo, a folder or zip of photos, or a video.
+    """Stylise a photo, a folder or zip of photos, or a video.
 
     Writes NAME.png for each and sheet.png, or NAME.mp4 with the sound of the video.
     """
@@ -83,12 +83,12 @@ def main(
     G = load_generator(network, device)
 
     def convert(picture: Image.Image) -> Image.Image:
-        return paint(G, picture, max_side)
+        return stylise(G, picture, max_side)
 
     if source.suffix.lower() in VIDEO_SUFFIXES and source.is_file():
-        click.echo(paint_video(source, out, convert, quiet=quiet, overwrite=overwrite))
+        click.echo(convert_video(source, out, convert, quiet=quiet, overwrite=overwrite))
     else:
-        each_picture(source, out, convert, labels=("photo", "painted"), size=256, overwrite=overwrite, quiet=quiet)
+        each_picture(source, out, convert, labels=("photo", "stylised"), size=256, overwrite=overwrite, quiet=quiet)
         click.echo(out)
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from projects._common import add_up
+
 # ITU-R BT.601, rows Y, U, V, for colours in [0, 1].
 _YUV = ((0.299, 0.587, 0.114), (-0.14714119, -0.28886916, 0.43601035), (0.61497538, -0.51496512, -0.10001026))
 
@@ -30,19 +32,19 @@ def gram(features: Tensor) -> Tensor:
     return flat @ flat.mT / (flat.shape[1] * flat.shape[2])
 
 
-def content_loss(painted: Tensor, photo: Tensor) -> Tensor:
+def content_loss(made: Tensor, photo: Tensor) -> Tensor:
     """L1 distance of features."""
-    return F.l1_loss(painted, photo)
+    return F.l1_loss(made, photo)
 
 
-def style_loss(painted: Tensor, drawn: Tensor) -> Tensor:
+def style_loss(made: Tensor, drawn: Tensor) -> Tensor:
     """L1 distance of the Gram matrices of features; the drawings are grey, so that their colours have no say."""
-    return F.l1_loss(gram(painted), gram(drawn))
+    return F.l1_loss(gram(made), gram(drawn))
 
 
-def colour_loss(painted: Tensor, photo: Tensor) -> Tensor:
-    """L1 distance in Y, Huber distance in U and V: the painting keeps the colours of the photo."""
-    a, b = to_yuv(painted), to_yuv(photo)
+def colour_loss(made: Tensor, photo: Tensor) -> Tensor:
+    """L1 distance in Y, Huber distance in U and V: the generated picture keeps the colours of the photo."""
+    a, b = to_yuv(made), to_yuv(photo)
     return F.l1_loss(a[:, 0], b[:, 0]) + F.huber_loss(a[:, 1], b[:, 1]) + F.huber_loss(a[:, 2], b[:, 2])
 
 
@@ -53,18 +55,18 @@ def variation_loss(img: Tensor) -> Tensor:
 
 
 def generator_loss(scores: Tensor) -> Tensor:
-    """LSGAN: paintings should be scored 1."""
+    """LSGAN: generated pictures should be scored 1."""
     return (scores - 1).square().mean()
 
 
 def discriminator_loss(
-    drawn: Tensor, painted: Tensor, grey: Tensor, smooth: Tensor, weights: tuple[float, float, float, float]
+    drawn: Tensor, made: Tensor, grey: Tensor, smooth: Tensor, weights: tuple[float, float, float, float]
 ) -> Tensor:
-    """LSGAN: drawings are scored 1; paintings, grey drawings and drawings with smoothed edges 0.
+    """LSGAN: drawings are scored 1; generated pictures, grey drawings and drawings with smoothed edges 0.
 
     Args:
-        drawn, painted, grey, smooth: scores.
+        drawn, made, grey, smooth: scores.
         weights: of the four, in this order.
     """
-    wanted = (drawn - 1, painted, grey, smooth)
-    return sum(weight * score.square().mean() for weight, score in zip(weights, wanted))
+    errors = (drawn - 1, made, grey, smooth)
+    return add_up(weight * error.square().mean() for weight, error in zip(weights, errors))

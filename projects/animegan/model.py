@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.models.padded import ReflectConv3x3
 
 SLOPE = 0.2
@@ -21,7 +22,7 @@ CONTRAST = 0.5  # of what a fresh generator shows: about the deviation of photos
 
 
 @dataclass(frozen=True)
-class AnimeGeneratorConfig:
+class AnimeGeneratorConfig(Config):
     """Sizes of the generator.
 
     Attributes:
@@ -29,23 +30,20 @@ class AnimeGeneratorConfig:
         blocks: inverted residual blocks; 4 is published.
     """
 
-    channels: int = 32
-    blocks: int = 4
+    channels: int = option(32, low=8, high=256)
+    blocks: int = option(4, low=1, high=32)
 
     def __post_init__(self) -> None:
-        if not (8 <= self.channels <= 256 and self.channels % 2 == 0 and 1 <= self.blocks <= 32):
-            raise ValueError(f"no generator with {self.channels} channels and {self.blocks} blocks")
+        super().__post_init__()
+        if self.channels % 2:
+            raise ConfigError(f"--channels is {self.channels}: give an even number.")
 
 
 @dataclass(frozen=True)
-class AnimeDiscriminatorConfig:
+class AnimeDiscriminatorConfig(Config):
     """Sizes of the discriminator; ``channels`` of the first layer, 32 as published."""
 
-    channels: int = 32
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.channels <= 256:
-            raise ValueError(f"no discriminator with {self.channels} channels")
+    channels: int = option(32, low=4, high=256)
 
 
 class LayerNorm(nn.Module):
@@ -101,7 +99,7 @@ class InvertedResidual(nn.Module):
 
 
 class AnimeGenerator(nn.Module):
-    """Photo -> painting of the same size."""
+    """Photo -> generated picture of the same size."""
 
     def __init__(self, config: AnimeGeneratorConfig | None = None) -> None:
         super().__init__()
@@ -145,7 +143,8 @@ def show_what_comes_in(G: AnimeGenerator) -> None:
         if groups > 1:
             weight.normal_(0, 0.1 / size)[:, 0, taps, taps] += 1
             weight[outputs // 2 :] = weight[: outputs // 2]
-            layer.conv.bias.zero_()
+            if layer.conv.bias is not None:
+                layer.conv.bias.zero_()
             continue
         mirrored = inputs % 2 == 0
         rows, columns = outputs // 2, inputs // 2 if mirrored else inputs
@@ -166,7 +165,7 @@ def double(x: Tensor) -> Tensor:
 
 
 class AnimeDiscriminator(nn.Module):
-    """Scores of overlapping patches: ``[N, 3, H, W]`` in [-1, 1] -> ``[N, 1, H / 4, W / 4]``, 1 = painted by hand."""
+    """Scores of overlapping patches: ``[N, 3, H, W]`` in [-1, 1] -> ``[N, 1, H / 4, W / 4]``, 1 = drawn by hand."""
 
     def __init__(self, config: AnimeDiscriminatorConfig | None = None) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ class Style:
 
     Attributes:
         content, style, colour, variation: of the losses of these names.
-        against: of the discriminator's four kinds of pictures: drawn, painted, grey, smooth.
+        against: of the discriminator's four kinds of pictures: drawn, generated, grey, smooth.
     """
 
     content: float

@@ -1,4 +1,4 @@
-"""AnimeGANv2: photos learn to look painted from drawings of other things."""
+"""AnimeGANv2: photos in the manner of drawings, learnt from unrelated sets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import click
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from projects._common import Start, trainer
-from stylegan_toon import cli
+from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, training_command
+from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
-from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.run import Run
-from stylegan_toon.training.update import untrained
+from stylegan_toon.training.config import MOST
+from stylegan_toon.training.optimise import frozen
 
 from . import losses
 from .edges import smooth_edges
 from .features import Features, features
-from .infer import paint
+from .infer import stylise
 from .model import (
     AnimeDiscriminator,
     AnimeDiscriminatorConfig,
@@ -37,109 +36,155 @@ SHOWN = 8  # photos on the sheets; the feature network's scale is chosen by them
 
 
 @dataclass(frozen=True)
-class AnimeConfig(RunConfig):
-    """Options of a training; the defaults are the published ones."""
+class Sources(Config):
+    """What to train on, and what judges it."""
 
-    look: str = setting("hayao", f"Whose weights the losses have: {', '.join(STYLES)}.")
-    content: float | None = setting(None, "Weight of the content loss, instead of the look's.")
-    style: float | None = setting(None, "... of the style loss.")
-    colour: float | None = setting(None, "... of the colour loss.")
-    variation: float | None = setting(None, "... of the total variation.")
-    adversarial: float = setting(300.0, "Weight of the adversarial losses, of both networks.")
-    resolution: int = setting(256, "Side in pixels that the sets are brought to.")
-    crop: int = setting(256, "Side of the random crops that are trained on.")
-    channels: int = setting(32, "Width of both networks.")
-    start_kimg: float = setting(66.0, "Thousands of pictures of the first phase, in which G shows what it sees.")
-    start: str = setting("content", "What it learns from there: content, as published, or pixels, which is cheaper.")
-    start_lr: float = setting(2e-4, "Adam's rate of G in the first phase.")
-    g_lr: float = setting(2e-5, "... of G after it.")
-    d_lr: float = setting(4e-5, "... of D.")
-    fade_kimg: float = setting(0.0, "Thousands of pictures at the end over which the rates fall to 0.")
+    photos: Path = option(help="Folder, zip or shards of photos.")
+    drawings: Path = option(help="... of drawings; not of the same things.")
+    features: str = option(
+        "auto", "Network content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an .npz of "
+        "VGG16; auto is vgg19, or vgg16 where that cannot be had.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingConfig(ProjectConfig):
+    """How to train; the defaults are the published ones. ``config.toml`` replaces some of them for a CPU."""
+
+    look: str = option("hayao", "Whose weights the losses have.", choices=STYLES)
+    content: float | None = option(None, "Weight of the content loss, instead of the look's.", low=0)
+    style: float | None = option(None, "... of the style loss.", low=0)
+    colour: float | None = option(None, "... of the colour loss.", low=0)
+    variation: float | None = option(None, "... of the total variation.", low=0)
+    adversarial: float = option(300.0, "Weight of the adversarial losses, of both networks.", low=0)
+    resolution: int = option(256, "Side in pixels that the sets are brought to.", low=32, high=4096)
+    crop: int = option(256, "Side of the random crops that are trained on, a multiple of 8.", low=32, high=4096)
+    channels: int = option(32, "Width of both networks, an even number.", low=8, high=256)
+    start_kimg: float = option(
+        66.0, "Thousands of pictures of the first phase, in which G shows what it sees.", low=0, high=MOST
+    )
+    start: str = option(
+        "content", "What it learns from there: content, as published, or pixels, which is cheaper.",
+        choices=("content", "pixels"),
+    )  # fmt: skip
+    start_lr: float = option(2e-4, "Adam's learning rate of G in the first phase.", above=0)
+    g_lr: float = option(2e-5, "... of G after it.", above=0)
+    d_lr: float = option(4e-5, "... of D.", above=0)
+    fade_kimg: float = option(0.0, "Thousands of pictures at the end over which the rates fall to 0.", low=0, high=MOST)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.look not in STYLES:
-            raise ValueError(f"look is {self.look!r}, not one of {', '.join(STYLES)}")
-        if self.start not in ("content", "pixels"):
-            raise ValueError(f"start is {self.start!r}, not content or pixels")
-        if not 32 <= self.crop <= self.resolution or self.crop % 8:
-            raise ValueError("crop must be a multiple of 8 from 32 up to resolution")
+        if self.crop > self.resolution or self.crop % 8:
+            raise ConfigError(f"--crop is {self.crop}: give a multiple of 8 up to --resolution, {self.resolution}.")
+        if self.channels % 2:
+            raise ConfigError(f"--channels is {self.channels}: give an even number.")
 
     @property
     def weights(self) -> Style:
-        """The look's weights, with what was given instead."""
-        known = STYLES[self.look]
+        """The look's weights, replaced by those that were given."""
+        own = STYLES[self.look]
         given = {name: getattr(self, name) for name in ("content", "style", "colour", "variation")}
-        return Style(**{k: getattr(known, k) if v is None else v for k, v in given.items()}, against=known.against)
+        return Style(**{k: getattr(own, k) if v is None else v for k, v in given.items()}, against=own.against)
 
 
-class AnimeGAN:
-    """The two networks, what judges them, and one step."""
+class AnimeganTask(ProjectTask):
+    """The generator and the discriminator of AnimeGANv2, trained in two phases that share the counters.
 
-    def __init__(self, config: AnimeConfig, run: Run, judge: Features) -> None:
-        self.config, self.run, self.judge, self.weights = config, run, judge, config.weights
-        self.G: AnimeGenerator = run.networks["G"]
-        self.D: AnimeDiscriminator = run.networks["D"]
+    Args:
+        config: how to train.
+        networks: ``G`` and ``D``, on the device to train on.
+        photos, drawings: the sets.
+        extractor: the calibrated network that content and style are compared in.
+    """
 
-    def step(self, batch: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        """One batch of photos and drawings, float32 ``[N, 3, R, R]`` in [-1, 1]."""
-        photos = random_crop(batch["photos"], self.config.crop)
-        if self.run.counters.images < self.config.start_kimg * 1000:
-            return self.start(photos)
-        share = self.left()
-        self.run.rate("G", self.config.g_lr * share)
-        self.run.rate("D", self.config.d_lr * share)
-        drawn = random_crop(batch["drawings"], self.config.crop)
-        with self.run.autocast():
-            painted = self.G(photos)
-        return self.learn_to_tell(painted.detach(), drawn) | self.learn_to_paint(painted, photos, drawn)
+    config_class = TrainingConfig
+    published = ("G",)
+    config: TrainingConfig
 
-    def left(self) -> float:
-        """1, falling to 0 over the last ``fade_kimg``."""
-        fade, images = self.config.fade_kimg * 1000, self.run.counters.images
-        return min(1.0, (self.config.kimg * 1000 - images) / fade) if fade else 1.0
+    def __init__(
+        self,
+        config: TrainingConfig,
+        networks: Mapping[str, nn.Module],
+        photos: ImageDataset,
+        drawings: ImageDataset,
+        extractor: Features,
+    ) -> None:
+        # G has another Adam in each phase: the gradients of the second are far larger, and with the moments of the
+        # first its steps would be too long.
+        adams = {
+            name: torch.optim.Adam(networks[part].parameters(), config.start_lr, betas=(0.5, 0.999))
+            for name, part in (("start", "G"), ("G", "G"), ("D", "D"))
+        }
+        super().__init__(config, networks, adams, {"photos": photos, "drawings": drawings})
+        self.extractor, self.weights = extractor, config.weights
+        self.G, self.D = self.network("G", AnimeGenerator), self.network("D", AnimeDiscriminator)
+        self.shown = [to_pil(photo) for photo in first_pictures(photos, self.device)]
 
-    def start(self, photos: Tensor) -> Mapping[str, Tensor]:
-        """The first phase: G learns to show what it sees."""
-        with self.run.autocast():
-            painted = self.G(photos)
+    def step(self, phase: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One step of the first phase, or one of D and then G of the second."""
+        config = self.config
+        photos = random_crop(batch["photos"], config.crop)
+        if self.images < config.start_kimg * 1000:
+            return self.start_step(photos)
+        fade = fade_out(config.kimg, self.images, config.fade_kimg)
+        self.set_learning_rate("G", config.g_lr * fade)
+        self.set_learning_rate("D", config.d_lr * fade)
+        drawings = random_crop(batch["drawings"], config.crop)
+        with self.autocast():
+            fake = self.G(photos)
+        return self.discriminator_step(fake.detach(), drawings) | self.generator_step(fake, photos, drawings)
+
+    def start_step(self, photos: Tensor) -> dict[str, Tensor]:
+        """The first phase: G learns to reproduce photos."""
+        with self.autocast():
+            fake = self.G(photos)
         if self.config.start == "pixels":
-            terms = {"pixels": F.l1_loss(painted.float(), photos)}
+            parts = {"pixels": F.l1_loss(fake.float(), photos)}
         else:
-            with self.run.autocast(), torch.no_grad():
-                wanted = self.judge(photos)
-            with self.run.autocast():
-                terms = {"content": losses.content_loss(self.judge(painted), wanted)}
-        self.run.minimise("start", sum(terms.values()))
-        return terms
+            with self.autocast(), torch.no_grad():
+                wanted = self.extractor(photos)
+            with self.autocast():
+                parts = {"content": losses.content_loss(self.extractor(fake), wanted)}
+        self.minimise("start", add_up(parts.values()))
+        return parts
 
-    def learn_to_tell(self, painted: Tensor, drawn: Tensor) -> dict[str, Tensor]:
-        """One step of D."""
-        kinds = torch.cat([drawn, painted.float(), losses.to_grey(drawn), smoothed(drawn)])
-        with self.run.autocast():
-            scores = self.D(kinds).float().chunk(4)
-        loss = losses.discriminator_loss(*scores, weights=self.weights.against)
-        self.run.minimise("D", self.config.adversarial * loss)
+    def discriminator_step(self, fake: Tensor, drawings: Tensor) -> dict[str, Tensor]:
+        """One step of D on drawings, generated pictures, grey drawings and drawings with smooth edges."""
+        kinds = torch.cat([drawings, fake.float(), losses.to_grey(drawings), smoothed(drawings)])
+        with self.autocast():
+            drawn, made, grey, smooth = self.D(kinds).float().chunk(4)
+        loss = losses.discriminator_loss(drawn, made, grey, smooth, weights=self.weights.against)
+        self.minimise("D", self.config.adversarial * loss)
         return {"D": loss}
 
-    def learn_to_paint(self, painted: Tensor, photos: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+    def generator_step(self, fake: Tensor, photos: Tensor, drawings: Tensor) -> dict[str, Tensor]:
         """One step of G."""
         weights = self.weights
-        with torch.no_grad(), self.run.autocast():
-            seen, stroke = self.judge(torch.cat([photos, losses.to_grey(drawn)])).float().chunk(2)
-        with untrained(self.D), self.run.autocast():
-            scores, shown = self.D(painted).float(), self.judge(painted).float()
-        painted = painted.float()
-        terms = {
+        with torch.no_grad(), self.autocast():
+            content, style = self.extractor(torch.cat([photos, losses.to_grey(drawings)])).float().chunk(2)
+        with frozen(self.D), self.autocast():
+            scores, features = self.D(fake).float(), self.extractor(fake).float()
+        fake = fake.float()
+        parts = {
             "G": losses.generator_loss(scores),
-            "content": losses.content_loss(shown, seen),
-            "style": losses.style_loss(shown, stroke),
-            "colour": losses.colour_loss(painted, photos),
-            "variation": losses.variation_loss(painted),
+            "content": losses.content_loss(features, content),
+            "style": losses.style_loss(features, style),
+            "colour": losses.colour_loss(fake, photos),
+            "variation": losses.variation_loss(fake),
         }
-        weighted = [self.config.adversarial, weights.content, weights.style, weights.colour, weights.variation]
-        self.run.minimise("G", sum(weight * term for weight, term in zip(weighted, terms.values())))
-        return terms
+        factors = [self.config.adversarial, weights.content, weights.style, weights.colour, weights.variation]
+        self.minimise("G", add_up(factor * part for factor, part in zip(factors, parts.values())))
+        return parts
+
+    def samples(self) -> Image.Image:
+        """A sheet of the same photos every time."""
+        return sheet(self.G, self.shown)
+
+
+def first_pictures(data: ImageDataset, device: torch.device | str) -> Tensor:
+    """The first few pictures of a set, ``[N, 3, R, R]`` in [-1, 1]."""
+    pictures = torch.stack([data[row % len(data)][0] for row in range(SHOWN)])
+    return pictures.to(device, torch.float32) / 127.5 - 1
 
 
 def random_crop(img: Tensor, size: int) -> Tensor:
@@ -158,63 +203,43 @@ def smoothed(drawn: Tensor) -> Tensor:
 
 
 def sheet(G: AnimeGenerator, photos: list[Image.Image]) -> Image.Image:
-    """Photos, and below them what ``G`` makes of them."""
-    return image_grid(photos + [paint(G, photo) for photo in photos], len(photos), size=min(photos[0].width, 192))
+    """Photos, and below them the pictures that ``G`` makes of them."""
+    return image_grid(photos + [stylise(G, photo) for photo in photos], len(photos), size=min(photos[0].width, 192))
 
 
-def new_networks(config: AnimeConfig) -> dict[str, torch.nn.Module]:
+def new_networks(config: TrainingConfig) -> dict[str, nn.Module]:
+    """New networks ``G`` and ``D``."""
     return {
         "G": AnimeGenerator(AnimeGeneratorConfig(channels=config.channels)),
         "D": AnimeDiscriminator(AnimeDiscriminatorConfig(channels=config.channels)),
     }
 
 
-@trainer(
+@training_command(
     """python -m projects.animegan.train --photos faces.zip --drawings comic.zip --look comic
 python -m projects.animegan.train --photos faces.zip --drawings comic.zip --resume auto""",
-    AnimeConfig,
+    AnimeganTask,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["pixels"], ["G", "D"], ["content"], ["style"], ["colour"], ["variation"]],
 )
-@click.option("--photos", type=cli.PATH, required=True, help="Folder, zip or shards of photos.")
-@click.option("--drawings", type=cli.PATH, required=True, help="... of drawings; not of the same things.")
-@click.option(
-    "--features", "choice", default="auto",
-    help="Network content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an .npz of "
-    "VGG16; auto is vgg19, or vgg16 where that cannot be had.",
-)  # fmt: skip
-def main(start: Start, photos: Path, drawings: Path, choice: str) -> Path:
-    """Teach a generator to paint photos in the manner of drawings.
+def main(start: Start) -> Path:
+    """Teach a generator to turn photos into pictures in the manner of drawings.
 
     Writes fakes-NNNNNNNNN.png now and then, snapshots, log.jsonl, curves.png, and network.safetensors at the end.
     """
-    config: AnimeConfig = start.config
-    sets = {
-        name: ImageDataset(place, config.resolution, resize=True, skip_bad=True)
-        for name, place in (("photos", photos), ("drawings", drawings))
-    }
-    judge = features(choice, say=lambda line: click.echo(line, err=True)).to(start.device)
-    if start.saved is not None and start.provenance.get("features", judge.name) != judge.name:
+    config, sources = start.config, start.sources
+    photos, drawings = (
+        ImageDataset(path, config.resolution, resize=True, skip_bad=True) for path in (sources.photos, sources.drawings)
+    )
+    extractor = features(sources.features, say=lambda line: click.echo(line, err=True)).to(start.device)
+    if start.snapshot is not None and start.provenance.get("features", extractor.name) != extractor.name:
         raise ToonError(f"This training compares with {start.provenance['features']}: give those --features again.")
-    some = torch.stack([sets["photos"][i % len(sets["photos"])][0] for i in range(SHOWN)])
-    some = some.to(start.device, torch.float32) / 127.5 - 1
-    judge.calibrate(some)
-
-    made = start.saved.networks if start.saved else new_networks(config)
-    networks = {name: made[name].to(start.device, memory_format=torch.channels_last) for name in ("G", "D")}
-    # G has another Adam in each phase: the gradients of the second are far larger, and would be divided by what was
-    # remembered of the first's.
-    optimizers = {
-        name: torch.optim.Adam(networks[which].parameters(), config.start_lr, betas=(0.5, 0.999))
-        for name, which in (("start", "G"), ("G", "G"), ("D", "D"))
-    }
-    run = Run(
-        start.folder, config, networks, optimizers, provenance={**start.provenance, "features": judge.name},
-        sinks=start.sinks, quiet=start.quiet, resume=start.saved,
-    )  # fmt: skip
-    model = AnimeGAN(config, run, judge)
-    shown = [to_pil(photo) for photo in some]
-    return run.train(sets, model.step, lambda: sheet(model.G, shown), publish=["G"])
+    extractor.calibrate(first_pictures(photos, start.device))
+    networks = start.networks(lambda: new_networks(config))
+    for network in networks.values():
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return start.train(AnimeganTask(config, networks, photos, drawings, extractor), features=extractor.name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A video, painted picture by picture; its sound is carried over as it is."""
+"""A video, converted picture by picture; its sound is copied as it is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stylegan_toon.files import atomic_path, output_folder, refuse_overwrite
 CODEC, QUALITY = "libx264", {"crf": "18", "preset": "medium"}
 
 
-def paint_video(
+def convert_video(
     source: Path,
     out: Path,
     convert: Callable[[Image.Image], Image.Image],
@@ -64,7 +64,7 @@ def _copy(film: Any, written: Any, convert: Callable[[Image.Image], Image.Image]
         raise ToonError(f"The frames of {film.name} are too large: shrink the video first.")
     rate = Fraction(video.average_rate or 25)
     sound = _sound(film, written)
-    painting = None
+    track = None
     last = -1
     with cli.progress(total=video.frames or None, quiet=quiet, unit="frame") as bar:
         try:
@@ -77,19 +77,19 @@ def _copy(film: Any, written: Any, convert: Callable[[Image.Image], Image.Image]
                 for frame in packet.decode():
                     image = convert(_upright(frame))
                     width, height = (side - side % 2 for side in image.size)  # colours are stored at half the size
-                    if painting is None:
-                        painting = written.add_stream(CODEC, rate=rate, options=QUALITY)
-                        painting.width, painting.height, painting.pix_fmt = width, height, "yuv420p"
-                        painting.codec_context.time_base = video.time_base
+                    if track is None:
+                        track = written.add_stream(CODEC, rate=rate, options=QUALITY)
+                        track.width, track.height, track.pix_fmt = width, height, "yuv420p"
+                        track.codec_context.time_base = video.time_base
                     shown = _frame(image.crop((0, 0, width, height)))
                     last = max(frame.pts if frame.pts is not None else 0, last + 1)  # times must grow
                     shown.pts, shown.time_base = last, video.time_base
-                    written.mux(painting.encode(shown))
+                    written.mux(track.encode(shown))
                     bar.update()
         finally:
-            if painting is not None:
-                written.mux(painting.encode())
-    if painting is None:
+            if track is not None:
+                written.mux(track.encode())
+    if track is None:
         raise ToonError(f"{film.name} holds no frames: give another video.")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import torch
 
-from projects import _common as kit
 from stylegan_toon import cli
+from stylegan_toon.config import read_toml
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.errors import ToonError
@@ -20,7 +20,7 @@ from stylegan_toon.files import atomic_path, refuse_overwrite
 from stylegan_toon.metrics.evaluation import evaluate_pictures
 
 from .infer import load_generator
-from .train import Config, translate
+from .train import TrainingConfig, translate
 
 METRICS = ("fd-efficientnet-lite0", "kd-efficientnet-lite0")
 SHOWN = 6
@@ -33,7 +33,7 @@ def trained(out: Path, arguments: list[str]) -> dict[str, float]:
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ToonError(f"The training in {out} ended with code {process.returncode}: see what it said.")
+        raise ToonError(f"The training in {out} ended with code {process.returncode}: see its message.")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     return {"cpu_seconds": used.ru_utime + used.ru_stime, "memory_mb": used.ru_maxrss * unit / 1e6}
 
@@ -62,8 +62,9 @@ def main(
     distance between translated photos and cartoons, both held out; and compare.png, the same photos side by side.
     """
     refuse_overwrite([out / "compare.json", out / "compare.png"], overwrite)
-    whole = kit.read_config(Config, config)
+    whole = read_toml(TrainingConfig, config)
     decay = kimg * whole.decay_kimg / (whole.kimg or 1)  # the rate falls over the same part of the training
+    inputs = ImageDataset(test_photos, whole.resolution, resize=True)
     rows, columns, names = [], [], []
     for number in blocks.split(","):
         run = out / f"blocks{number}"
@@ -72,16 +73,14 @@ def main(
         arguments += ["--overwrite"] * overwrite
         cost = trained(run, arguments)
         G = load_generator(run / "network.safetensors", device=device)
-        history = G.provenance["config"]
-        inputs = ImageDataset(test_photos, history["resolution"], resize=True)
         made = [translate(G, inputs.image(row)) for row in cli.progress(range(len(inputs)), unit="img")]
         (run / "test").mkdir(exist_ok=True)
         for row, picture in enumerate(made):
             save_image(picture, run / "test" / f"{row:05d}.png")
-        reals = ImageDataset(test_cartoons, history["resolution"], resize=True)
-        figures = evaluate_pictures(ImageDataset(run / "test"), reals, METRICS, quiet=True)
+        reals = ImageDataset(test_cartoons, whole.resolution, resize=True)
+        metrics = evaluate_pictures(ImageDataset(run / "test"), reals, METRICS, quiet=True)
         parameters = sum(parameter.numel() for parameter in G.parameters())
-        rows.append({"blocks": int(number), "parameters": parameters, **cost, **figures})
+        rows.append({"blocks": int(number), "parameters": parameters, **cost, **metrics})
         columns.append(made[:SHOWN])
         names.append(f"{number} blocks")
         click.echo(json.dumps(rows[-1]))

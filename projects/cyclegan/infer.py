@@ -8,7 +8,7 @@ import click
 import torch
 from PIL import Image, ImageOps
 
-from projects import _common as kit
+from projects._common import each_picture
 from stylegan_toon import cli
 from stylegan_toon.data.images import to_rgb
 from stylegan_toon.dataset_builder.filters import remove_background
@@ -21,7 +21,7 @@ from .train import translate
 
 SHIPPED = Path(__file__).with_name("drawings64.safetensors")
 MAKERS = {"cartoon": "toon", "photo": "photo"}  # what is wanted -> the network that makes it
-LOOKED_AT = 256  # px: where the background is found best
+WORKING_SIZE = 256  # px: where background removal works best
 
 
 def load_generator(path: Path, to: str = "cartoon", device: torch.device | str = "cpu") -> Generator:
@@ -31,19 +31,19 @@ def load_generator(path: Path, to: str = "cartoon", device: torch.device | str =
         ToonError: no such file, damaged, or of another project.
     """
     name = MAKERS[to]
-    found = load_networks(path, which=(name,), device=device)[name]
-    if not isinstance(found, Generator):
+    network = load_networks(path, which=(name,), device=device)[name]
+    if not isinstance(network, Generator):
         raise ToonError(f"{path} is of another project: give a network that projects.cyclegan.train made.")
-    return found
+    return network
 
 
 def cut_out(photo: Image.Image, white: bool = False) -> Image.Image:
     """The largest face of a photo, aligned as the sets are; with ``white`` as `prepare` shows faces, on white.
 
     Raises:
-        ToonError: no face was found.
+        ToonError: there is no face in it.
     """
-    faces = open_photo(photo, LOOKED_AT).faces
+    faces = open_photo(photo, WORKING_SIZE).faces
     largest = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).max())
     return to_rgb(remove_background(largest.image)) if white else largest.image
 
@@ -84,7 +84,7 @@ def main(
         return translate(G, ImageOps.fit(seen, (side, side), Image.Resampling.LANCZOS))
 
     labels = ("photo", "cartoon") if to == "cartoon" else ("cartoon", "photo")
-    kit.each_picture(
+    each_picture(
         source, out, convert, labels=labels, size=max(side, 96), limit=limit, overwrite=overwrite, quiet=quiet
     )  # fmt: skip
     click.echo(out)

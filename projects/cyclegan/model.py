@@ -8,11 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from stylegan_toon.config import Config, option
 from stylegan_toon.models.padded import ReflectConv3x3
+
+NORMS = {"instance": nn.InstanceNorm2d, "layer": partial(nn.GroupNorm, 1)}
+BLOCKS, UPSAMPLERS = (4, 6, 9), ("transposed", "nearest")
 
 
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(Config):
     """``channels`` after the first layer (the paper has 64); ``blocks`` residual ones: 4, 6 or 9.
 
     ``norm`` is "instance", as in the paper, or "layer" (Ba et al. 2016), which keeps how bright and of what colour a
@@ -20,42 +24,22 @@ class GeneratorConfig:
     checkerboard (Odena et al. 2016).
     """
 
-    channels: int = 64
-    blocks: int = 9
-    norm: str = "instance"
-    upsample: str = "transposed"
-
-    def __post_init__(self) -> None:
-        if self.blocks not in (4, 6, 9) or not 0 < self.channels <= 1024:
-            raise ValueError(f"{self.blocks} blocks of {self.channels} channels, not 4, 6 or 9 of 1 to 1024")
-        _check_norm(self.norm)
-        if self.upsample not in ("transposed", "nearest"):
-            raise ValueError(f"upsample is {self.upsample!r}, not transposed or nearest")
+    channels: int = option(64, low=1, high=1024)
+    blocks: int = option(9, choices=BLOCKS)
+    norm: str = option("instance", choices=NORMS)
+    upsample: str = option("transposed", choices=UPSAMPLERS)
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(Config):
     """``channels`` after the first layer (the paper has 64); ``layers`` with norms: 3 see patches of 70 x 70 pixels.
 
     With 1, 2, 3 and 4 layers a score is of a patch of 16, 34, 70 and 142 pixels. ``norm`` as for the generator.
     """
 
-    channels: int = 64
-    layers: int = 3
-    norm: str = "instance"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.channels <= 1024 or not 1 <= self.layers <= 4:
-            raise ValueError(f"{self.layers} layers of {self.channels} channels, not 1 to 4 of 1 to 1024")
-        _check_norm(self.norm)
-
-
-NORMS = {"instance": nn.InstanceNorm2d, "layer": partial(nn.GroupNorm, 1)}
-
-
-def _check_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}, not {' or '.join(NORMS)}")
+    channels: int = option(64, low=1, high=1024)
+    layers: int = option(3, low=1, high=4)
+    norm: str = option("instance", choices=NORMS)
 
 
 class Residual(nn.Module):
@@ -132,8 +116,9 @@ def initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             module.weight.normal_(0, 0.02)
-            module.bias.zero_()
-    network.to(memory_format=torch.channels_last)
+            if module.bias is not None:
+                module.bias.zero_()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 class Pool:

@@ -37,13 +37,23 @@ def main(
     The drawings come from DiceBear (pip install 'stylegan_toon[avatars]'). NAME-report.html says what was left out.
     """
     output_folder(out)
-    how = dict(workers=workers, quiet=quiet, overwrite=overwrite)
     recipe = Recipe(size, crop="none", front=20.0, glasses=False, background="white")
     for name, start, end in (("train", 0, stop), ("test", stop, test_stop)):
-        made = dataset(faces, out / f"photos-{name}.zip", recipe, start=start, stop=end, **how)
+        made = dataset(
+            faces,
+            out / f"photos-{name}.zip",
+            recipe,
+            start=start,
+            stop=end,
+            workers=workers,
+            quiet=quiet,
+            overwrite=overwrite,
+        )
         click.echo(f"{made.kept} photos in {made.out}")
     for name, count, seed in (("train", train, 0), ("test", test, 1)):
-        made = avatars(out / f"cartoons-{name}.zip", count, Avatars((style,), size, seed, "white", crop=HEAD), **how)
+        drawings = Avatars((style,), size, seed, "white", crop=HEAD)
+        file = out / f"cartoons-{name}.zip"
+        made = avatars(file, count, drawings, workers=workers, quiet=quiet, overwrite=overwrite)
         click.echo(f"{made.kept} drawings in {made.out}")
     click.echo(out)
 

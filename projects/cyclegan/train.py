@@ -2,159 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import click
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from projects import _common as kit
+from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, training_command
+from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil, to_tensor
-from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.log import Sink
-from stylegan_toon.training.run import Run, Saved
-from stylegan_toon.training.update import untrained
+from stylegan_toon.training.config import MOST
+from stylegan_toon.training.optimise import frozen
 
-from .model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
+from .model import BLOCKS, NORMS, UPSAMPLERS, Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, Pool
 
 SHOWN = 6  # pictures of each set shown while training
 GENERATORS = ("toon", "photo")  # named after what they make
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
-    """How to train; the defaults are the paper's, with `config.toml` beside this over them."""
+class Sources(Config):
+    """What to train on."""
 
-    resolution: int = setting(256, "Side of the pictures, a multiple of 4.")
-    blocks: int = setting(9, "Residual blocks of a generator: 4, 6 or 9.")
-    g_channels: int = setting(64, "Generators: channels after the first layer.")
-    d_channels: int = setting(64, "Discriminators: channels after the first layer.")
-    norm: str = setting("instance", "Norm in all networks: instance, or layer, which keeps colours.")
-    upsample: str = setting("transposed", "How generators enlarge: transposed, or nearest (and a convolution).")
-    d_layers: int = setting(3, "Discriminators: layers; 1, 2, 3, 4 judge patches of 16, 34, 70, 142 pixels.")
-    batch: int = setting(1, "Pairs of pictures per step.")
-    loss: str = setting("lsgan", "What D and G play for: lsgan (least squares) or bce (cross-entropy).")
-    cycle: float = setting(10.0, "Weight of getting a picture back, L1.")
-    identity: float = setting(0.5, "Weight of leaving alone what is of the right kind already, as a part of --cycle.")
-    pool: int = setting(50, "Older pictures kept for D; 0: none.")
-    lr: float = setting(2e-4, "Adam's rate for all networks.")
-    beta1: float = setting(0.5, "Adam's first beta.")
-    decay_kimg: float = setting(0.0, "Let the rate fall to zero over the last so many thousand pictures; 0: constant.")
-    mirror: bool = setting(False, "Double both sets by mirror images.")
+    photos: str = option(help="Folder, zip or tar shards (also http) of photos.")
+    cartoons: str = option(help="The same of cartoons.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(ProjectConfig):
+    """How to train; the defaults are the paper's. ``config.toml`` replaces some of them for a CPU."""
+
+    batch: int = option(1, "Pairs of pictures per step.", low=1, high=1 << 16)
+    resolution: int = option(256, "Side of the pictures, a multiple of 4.", low=32, high=2048)
+    blocks: int = option(9, "Residual blocks of a generator: 4, 6 or 9.", choices=BLOCKS)
+    g_channels: int = option(64, "Generators: channels after the first layer.", low=1, high=1024)
+    d_channels: int = option(64, "Discriminators: channels after the first layer.", low=1, high=1024)
+    norm: str = option("instance", "Norm in all networks; layer keeps colours.", choices=NORMS)
+    upsample: str = option(
+        "transposed", "How generators enlarge; nearest is followed by a convolution.", choices=UPSAMPLERS
+    )
+    d_layers: int = option(
+        3, "Discriminators: layers; 1, 2, 3, 4 judge patches of 16, 34, 70, 142 pixels.", low=1, high=4
+    )
+    loss: str = option("lsgan", "Adversarial loss: least squares, or cross-entropy.", choices=("lsgan", "bce"))
+    cycle: float = option(10.0, "Weight of the cycle loss: L1 of a picture and its way there and back.", low=0)
+    identity: float = option(
+        0.5, "Weight of leaving alone what is of the right kind already, as a part of --cycle.", low=0
+    )
+    pool: int = option(50, "Older pictures kept for D; 0: none.", low=0, high=10000)
+    lr: float = option(2e-4, "Adam's learning rate for all networks.", above=0)
+    beta1: float = option(0.5, "Adam's first beta.", low=0, high=0.9999)
+    decay_kimg: float = option(
+        0.0, "Let the rate fall to zero over the last so many thousand pictures; 0: constant.", low=0, high=MOST
+    )
+    mirror: bool = option(False, "Double both sets by mirror images.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.generator, self.discriminator  # noqa: B018 - or refuse
-        if self.loss not in ("lsgan", "bce"):
-            raise ValueError(f"loss is {self.loss!r}, not lsgan or bce")
-        if self.resolution < 32 or self.resolution % 4:
-            raise ValueError(f"resolution is {self.resolution}, not a multiple of 4 from 32 on")
-        if self.pool < 0 or min(self.cycle, self.identity, self.decay_kimg) < 0:
-            raise ValueError("pool, cycle, identity and decay_kimg must not be negative")
+        if self.resolution % 4:
+            raise ConfigError(f"--resolution is {self.resolution}: give a multiple of 4.")
 
     @property
     def generator(self) -> GeneratorConfig:
+        """Sizes of both generators."""
         return GeneratorConfig(self.g_channels, self.blocks, self.norm, self.upsample)
 
     @property
     def discriminator(self) -> DiscriminatorConfig:
+        """Sizes of both discriminators."""
         return DiscriminatorConfig(self.d_channels, self.d_layers, self.norm)
 
 
-def build(config: Config) -> dict[str, torch.nn.Module]:
+def new_networks(config: TrainingConfig) -> dict[str, nn.Module]:
     """New networks: ``toon`` and ``photo`` make such pictures, ``D_toon`` and ``D_photo`` judge them."""
-    makers = {name: Generator(config.generator) for name in GENERATORS}
-    return makers | {f"D_{name}": Discriminator(config.discriminator) for name in GENERATORS}
+    generators: dict[str, nn.Module] = {name: Generator(config.generator) for name in GENERATORS}
+    return generators | {f"D_{name}": Discriminator(config.discriminator) for name in GENERATORS}
 
 
 def adversarial(loss: str, scores: Tensor, real: bool) -> Tensor:
-    """How far patch scores are from "all real" or "all not"."""
+    """Loss of patch scores that should all be "real" or all "not"."""
     if loss == "lsgan":
         return (scores - float(real)).square().mean()
     return F.softplus(-scores if real else scores).mean()
 
 
-def train(
-    photos: ImageDataset,
-    cartoons: ImageDataset,
-    folder: Path,
-    config: Config,
-    *,
-    device: torch.device | str = "cpu",
-    saved: Saved | None = None,
-    sinks: Sequence[Sink] = (),
-    provenance: dict[str, Any] | None = None,
-    quiet: bool = True,
-) -> Path:
-    """Train on the two sets; returns the file with ``toon`` and ``photo``. The other arguments are those of `Run`."""
-    networks = {name: network.to(device) for name, network in (saved.networks if saved else build(config)).items()}
-    to_toon, to_photo, D_toon, D_photo = (networks[name] for name in (*GENERATORS, "D_toon", "D_photo"))
-    side = (3, config.resolution, config.resolution)
-    pools = {name: Pool(config.pool, side, device) for name in GENERATORS}
+class CycleganTask(ProjectTask):
+    """Two generators that undo each other, and two discriminators (sections 3 and 4 of the paper).
 
-    def adam(*names: str) -> torch.optim.Adam:
-        parameters = [p for name in names for p in networks[name].parameters()]
-        return torch.optim.Adam(parameters, config.lr, betas=(config.beta1, 0.999))
+    Args:
+        config: how to train.
+        networks: ``toon``, ``photo``, ``D_toon`` and ``D_photo``, on the device to train on.
+        photos, cartoons: the sets.
+    """
 
-    run = Run(
-        folder, config, networks, {"G": adam(*GENERATORS), "D": adam("D_toon", "D_photo")},
-        extras={f"{name}.{k}": getattr(pool, k) for name, pool in pools.items() for k in ("pictures", "count")},
-        resume=saved, sinks=sinks, provenance=provenance, quiet=quiet,
-    )  # fmt: skip
+    config_class = TrainingConfig
+    published = GENERATORS
+    config: TrainingConfig
 
-    def generators(photo: Tensor, toon: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Losses of both, and what they made."""
-        with run.autocast():
-            fake_toon, fake_photo = to_toon(photo), to_photo(toon)
-            back_photo, back_toon = to_photo(fake_toon), to_toon(fake_photo)
-            scores = D_toon(fake_toon).float(), D_photo(fake_photo).float()
+    def __init__(
+        self,
+        config: TrainingConfig,
+        networks: Mapping[str, nn.Module],
+        photos: ImageDataset,
+        cartoons: ImageDataset,
+    ) -> None:
+        def adam(*names: str) -> torch.optim.Adam:
+            parameters = [parameter for name in names for parameter in networks[name].parameters()]
+            return torch.optim.Adam(parameters, config.lr, betas=(config.beta1, 0.999))
+
+        adams = {"G": adam(*GENERATORS), "D": adam("D_toon", "D_photo")}
+        super().__init__(config, networks, adams, {"photos": photos, "cartoons": cartoons})
+        self.to_toon, self.to_photo = (self.network(name, Generator) for name in GENERATORS)
+        self.D_toon, self.D_photo = (self.network(f"D_{name}", Discriminator) for name in GENERATORS)
+        side = (3, config.resolution, config.resolution)
+        self.pools = {name: Pool(config.pool, side, self.device) for name in GENERATORS}
+        self.shown = [[data.image(row) for row in range(min(SHOWN, len(data.names)))] for data in (photos, cartoons)]
+
+    def step(self, phase: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One step of both generators, then one of both discriminators."""
+        config, photo, toon = self.config, batch["photos"], batch["cartoons"]
+        lr = config.lr * fade_out(config.kimg, self.images, config.decay_kimg)
+        self.set_learning_rate("G", lr)
+        self.set_learning_rate("D", lr)
+        with frozen(self.D_toon), frozen(self.D_photo):
+            losses, fake_toon, fake_photo = self.generator_losses(photo, toon)
+            weights = {"cycle": config.cycle, "identity": config.cycle * config.identity}
+            self.minimise("G", add_up(weights.get(name, 1.0) * loss for name, loss in losses.items()))
+        d_toon = self.discriminator_loss(self.D_toon, toon, self.pools["toon"].exchange(fake_toon))
+        d_photo = self.discriminator_loss(self.D_photo, photo, self.pools["photo"].exchange(fake_photo))
+        self.minimise("D", d_toon + d_photo)
+        return losses | {"D_toon": d_toon, "D_photo": d_photo}
+
+    def generator_losses(self, photo: Tensor, toon: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Losses of both generators, and the cartoons and photos they made."""
+        kind = self.config.loss
+        with self.autocast():
+            fake_toon, fake_photo = self.to_toon(photo), self.to_photo(toon)
+            back_photo, back_toon = self.to_photo(fake_toon), self.to_toon(fake_photo)
+            scores = self.D_toon(fake_toon).float(), self.D_photo(fake_photo).float()
             losses = {
-                "G_toon": adversarial(config.loss, scores[0], real=True),
-                "G_photo": adversarial(config.loss, scores[1], real=True),
+                "G_toon": adversarial(kind, scores[0], real=True),
+                "G_photo": adversarial(kind, scores[1], real=True),
                 "cycle": F.l1_loss(back_photo.float(), photo) + F.l1_loss(back_toon.float(), toon),
             }
-            if config.identity:
-                same = F.l1_loss(to_toon(toon).float(), toon) + F.l1_loss(to_photo(photo).float(), photo)
+            if self.config.identity:
+                same = F.l1_loss(self.to_toon(toon).float(), toon) + F.l1_loss(self.to_photo(photo).float(), photo)
                 losses["identity"] = same
         return losses, fake_toon.float(), fake_photo.float()
 
-    def judge(D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
-        with run.autocast():
+    def discriminator_loss(self, D: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+        """Loss of one discriminator, halved as in the paper to slow it down."""
+        kind = self.config.loss
+        with self.autocast():
             scores = D(real).float(), D(fake).float()
-        return (adversarial(config.loss, scores[0], True) + adversarial(config.loss, scores[1], False)) / 2
+        return (adversarial(kind, scores[0], True) + adversarial(kind, scores[1], False)) / 2
 
-    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        photo, toon = batch["photos"], batch["cartoons"]
-        lr = learning_rate(config, run.counters.images)
-        run.rate("G", lr)
-        run.rate("D", lr)
-        with untrained(D_toon), untrained(D_photo):
-            losses, fake_toon, fake_photo = generators(photo, toon)
-            weights = {"cycle": config.cycle, "identity": config.cycle * config.identity}
-            run.minimise("G", sum(weights.get(name, 1.0) * loss for name, loss in losses.items()))
-        d_toon = judge(D_toon, toon, pools["toon"].exchange(fake_toon))
-        d_photo = judge(D_photo, photo, pools["photo"].exchange(fake_photo))
-        run.minimise("D", d_toon + d_photo)
-        return losses | {"D_toon": d_toon, "D_photo": d_photo}
+    def samples(self) -> Image.Image:
+        """A sheet of the same pictures every time."""
+        return sheet(self.to_toon, self.to_photo, *self.shown)
 
-    shown = [[data.image(row) for row in range(min(SHOWN, len(data.names)))] for data in (photos, cartoons)]
-
-    def paint() -> Image.Image:
-        return sheet(networks, *shown)
-
-    return run.train({"photos": photos, "cartoons": cartoons}, step, paint, publish=GENERATORS)
-
-
-def learning_rate(config: Config, images: int) -> float:
-    """Constant, then over the last ``decay_kimg`` thousand pictures straight down to zero."""
-    left = config.kimg * 1000 - images
-    return config.lr * (min(1.0, left / (config.decay_kimg * 1000)) if config.decay_kimg else 1.0)
+    def tensors(self) -> dict[str, Tensor]:
+        """Both pools of older pictures."""
+        pools = {f"{name}.{k}": getattr(pool, k) for name, pool in self.pools.items() for k in ("pictures", "count")}
+        return super().tensors() | pools
 
 
 @torch.no_grad()
@@ -164,12 +178,14 @@ def translate(network: Generator, image: Image.Image) -> Image.Image:
     return to_pil(network(to_tensor(image).to(device)))
 
 
-def sheet(networks: dict[str, torch.nn.Module], photos: list[Image.Image], cartoons: list[Image.Image]) -> Image.Image:
+def sheet(
+    to_toon: Generator, to_photo: Generator, photos: Sequence[Image.Image], cartoons: Sequence[Image.Image]
+) -> Image.Image:
     """A row each: photos, made into cartoons, and back again; cartoons, made into photos, and back again."""
     rows: list[list[Image.Image]] = []
-    for images, (there, back) in ((photos, GENERATORS), (cartoons, GENERATORS[::-1])):
-        made = [translate(networks[there], image) for image in images]
-        rows += [images, made, [translate(networks[back], image) for image in made]]
+    for images, there, back in ((photos, to_toon, to_photo), (cartoons, to_photo, to_toon)):
+        made = [translate(there, image) for image in images]
+        rows += [list(images), made, [translate(back, image) for image in made]]
     columns = max(len(row) for row in rows)
     blank = Image.new("RGB", photos[0].size, "white")
     cells = [image for row in rows for image in row + [blank] * (columns - len(row))]
@@ -177,29 +193,28 @@ def sheet(networks: dict[str, torch.nn.Module], photos: list[Image.Image], carto
     return image_grid(cells, columns, row_labels=labels)
 
 
-@kit.trainer(
+@training_command(
     """python -m projects.cyclegan.train --photos data/photos-train.zip --cartoons data/cartoons-train.zip
 python -m projects.cyclegan.train --photos photos/ --cartoons cartoons/ --blocks 9 --dtype float16 --decay-kimg 60
 python -m projects.cyclegan.train --photos photos/ --cartoons cartoons/ --resume auto""",
-    Config,
+    CycleganTask,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["G_toon", "G_photo"], ["D_toon", "D_photo"], ["cycle", "identity"]],
 )
-@click.option("--photos", required=True, help="Folder, zip or tar shards (also http) of photos.")
-@click.option("--cartoons", required=True, help="The same of cartoons.")
-def main(start: kit.Start, photos: str, cartoons: str) -> Path:
+def main(start: Start) -> Path:
     """Train a CycleGAN: photos into cartoons and back.
 
     Writes snapshots and sheets of the same few pictures to --out every --snapshot-kimg thousand pictures, at the end
     network.safetensors (toon, photo) and curves.png.
     """
-    config = start.config
-    sets = [ImageDataset(path, config.resolution, resize=True, xflip=config.mirror) for path in (photos, cartoons)]
-    data = f"{Path(photos).name}, {Path(cartoons).name}"
-    return train(
-        *sets, start.folder, config, device=start.device, saved=start.saved, sinks=start.sinks,
-        provenance=start.provenance | {"data": data}, quiet=start.quiet,
-    )  # fmt: skip
+    config, sources = start.config, start.sources
+    photos, cartoons = (
+        ImageDataset(path, config.resolution, resize=True, xflip=config.mirror)
+        for path in (sources.photos, sources.cartoons)
+    )
+    task = CycleganTask(config, start.networks(lambda: new_networks(config)), photos, cartoons)
+    return start.train(task, data=f"{Path(sources.photos).name}, {Path(sources.cartoons).name}")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ def load_generator(path: Path, device: torch.device | str = "cpu", which: str = 
     Raises:
         ToonError: no such file, damaged, or of another project.
     """
-    found = load_networks(path, which=(which,), device=device)[which]
-    if not isinstance(found, Generator):
+    network = load_networks(path, which=(which,), device=device)[which]
+    if not isinstance(network, Generator):
         raise ToonError(f"{path} is of another project: give a network that projects.dcgan.train made.")
-    return found
+    return network
 
 
 def path(a: Tensor, b: Tensor, steps: int) -> Tensor:

@@ -8,37 +8,26 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from stylegan_toon.config import Config, option
+
 RESOLUTIONS = (32, 64, 128, 256)  # 32 for tests
 
 
-def _checked(resolution: int, *sizes: int) -> None:
-    if resolution not in RESOLUTIONS:
-        raise ValueError(f"resolution is {resolution}, not one of {', '.join(map(str, RESOLUTIONS))}")
-    if not all(0 < size <= 4096 for size in sizes):
-        raise ValueError(f"sizes are {sizes}, not from 1 to 4096")
-
-
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(Config):
     """``channels`` at the highest resolution; twice as many at each half, up to 8 times. The paper has 64."""
 
-    resolution: int = 64
-    z_dim: int = 100
-    channels: int = 64
-
-    def __post_init__(self) -> None:
-        _checked(self.resolution, self.z_dim, self.channels)
+    resolution: int = option(64, choices=RESOLUTIONS)
+    z_dim: int = option(100, low=1, high=4096)
+    channels: int = option(64, low=1, high=4096)
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig:
+class DiscriminatorConfig(Config):
     """``channels`` after the first layer; see `GeneratorConfig`."""
 
-    resolution: int = 64
-    channels: int = 64
-
-    def __post_init__(self) -> None:
-        _checked(self.resolution, self.channels)
+    resolution: int = option(64, choices=RESOLUTIONS)
+    channels: int = option(64, low=1, high=4096)
 
 
 def widths(resolution: int, channels: int) -> list[int]:
@@ -96,9 +85,10 @@ def initialise(network: nn.Module) -> None:
             module.weight.normal_(0, 0.02)
         elif isinstance(module, nn.BatchNorm2d):
             module.weight.normal_(1, 0.02)
-        if getattr(module, "bias", None) is not None:
-            module.bias.zero_()
-    network.to(memory_format=torch.channels_last)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, Tensor):
+            bias.zero_()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 @torch.no_grad()

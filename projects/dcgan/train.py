@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import click
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from projects import _common as kit
+from projects._common import ProjectConfig, ProjectTask, Start, training_command
+from stylegan_toon.config import Config, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.pipelines.generate import latents
 from stylegan_toon.training.augment import build_augment
-from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.log import Sink
-from stylegan_toon.training.run import Run, Saved
-from stylegan_toon.training.update import follow, untrained
+from stylegan_toon.training.config import MOST
+from stylegan_toon.training.optimise import frozen, update_average
 
 from .model import RESOLUTIONS, Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, sample
 
@@ -29,113 +27,113 @@ SHOWN = range(32)  # seeds of the pictures shown while training
 
 
 @dataclass(frozen=True)
-class Config(RunConfig):
-    """How to train; the defaults are the paper's, with `config.toml` beside this over them."""
+class Sources(Config):
+    """What to train on."""
 
-    resolution: int = setting(64, "Side of the pictures: 64, 128 or 256.")
-    z_dim: int = setting(100, "Size of a latent.")
-    g_channels: int = setting(64, "Generator: channels at the highest resolution.")
-    d_channels: int = setting(64, "Discriminator: channels after the first layer.")
-    batch: int = setting(128, "Pictures per step.")
-    lr: float = setting(2e-4, "Adam's rate for both networks.")
-    beta1: float = setting(0.5, "Adam's first beta.")
-    ema_kimg: float = setting(0.0, "Half-life of the averaged generator that is published; 0: no averaging.")
-    mirror: bool = setting(False, "Double the set by mirror images.")
-    augment: str = setting("off", "off, or diff: DiffAugment, for a set of few thousands.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resolution not in RESOLUTIONS:
-            raise ValueError(f"resolution is {self.resolution}, not 64, 128 or 256")
-        if self.augment not in ("off", "diff"):
-            raise ValueError(f"augment is {self.augment!r}, not off or diff")
-        if self.batch < 2:
-            raise ValueError("batch norm needs a batch of 2 or more")
+    data: str = option(help="Folder, zip or tar shards (also http) of pictures.")
 
 
-def build(config: Config) -> dict[str, torch.nn.Module]:
+@dataclass(frozen=True)
+class TrainingConfig(ProjectConfig):
+    """How to train; the defaults are the paper's. ``config.toml`` replaces some of them for a CPU."""
+
+    batch: int = option(128, "Pictures per step; batch norm needs 2.", low=2, high=1 << 16)
+    resolution: int = option(64, "Side of the pictures: 64, 128 or 256.", choices=RESOLUTIONS)
+    z_dim: int = option(100, "Size of a latent.", low=1, high=4096)
+    g_channels: int = option(64, "Generator: channels at the highest resolution.", low=1, high=4096)
+    d_channels: int = option(64, "Discriminator: channels after the first layer.", low=1, high=4096)
+    lr: float = option(2e-4, "Adam's learning rate for both networks.", above=0)
+    beta1: float = option(0.5, "Adam's first beta.", low=0, high=0.9999)
+    ema_kimg: float = option(
+        0.0, "Half-life of the averaged generator that is published; 0: no averaging.", low=0, high=MOST
+    )
+    mirror: bool = option(False, "Double the set by mirror images.")
+    augment: str = option("off", "diff is DiffAugment, for a set of few thousands.", choices=("off", "diff"))
+
+
+def new_networks(config: TrainingConfig) -> dict[str, nn.Module]:
     """New networks ``G``, ``G_ema`` and ``D``."""
     G = Generator(GeneratorConfig(config.resolution, config.z_dim, config.g_channels))
     D = Discriminator(DiscriminatorConfig(config.resolution, config.d_channels))
     return {"G": G, "G_ema": copy.deepcopy(G).requires_grad_(False), "D": D}
 
 
-def train(
-    pictures: ImageDataset,
-    folder: Path,
-    config: Config,
-    *,
-    device: torch.device | str = "cpu",
-    saved: Saved | None = None,
-    sinks: Sequence[Sink] = (),
-    provenance: dict[str, Any] | None = None,
-    quiet: bool = True,
-) -> Path:
-    """Train on ``pictures``; returns the file with ``G_ema`` and ``D``. The other arguments are those of `Run`."""
-    networks = {name: network.to(device) for name, network in (saved.networks if saved else build(config)).items()}
-    G, G_ema, D = networks["G"], networks["G_ema"], networks["D"]
-    optimizers = {
-        name: torch.optim.Adam(networks[name].parameters(), config.lr, betas=(config.beta1, 0.999))
-        for name in ("G", "D")
-    }
-    run = Run(
-        folder, config, networks, optimizers, resume=saved, sinks=sinks, provenance=provenance, quiet=quiet
-    )  # fmt: skip
-    augment = build_augment(config.augment, None, float(config.augment == "diff"))
+class DcganTask(ProjectTask):
+    """A generator and a discriminator that play for cross-entropy (section 3 of the paper).
 
-    def score(image: Tensor) -> Tensor:
-        with run.autocast():
-            return D(augment(image)).float()
+    Args:
+        config: how to train.
+        networks: ``G``, ``G_ema`` and ``D``, on the device to train on.
+        pictures: the training set.
+    """
 
-    def step(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        z = torch.randn(config.batch, config.z_dim, device=run.device)
-        with run.autocast():
-            fake = G(z).float()
+    config_class = TrainingConfig
+    published = ("G_ema", "D")
+    config: TrainingConfig
 
-        real_logits, fake_logits = score(batch["pictures"]), score(fake.detach())
+    def __init__(self, config: TrainingConfig, networks: Mapping[str, nn.Module], pictures: ImageDataset) -> None:
+        adams = {
+            name: torch.optim.Adam(networks[name].parameters(), config.lr, betas=(config.beta1, 0.999))
+            for name in ("G", "D")
+        }
+        super().__init__(config, networks, adams, {"pictures": pictures})
+        self.G, self.G_ema = self.network("G", Generator), self.network("G_ema", Generator)
+        self.D = self.network("D", Discriminator)
+        self.augment = build_augment(config.augment, None, float(config.augment == "diff"))
+
+    def step(self, phase: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One step of D, then one of G."""
+        z = torch.randn(self.config.batch, self.config.z_dim, device=self.device)
+        with self.autocast():
+            fake = self.G(z).float()
+
+        real_logits, fake_logits = self.logits(batch["pictures"]), self.logits(fake.detach())
         d_loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()  # cross-entropy of logits
-        run.minimise("D", d_loss)
+        self.minimise("D", d_loss)
 
-        with untrained(D):
-            g_loss = F.softplus(-score(fake)).mean()
-            run.minimise("G", g_loss)
-        follow(G_ema, G, memory(config, run.counters.images), with_buffers=True)
+        with frozen(self.D):
+            g_loss = F.softplus(-self.logits(fake)).mean()
+            self.minimise("G", g_loss)
+        update_average(self.G_ema, self.G, average_beta(self.config, self.images), average_buffers=True)
         right = (real_logits > 0).float().mean() / 2 + (fake_logits < 0).float().mean() / 2
         return {"G": g_loss, "D": d_loss, "D_accuracy": right}
 
-    def paint() -> Any:
-        return image_grid([to_pil(image) for image in sample(G_ema, latents(SHOWN, config.z_dim))], columns=8)
+    def logits(self, image: Tensor) -> Tensor:
+        """D's logits ``[N]`` of augmented pictures."""
+        with self.autocast():
+            return self.D(self.augment(image)).float()
 
-    return run.train({"pictures": pictures}, step, paint, publish=("G_ema", "D"))
+    def samples(self) -> Image.Image:
+        """Pictures of the averaged generator for the same latents every time."""
+        z = latents(SHOWN, self.config.z_dim)
+        return image_grid([to_pil(image) for image in sample(self.G_ema, z)], columns=8)
 
 
-def memory(config: Config, images: int) -> float:
-    """Share of itself that G_ema keeps in a step: its half-life grows to ``ema_kimg``, a 20th of what was seen."""
+def average_beta(config: TrainingConfig, images: int) -> float:
+    """Share of itself that G_ema keeps in a step: its half-life grows to ``ema_kimg``, a 20th of the pictures seen."""
     half_life = min(config.ema_kimg * 1000, 0.05 * images)
     return 0.5 ** (config.batch / half_life) if half_life else 0.0
 
 
-@kit.trainer(
+@training_command(
     """python -m projects.dcgan.train --data faces64.zip --out runs/dcgan
 python -m projects.dcgan.train --data faces.zip --resolution 128 --dtype float16 --out runs/dcgan128
 python -m projects.dcgan.train --data faces64.zip --out runs/dcgan --resume auto""",
-    Config,
+    DcganTask,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["G", "D"], ["D_accuracy"]],
 )
-@click.option("--data", required=True, help="Folder, zip or tar shards (also http) of pictures.")
-def main(start: kit.Start, data: str) -> Path:
+def main(start: Start) -> Path:
     """Train a DCGAN on a set of pictures.
 
     Writes snapshots and pictures of the same 32 latents to --out every --snapshot-kimg thousand pictures, at the end
     network.safetensors (G_ema, D) and curves.png.
     """
-    config = start.config
+    config, data = start.config, start.sources.data
     pictures = ImageDataset(data, config.resolution, resize=True, xflip=config.mirror)
-    return train(
-        pictures, start.folder, config, device=start.device, saved=start.saved, sinks=start.sinks,
-        provenance=start.provenance | {"data": Path(data).name}, quiet=start.quiet,
-    )  # fmt: skip
+    task = DcganTask(config, start.networks(lambda: new_networks(config)), pictures)
+    return start.train(task, data=Path(data).name)
 
 
 if __name__ == "__main__":

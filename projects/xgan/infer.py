@@ -18,10 +18,10 @@ from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.weights import load_networks
 
-from .model import DOMAINS, PAINTERS, Xgan
+from .model import DOMAINS, TRANSLATOR, SharedEncoder, Xgan
 
 SHIPPED = Path(__file__).with_name("xgan.safetensors")
-SEGMENTED_AT = 256  # pixels; the background is found best about here
+SEGMENTED_AT = 256  # pixels; background removal works best about here
 
 
 def load_xgan(path: Path, device: torch.device | str = "cpu") -> Xgan:
@@ -31,21 +31,21 @@ def load_xgan(path: Path, device: torch.device | str = "cpu") -> Xgan:
         ToonError: a component is missing, or is something else.
     """
     if path.is_dir():
-        found = {
-            name: load_networks(path / f"{name}.safetensors", which=[name], device=device)[name] for name in PAINTERS
+        networks = {
+            name: load_networks(path / f"{name}.safetensors", which=[name], device=device)[name] for name in TRANSLATOR
         }
     else:
-        found = load_networks(path, which=PAINTERS, device=device)
-    if len({getattr(network, "config", None) for network in found.values()}) > 1:
+        networks = load_networks(path, which=TRANSLATOR, device=device)
+    if len({getattr(network, "config", None) for network in networks.values()}) > 1:
         raise ToonError(f"The components in {path} do not belong together: take those of one training.")
-    return Xgan(found)
+    return Xgan(networks)
 
 
 def segment(photo: Image.Image, *, aligned: bool = False, matting: str = "walker") -> Image.Image:
     """The largest face of a photo, cut out as FFHQ is, on white.
 
     Raises:
-        ToonError: no face is found.
+        ToonError: there is no face in it.
     """
     faces = open_photo(photo, SEGMENTED_AT, aligned=aligned).faces
     largest = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).sum())
@@ -55,6 +55,8 @@ def segment(photo: Image.Image, *, aligned: bool = False, matting: str = "walker
 def translate(xgan: Xgan, picture: Image.Image, source: int, *, clean: bool = True) -> Image.Image:
     """A picture of the domain ``source`` (0 faces, 1 cartoons) as one of the other, at the network's resolution."""
     network = xgan.networks["e_shared"]
+    if not isinstance(network, SharedEncoder):
+        raise ToonError("The network e_shared is not one of XGAN: give a file that projects.xgan.train made.")
     size = network.config.resolution
     small = picture.resize((size, size), Image.Resampling.LANCZOS)
     img = to_tensor(small).to(next(network.parameters()).device)
@@ -71,7 +73,9 @@ python -m projects.xgan.infer avatars.zip --source cartoons"""
 @click.option("--source", type=click.Choice(DOMAINS), default="faces", help="What the pictures show.")
 @click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
 @click.option("--segmented", is_flag=True, help="They are on white already, too.")
-@click.option("--matting", type=click.Choice(["walker", "rembg"]), default="walker", help="How backgrounds are found.")
+@click.option(
+    "--matting", type=click.Choice(["walker", "rembg"]), default="walker", help="How the background is removed."
+)
 @click.option("--clean/--raw", default=True, help="Whether the denoiser goes over the cartoons.")
 @cli.out("out/xgan")
 @cli.device()

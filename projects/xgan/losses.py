@@ -17,7 +17,8 @@ class _Reverse(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = grad_outputs
         return -ctx.strength * gradient, None
 
 
@@ -31,9 +32,9 @@ def reversal_strength(share: float) -> float:
     return 2 / (1 + math.exp(-10 * share)) - 1
 
 
-def reconstruction_loss(painted: Tensor, img: Tensor) -> Tensor:
+def reconstruction_loss(generated: Tensor, img: Tensor) -> Tensor:
     """Mean squared distance of a picture to itself after encoding and decoding."""
-    return F.mse_loss(painted, img)
+    return F.mse_loss(generated, img)
 
 
 def domain_loss(logits: Tensor, domain: int) -> Tensor:

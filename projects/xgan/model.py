@@ -19,15 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from stylegan_toon.config import Config, option
+
 SLOPE = 0.2
+RESOLUTIONS = (32, 64, 128, 256)
 DOMAINS = ("faces", "cartoons")
-# Who is which: the first six and the denoiser paint, the others only teach.
-PAINTERS = ("e1", "e2", "e_shared", "d_shared", "d1", "d2", "denoiser")
+# The networks that translate; the others are needed for training only.
+TRANSLATOR = ("e1", "e2", "e_shared", "d_shared", "d1", "d2", "denoiser")
 TEACHERS = ("disc1", "disc2", "c_dann")
 
 
 @dataclass(frozen=True)
-class XganConfig:
+class XganConfig(Config):
     """Sizes of all networks.
 
     Attributes:
@@ -37,15 +40,10 @@ class XganConfig:
         disc_channels: of the first layer of a discriminator.
     """
 
-    resolution: int = 64
-    channels: int = 32
-    embedding: int = 1024
-    disc_channels: int = 32
-
-    def __post_init__(self) -> None:
-        sizes = (self.channels, self.embedding, self.disc_channels)
-        if self.resolution not in (32, 64, 128, 256) or not all(4 <= size <= 4096 for size in sizes):
-            raise ValueError(f"no XGAN of {self}")
+    resolution: int = option(64, choices=RESOLUTIONS)
+    channels: int = option(32, low=4, high=4096)
+    embedding: int = option(1024, low=4, high=4096)
+    disc_channels: int = option(32, low=4, high=4096)
 
     @property
     def grid(self) -> int:
@@ -130,7 +128,7 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Real or painted, one score a picture: ``[N, 3, R, R]`` in [-1, 1] -> ``[N]``."""
+    """Real or generated, one score a picture: ``[N, 3, R, R]`` in [-1, 1] -> ``[N]``."""
 
     def __init__(self, config: XganConfig) -> None:
         super().__init__()
@@ -204,5 +202,5 @@ class Xgan:
     @torch.no_grad()
     def translate(self, img: Tensor, source: int, *, clean: bool = True) -> Tensor:
         """Pictures of the domain ``source`` as those of the other; cartoons are cleaned by the denoiser."""
-        painted = self.decode(self.encode(img, source), 1 - source)
-        return self.networks["denoiser"](painted) if clean and source == 0 else painted
+        translated = self.decode(self.encode(img, source), 1 - source)
+        return self.networks["denoiser"](translated) if clean and source == 0 else translated

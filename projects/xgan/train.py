@@ -7,116 +7,159 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import click
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from projects._common import Start, trainer
-from stylegan_toon import cli
+from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, training_command
+from stylegan_toon.config import Config, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import FaceEmbedder, face_embedder
-from stylegan_toon.training.config import RunConfig, setting
-from stylegan_toon.training.run import Run
-from stylegan_toon.training.update import untrained
+from stylegan_toon.training.config import MOST
+from stylegan_toon.training.optimise import frozen
 from stylegan_toon.weights import save_networks
 
 from . import losses
-from .model import PAINTERS, Xgan, XganConfig, new_networks
+from .model import RESOLUTIONS, TRANSLATOR, Xgan, XganConfig, new_networks
 from .noise import corrupt
 
 SHOWN = 8
 
 
 @dataclass(frozen=True)
-class XganTraining(RunConfig):
-    """Options of a training."""
+class Sources(Config):
+    """What to train on."""
 
-    resolution: int = setting(64, "Side of the pictures in pixels.")
-    channels: int = setting(32, "Width of the first layer; 32 is published.")
-    embedding: int = setting(1024, "Length of the embedding; 1024 is published.")
-    disc_channels: int = setting(32, "Width of the discriminators.")
-    lr: float = setting(2e-4, "Adam's rate of everything but the discriminators.")
-    d_lr: float = setting(2e-4, "... of the discriminators.")
-    reconstruction: float = setting(1.0, "Weight of coming back the same through one's own decoder.")
-    domain: float = setting(1.0, "... of embeddings that do not tell their domain.")
-    semantic: float = setting(0.5, "... of embeddings that translation does not change.")
-    adversarial: float = setting(1.0, "... of translations that look real.")
-    teacher: float = setting(0.0, "... of a face recogniser's opinion; 0 = none.")
-    fade_kimg: float = setting(0.0, "Thousands of pictures at the end over which the rates fall to 0.")
+    faces: Path = option(help="Folder, zip or shards of aligned faces on white.")
+    cartoons: Path = option(help="... of cartoons.")
+    identity: str = option("dlib", "The teacher, if it has a weight: dlib, facenet or a file.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.sizes  # refuses what cannot be
+
+@dataclass(frozen=True)
+class TrainingConfig(ProjectConfig):
+    """How to train. ``config.toml`` replaces some of the defaults for a CPU."""
+
+    resolution: int = option(64, "Side of the pictures: 32, 64, 128 or 256.", choices=RESOLUTIONS)
+    channels: int = option(32, "Width of the first layer; 32 is published.", low=4, high=4096)
+    embedding: int = option(1024, "Length of the embedding; 1024 is published.", low=4, high=4096)
+    disc_channels: int = option(32, "Width of the discriminators.", low=4, high=4096)
+    lr: float = option(2e-4, "Adam's learning rate of everything but the discriminators.", above=0)
+    d_lr: float = option(2e-4, "... of the discriminators.", above=0)
+    reconstruction: float = option(1.0, "Weight of coming back the same through one's own decoder.", low=0)
+    domain: float = option(1.0, "... of embeddings that do not tell their domain.", low=0)
+    semantic: float = option(0.5, "... of embeddings that translation does not change.", low=0)
+    adversarial: float = option(1.0, "... of translations that look real.", low=0)
+    teacher: float = option(0.0, "... of a face recogniser's opinion; 0 = none.", low=0)
+    fade_kimg: float = option(0.0, "Thousands of pictures at the end over which the rates fall to 0.", low=0, high=MOST)
 
     @property
     def sizes(self) -> XganConfig:
+        """Sizes of all networks."""
         return XganConfig(self.resolution, self.channels, self.embedding, self.disc_channels)
 
 
-class Trainer:
-    """One step, and who learns from it."""
+class XganTask(ProjectTask):
+    """Encoders, decoders and domain classifier; discriminators; and the denoiser: one optimiser each.
 
-    def __init__(self, config: XganTraining, run: Run, teacher: FaceEmbedder | None = None) -> None:
-        self.config, self.run, self.teacher = config, run, teacher
-        self.xgan = Xgan(run.networks)
-        self.critics = nn.ModuleList([run.networks["disc1"], run.networks["disc2"]])
+    Args:
+        config: how to train.
+        networks: those of `model.new_networks`, on the device to train on.
+        faces, cartoons: the sets.
+        teacher: a face recogniser whose embedding the encoders learn to contain, if any.
+    """
 
-    def step(self, batch: dict[str, Tensor]) -> Mapping[str, Tensor]:
-        """One batch of faces and of cartoons, float32 ``[N, 3, R, R]`` in [-1, 1] each."""
-        config, run = self.config, self.run
-        images, total, fade = run.counters.images, config.kimg * 1000, config.fade_kimg * 1000
-        left = min(1.0, (total - images) / fade) if fade else 1.0
-        for name, rate in (("G", config.lr), ("D", config.d_lr), ("denoiser", config.lr)):
-            run.rate(name, rate * left)
+    config_class = TrainingConfig
+    published = TRANSLATOR
+    config: TrainingConfig
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        networks: Mapping[str, nn.Module],
+        faces: ImageDataset,
+        cartoons: ImageDataset,
+        teacher: FaceEmbedder | None = None,
+    ) -> None:
+        names = {"D": ["disc1", "disc2"], "denoiser": ["denoiser"]}
+        names["G"] = [name for name in networks if name not in ("disc1", "disc2", "denoiser")]
+        adams = {
+            name: torch.optim.Adam(
+                chain(*(networks[part].parameters() for part in names[name])), config.lr, betas=(0.5, 0.999)
+            )
+            for name in ("G", "D", "denoiser")
+        }
+        super().__init__(config, networks, adams, {"faces": faces, "cartoons": cartoons})
+        self.teacher, self.xgan = teacher, Xgan(self.networks)
+        self.discriminators = nn.ModuleList([self.networks["disc1"], self.networks["disc2"]])
+        self.shown = [self._first(data) for data in (faces, cartoons)]
+
+    def _first(self, data: ImageDataset) -> Tensor:
+        """The first few pictures of a set, ``[N, 3, R, R]`` in [-1, 1]."""
+        pictures = torch.stack([data[row % len(data)][0] for row in range(SHOWN)])
+        return pictures.to(self.device, torch.float32) / 127.5 - 1
+
+    def step(self, phase: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One step of the translator, of the discriminators and of the denoiser."""
+        config = self.config
+        fade = fade_out(config.kimg, self.images, config.fade_kimg)
+        for name, lr in (("G", config.lr), ("D", config.d_lr), ("denoiser", config.lr)):
+            self.set_learning_rate(name, lr * fade)
 
         pictures = [mirrored(batch["faces"]), mirrored(batch["cartoons"])]
-        with run.autocast():
-            terms, translated = self.translator_terms(pictures, losses.reversal_strength(images / total))
+        with self.autocast():
+            strength = losses.reversal_strength(self.images / (config.kimg * 1000))
+            log, translated = self.translator_losses(pictures, strength)
             weights = [config.reconstruction, config.domain, config.semantic, config.adversarial, config.teacher]
-            loss = sum(weight * term for weight, term in zip(weights, terms.values()))
-        run.minimise("G", loss)
-        with run.autocast():
-            terms["D"] = self.critic_loss(pictures, [img.detach() for img in translated])
-        run.minimise("D", terms["D"])
-        with run.autocast():
-            cleaned = run.networks["denoiser"](corrupt(pictures[1]))
-            terms["denoiser"] = losses.reconstruction_loss(cleaned, pictures[1])
-        run.minimise("denoiser", terms["denoiser"])
-        return terms
+            loss = add_up(weight * part for weight, part in zip(weights, log.values()))
+        self.minimise("G", loss)
+        with self.autocast():
+            log["D"] = self.discriminator_loss(pictures, [img.detach() for img in translated])
+        self.minimise("D", log["D"])
+        with self.autocast():
+            cleaned = self.networks["denoiser"](corrupt(pictures[1]))
+            log["denoiser"] = losses.reconstruction_loss(cleaned, pictures[1])
+        self.minimise("denoiser", log["denoiser"])
+        return log
 
-    def translator_terms(self, pictures: list[Tensor], strength: float) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Losses of encoders, decoders and domain classifier, and the translations: ``[as cartoons, as faces]``."""
-        xgan, networks = self.xgan, self.run.networks
-        seen = [xgan.encode(img, domain) for domain, img in enumerate(pictures)]
-        same = [xgan.decode(z, domain) for domain, z in enumerate(seen)]
-        other = [xgan.decode(z, 1 - domain) for domain, z in enumerate(seen)]
+    def translator_losses(self, pictures: list[Tensor], strength: float) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Losses of encoders, decoders and domain classifier, and the translations: ``[as cartoons, as faces]``.
+
+        ``strength`` is that of the reversed gradient of the domain classifier, 0 to 1.
+        """
+        xgan, networks = self.xgan, self.networks
+        embeddings = [xgan.encode(img, domain) for domain, img in enumerate(pictures)]
+        same = [xgan.decode(z, domain) for domain, z in enumerate(embeddings)]
+        other = [xgan.decode(z, 1 - domain) for domain, z in enumerate(embeddings)]
         again = [xgan.encode(img, 1 - domain) for domain, img in enumerate(other)]
-        told = [networks["c_dann"](losses.reverse_gradient(z, strength)) for z in seen]
-        with untrained(self.critics):
+        domains = [networks["c_dann"](losses.reverse_gradient(z, strength)) for z in embeddings]
+        with frozen(self.discriminators):
             scores = [networks["disc2"](other[0]), networks["disc1"](other[1])]
-        terms = {
-            "reconstruction": sum(losses.reconstruction_loss(a, b) for a, b in zip(same, pictures)),
-            "domain": sum(losses.domain_loss(logits, domain) for domain, logits in enumerate(told)) / 2,
-            "semantic": sum(losses.semantic_loss(before, after) for before, after in zip(seen, again)),
-            "G": sum(losses.adversarial_loss(score, real=True) for score in scores),
+        parts = {
+            "reconstruction": add_up(losses.reconstruction_loss(a, b) for a, b in zip(same, pictures)),
+            "domain": add_up(losses.domain_loss(logits, domain) for domain, logits in enumerate(domains)) / 2,
+            "semantic": add_up(losses.semantic_loss(before, after) for before, after in zip(embeddings, again)),
+            "G": add_up(losses.adversarial_loss(score, real=True) for score in scores),
         }
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.teacher(pictures[0])
-            terms["teacher"] = losses.teacher_loss(seen[0], taught)
-        return terms, other
+            parts["teacher"] = losses.teacher_loss(embeddings[0], taught)
+        return parts, other
 
-    def critic_loss(self, pictures: list[Tensor], translated: list[Tensor]) -> Tensor:
-        """What the discriminators of faces and cartoons minimise."""
-        total = 0.0
+    def discriminator_loss(self, pictures: list[Tensor], translated: list[Tensor]) -> Tensor:
+        """The loss of the discriminators of faces and cartoons."""
+        parts: list[Tensor] = []
         for name, real, fake in zip(("disc1", "disc2"), pictures, translated[::-1]):
-            critic = self.run.networks[name]
-            total = total + losses.adversarial_loss(critic(real), real=True)
-            total = total + losses.adversarial_loss(critic(fake), real=False)
-        return total
+            discriminator = self.networks[name]
+            parts.append(losses.adversarial_loss(discriminator(real), real=True))
+            parts.append(losses.adversarial_loss(discriminator(fake), real=False))
+        return add_up(parts)
+
+    def samples(self) -> Image.Image:
+        """A sheet of the same pictures every time."""
+        return sheet(self.xgan, *self.shown)
 
 
 def mirrored(img: Tensor) -> Tensor:
@@ -134,55 +177,32 @@ def sheet(xgan: Xgan, faces: Tensor, cartoons: Tensor) -> Image.Image:
     return image_grid(pictures, len(faces), size=96, row_labels=labels)
 
 
-@trainer(
+@training_command(
     """python -m projects.xgan.train --faces faces-white.zip --cartoons avatars.zip
 python -m projects.xgan.train --faces faces-white.zip --cartoons avatars.zip --resume auto""",
-    XganTraining,
+    XganTask,
+    Sources,
     Path(__file__).with_name("config.toml"),
     [["reconstruction"], ["domain"], ["semantic"], ["G", "D"], ["denoiser"], ["teacher"]],
 )
-@click.option("--faces", type=cli.PATH, required=True, help="Folder, zip or shards of aligned faces on white.")
-@click.option("--cartoons", type=cli.PATH, required=True, help="... of cartoons.")
-@click.option("--identity", default="dlib", help="The teacher, if it has a weight: dlib, facenet or a file.")
-def main(start: Start, faces: Path, cartoons: Path, identity: str) -> Path:
+def main(start: Start) -> Path:
     """Teach an embedding that faces and cartoons share, and decoders for both.
 
     Writes fakes-NNNNNNNNN.png now and then, snapshots, log.jsonl and curves.png; at the end network.safetensors with
-    what paints, and every component by itself in components/.
+    the translator, and every component by itself in components/.
     """
-    config: XganTraining = start.config
-    sets = {
-        name: ImageDataset(place, config.resolution, resize=True, skip_bad=True)
-        for name, place in (("faces", faces), ("cartoons", cartoons))
-    }
-    made = start.saved.networks if start.saved else new_networks(config.sizes)
-    networks = {name: network.to(start.device) for name, network in made.items()}
-    groups = {
-        "G": [name for name in networks if name not in ("disc1", "disc2", "denoiser")],
-        "D": ["disc1", "disc2"],
-        "denoiser": ["denoiser"],
-    }
-    optimizers = {
-        name: torch.optim.Adam(chain(*(networks[part].parameters() for part in parts)), config.lr, betas=(0.5, 0.999))
-        for name, parts in groups.items()
-    }
+    config, sources = start.config, start.sources
+    faces, cartoons = (
+        ImageDataset(path, config.resolution, resize=True, skip_bad=True) for path in (sources.faces, sources.cartoons)
+    )
+    networks = start.networks(lambda: new_networks(config.sizes))
     teacher = None
     if config.teacher:
-        teacher = face_embedder(identity, device=start.device)
+        teacher = face_embedder(sources.identity, device=start.device)
         length = teacher(torch.zeros(1, 3, config.resolution, config.resolution, device=start.device)).shape[1]
         if length > config.embedding:
             raise ToonError(f"The teacher's embedding has {length} entries: --embedding must be at least as long.")
-    run = Run(
-        start.folder, config, networks, optimizers, provenance=start.provenance, sinks=start.sinks, quiet=start.quiet,
-        resume=start.saved,
-    )  # fmt: skip
-    model = Trainer(config, run, teacher)
-    some = [
-        torch.stack([sets[name][i % len(sets[name])][0] for i in range(SHOWN)]).to(start.device, torch.float32)
-        / 127.5 - 1
-        for name in ("faces", "cartoons")
-    ]  # fmt: skip
-    final = run.train(sets, model.step, lambda: sheet(model.xgan, *some), publish=PAINTERS)
+    final = start.train(XganTask(config, networks, faces, cartoons, teacher))
     components = start.folder / "components"
     components.mkdir(exist_ok=True)
     for name, network in networks.items():

@@ -69,7 +69,7 @@ def _option(entry: dataclasses.Field[Any], hint: Any, default: Any) -> Callable[
         if default is False:
             return click.option(*flags, entry.name, is_flag=True, **settings)
         return click.option("/".join([flags[0], flags[0].replace("--", "--no-", 1)]), entry.name, **settings)
-    if limits.choices:
+    if limits.choices and hint is str:
         settings["type"] = click.Choice([str(choice) for choice in limits.choices])
     elif hint in (int, float):
         settings["type"] = Number(hint, limits)

@@ -1,119 +1,81 @@
-"""How to train, as plain data."""
+"""The options of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import dataclass
 
-from ..config import fits
+from ..config import Config, ConfigError, option
+from ..errors import short
+from .augment import AUGMENTATIONS, build_augment
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; the defaults are the published ones for one small GPU.
-
-    Attributes:
-        kimg: thousands of real pictures to show the discriminator. 0 = no adversarial phase.
-        batch: pictures per step, over all processes.
-        batch_gpu: pictures a process computes at a time; gradients of the parts are added up. None = its whole
-            share, 0 = as many as fit into memory.
-        dtype: "float32", "bfloat16" or "float16" in the four highest resolutions; None = as the networks are
-            configured (float16 on CUDA, for those with ``num_fp16_res``).
-        lr: Adam's rate for both networks, before the correction for lazy regularisation.
-        gamma: R1 weight.
-        pl_weight: path length weight. 0 = off.
-        style_mixing: probability of mixing two latents.
-        g_reg_interval, d_reg_interval: steps between path length and R1 (lazy regularisation).
-        ema_kimg: half-life of G_ema in thousands of pictures.
-        ema_rampup: shorten the half-life to this share of the pictures seen. None = off.
-        augment: "ada" (adapts p), "fixed" (keeps p), "diff" (DiffAugment) or "off".
-        augpipe: one of the published pipes, or a policy of DiffAugment. None = "bgc", or all of it.
-        p: augmentation probability to begin with.
-        ada_target, ada_kimg: mean sign of real scores aimed at; pictures for p to cross from 0 to 1.
-        freeze_d: layers of the discriminator to keep fixed (Freeze-D), counted from the highest resolution.
-        no_noise: keep the strengths of the generator's noise at 0.
-        freeze_g: layers of the generator to keep fixed, in the words of ``models.swap``: "mapping,b4-b16".
-        pairs_kimg: thousands of known (w, picture) pairs to learn before the discriminator joins in.
-        pairs_lr: Adam's rate of that phase, falling to zero along a cosine.
-        pairs_weight: weight of the pairs while training adversarially, on every second step. 0 = off.
-        pairs_detail: weight of the finest Haar bands in the loss on pairs: what draws crisp lines.
-        pairs_noise: noise inputs while learning pairs: "none", or "const" where the pictures were made with it.
-        snapshot_kimg: thousands of pictures between snapshots.
-        keep: snapshots kept on disk.
-        seed: of everything random.
-        workers: processes that read pictures.
-    """
-
-    kimg: float = 25000
-    batch: int = 16
-    batch_gpu: int | None = None
-    dtype: str | None = None
-    lr: float = 0.0025
-    gamma: float = 1.0
-    pl_weight: float = 2.0
-    style_mixing: float = 0.9
-    g_reg_interval: int = 4
-    d_reg_interval: int = 16
-    ema_kimg: float = 5.0
-    ema_rampup: float | None = None
-    augment: str = "ada"
-    augpipe: str | None = None
-    p: float = 0.0
-    ada_target: float = 0.6
-    ada_kimg: float = 500
-    freeze_d: int = 0
-    freeze_g: str = ""
-    no_noise: bool = False
-    pairs_kimg: float = 0
-    pairs_lr: float = 0.002
-    pairs_weight: float = 0.0
-    pairs_detail: float = 0.0
-    pairs_noise: str = "none"
-    snapshot_kimg: float = 10
-    keep: int = 3
-    seed: int = 0
-    workers: int = 1
-
-
-def restored(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a config dataclass from JSON or TOML values; what is not among them keeps its default.
-
-    Raises:
-        ValueError: a field it does not have, or a value of the wrong type; the dataclass may refuse more.
-    """
-    hints = get_type_hints(cls)
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    if odd := [name for name, value in values.items() if name not in hints or not fits(value, hints[name])]:
-        raise ValueError(f"the option {odd[0]} is {values[odd[0]]!r}" if odd[0] in hints else f"no option {odd[0]}")
-    return cls(**values)
-
-
-def setting(default: Any, help: str) -> Any:
-    """A field of a config that says what it is for, on the command line too."""
-    return field(default=default, metadata={"help": help})
+MOST = 1e9  # thousands of pictures; far beyond any training, and still a number of pictures
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """What every training of `run.Run` is told; a project's own config adds to it, each field a `setting`."""
+class LoopConfig(Config):
+    """The options that every training has (see `loop.Trainer`); a task adds its own."""
 
-    kimg: float = setting(100.0, "Thousands of pictures to train on.")
-    batch: int = setting(16, "Pictures per step.")
-    dtype: str = setting("float32", "float32, or mixed precision: bfloat16, or float16 with scaled gradients (CUDA).")
-    snapshot_kimg: float = setting(5.0, "Thousands of pictures between snapshots.")
-    keep: int = setting(3, "Snapshots to keep.")
-    seed: int = setting(0, "Seed of everything random.")
-    workers: int = setting(0, "Processes that read pictures.")
+    kimg: float = option(100.0, "Thousands of pictures to train on.", low=0, high=MOST)
+    batch: int = option(16, "Pictures per step.", low=1, high=1 << 16)
+    snapshot_kimg: float = option(5.0, "Thousands of pictures between snapshots.", above=0, high=MOST)
+    keep: int = option(3, "Snapshots to keep.", low=1)
+    seed: int = option(0, "Seed of everything random.", low=0, high=2**32 - 1)
+    workers: int = option(0, "Processes that read pictures.", low=0, high=1024)
+
+
+@dataclass(frozen=True)
+class TrainConfig(LoopConfig):
+    """The options of StyleGAN2-ADA training; the defaults are the published ones for one small GPU.
+
+    ``batch_gpu`` is None (the whole share of a process), "auto" or a number of pictures. ``ema_rampup`` shortens the
+    half-life of G_ema to this share of the pictures seen so far; None turns that off.
+    """
+
+    kimg: float = option(25000.0, "Thousands of pictures to train on.", low=0, high=MOST)
+    batch: int = option(16, "Pictures per step, over all processes.", low=1, high=1 << 16)
+    batch_gpu: str | int | None = option(
+        None, "Of these at a time in a process; auto: as many as fit.", metavar="N|auto"
+    )
+    dtype: str = option(
+        "auto", "Precision of the four highest blocks; auto is what the network is configured for.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )  # fmt: skip
+    lr: float = option(0.0025, "Learning rate.", above=0)
+    gamma: float = option(1.0, "R1 weight.", low=0)
+    pl_weight: float = option(2.0, "Path length weight; 0 turns it off.", low=0)
+    style_mixing: float = option(0.9, "Probability of mixing two latents.", low=0, high=1)
+    g_reg_interval: int = option(4, "Steps from one path length regularisation to the next.", low=1, hidden=True)
+    d_reg_interval: int = option(16, "Steps from one R1 regularisation to the next.", low=1, hidden=True)
+    ema_kimg: float = option(5.0, "Half-life of the averaged generator.", low=0, high=MOST)
+    ema_rampup: float | None = option(None, "Share of the pictures seen.", low=0, hidden=True)
+    augment: str = option("ada", "Augmentation; diff is DiffAugment.", choices=AUGMENTATIONS, flags=("--aug",))
+    augpipe: str | None = option(
+        None, "blit, geom, color, filter, noise, cutout, bg, bgc, ... bgcfnc; or parts of diff."
+    )
+    # torchrun takes --p for an abbreviation of one of its own options, hence the second name.
+    p: float = option(0.0, "Augmentation probability to begin with.", low=0, high=1, flags=("--p", "--augment-p"))
+    ada_target: float = option(
+        0.6, "Mean sign of the scores of real pictures that ADA aims at.", low=0, high=1, flags=("--target",)
+    )
+    ada_kimg: float = option(500.0, "Thousands of pictures for p to go from 0 to 1.", above=0, high=MOST)
+    freeze_d: int = option(0, "Freeze-D: layers of D to keep.", low=0)
+    freeze_g: str = option("", "Layers of G to keep, such as mapping,b4-b16.")
+    no_noise: bool = option(False, "Take the noise out of G: for drawings, which have no grain.")
+    pairs_kimg: float = option(0.0, "Learn the pairs this long first.", low=0, high=MOST)
+    pairs_lr: float = option(0.002, "Learning rate of that phase.", low=0)
+    pairs_weight: float = option(0.0, "Weight of the pairs while training adversarially.", low=0)
+    pairs_detail: float = option(0.0, "Weight of the finest detail in them.", low=0)
+    pairs_noise: str = option("none", "Noise inputs for pairs.", choices=("none", "const"))
+    snapshot_kimg: float = option(10.0, "Thousands of pictures between snapshots.", above=0, high=MOST)
+    workers: int = option(1, "Processes that read pictures.", low=0, high=1024)
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {self.dtype!r}, not float32, bfloat16 or float16")
-        least = {"kimg": 0, "batch": 1, "keep": 1, "seed": 0, "workers": 0}
-        for name, limit in least.items():
-            if getattr(self, name) < limit:
-                raise ValueError(f"{name} is {getattr(self, name)}, less than {limit}")
-        if not self.snapshot_kimg > 0:
-            raise ValueError("snapshot_kimg must be more than 0")
+        super().__post_init__()
+        size = self.batch_gpu
+        if isinstance(size, str) and size.isdecimal():
+            object.__setattr__(self, "batch_gpu", int(size))
+        elif size is not None and size != "auto" and not isinstance(size, int):
+            raise ConfigError(f"--batch-gpu is {short(size)}: give a number of pictures, or auto.")
+        if isinstance(self.batch_gpu, int) and self.batch_gpu < 1:
+            raise ConfigError(f"--batch-gpu is {self.batch_gpu}: give 1 or more, or auto.")
+        build_augment(self.augment, self.augpipe, self.p)  # raises ToonError for what does not go together

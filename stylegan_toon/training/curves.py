@@ -18,12 +18,16 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 260, 56, 16, 44, 44
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a ``log.jsonl``, oldest first."""
+    """The lines of a ``log.jsonl``, oldest first.
+
+    Raises:
+        ToonError: it cannot be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
     except (OSError, ValueError) as error:
-        raise ToonError(f"{path} is no log of a training ({error}): give its log.jsonl.") from error
+        raise ToonError(f"{path} is not the log of a training ({error}): give its log.jsonl.") from error
 
 
 def draw_log(folder: Path, panels: Sequence[Sequence[str]]) -> None:
@@ -34,11 +38,14 @@ def draw_log(folder: Path, panels: Sequence[Sequence[str]]) -> None:
 
 
 def curves(rows: Sequence[dict[str, float]], panels: Sequence[Sequence[str]]) -> Image.Image:
-    """Numbers over thousands of pictures: a panel for each group of names, those on one scale.
+    """Numbers over thousands of pictures: a panel for each group of names, on one scale.
 
     Args:
-        rows: each has ``kimg`` and any of the names; gaps are bridged.
-        panels: up to six names each; a panel none of whose names ever occurs is left out.
+        rows: each has ``kimg`` and any of the names; lines cross gaps.
+        panels: up to six names each; a panel is left out if none of its names occurs.
+
+    Raises:
+        ToonError: none of the names occurs.
     """
     panels = [names for names in panels if any(name in row for name in names for row in rows)]
     if not panels:
@@ -52,8 +59,9 @@ def curves(rows: Sequence[dict[str, float]], panels: Sequence[Sequence[str]]) ->
 
 def ticks(low: float, high: float) -> list[float]:
     """Three to eight round numbers from ``low`` to ``high``."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step = next(power * part for part in (5, 2, 1) if power * part <= (high - low) / 3)
+    widest = (high - low) / 3 * (1 + 1e-9)  # a third may be rounded to just below a power of ten
+    power = 10.0 ** math.floor(math.log10(widest))
+    step = next((power * part for part in (5, 2) if power * part <= widest), power)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

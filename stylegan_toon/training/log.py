@@ -1,4 +1,4 @@
-"""What a training tells: a progress bar, numbers and pictures to whoever wants them."""
+"""The log of a training: a progress bar on the screen, numbers and pictures to files and services."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,22 +17,25 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.images import image_grid, save_image, to_pil
 from ..errors import ToonError
 from ..files import append_line, atomic_path
-from ..models import Generator
 
 
 class Sink(Protocol):
     """Where numbers and pictures go; ``images`` is how many pictures the training has seen."""
 
-    def numbers(self, images: int, values: dict[str, float]) -> None: ...
-    def picture(self, images: int, name: str, path: Path) -> None: ...
-    def close(self) -> None: ...
+    def numbers(self, images: int, values: dict[str, float]) -> None:
+        """Write numbers by name."""
+
+    def picture(self, images: int, name: str, path: Path) -> None:
+        """Show a picture that has been written to ``path``."""
+
+    def close(self) -> None:
+        """Finish; nothing more will come."""
 
 
 class JsonLines:
-    """``log.jsonl``: one object a tick. When a training is taken up at ``images``, lines beyond that are dropped."""
+    """``log.jsonl``: one JSON object a line. When a training goes on from ``images``, lines beyond that are removed."""
 
     def __init__(self, folder: Path, images: int = 0) -> None:
         self._path = folder / "log.jsonl"
@@ -45,16 +48,16 @@ class JsonLines:
         append_line(self._path, json.dumps({"kimg": images / 1000, **{k: round(v, 5) for k, v in values.items()}}))
 
     def picture(self, images: int, name: str, path: Path) -> None:
-        """The file itself is all there is to keep."""
+        """Nothing: the picture is a file of its own."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing: every line was written at once."""
 
 
 def _kimg(line: str) -> float:
     try:
         return float(json.loads(line)["kimg"])
-    except (ValueError, KeyError, TypeError):  # a line cut short when the process was killed
+    except (ValueError, KeyError, TypeError):  # cut short when the process was killed
         return math.inf
 
 
@@ -86,14 +89,14 @@ class WandB:
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any], images: int = 0) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ToonError("--wandb needs the package wandb: pip install wandb, or leave the option out.") from None
         self._module = wandb
-        known = folder / "wandb.id"
-        name = known.read_text(encoding="utf-8").strip() if images and known.exists() else None
+        id_file = folder / "wandb.id"
+        name = id_file.read_text(encoding="utf-8").strip() if images and id_file.exists() else None
         self._run = wandb.init(project=project, config=config, dir=str(folder), id=name, resume="allow")
-        known.write_text(self._run.id, encoding="utf-8")
+        id_file.write_text(self._run.id, encoding="utf-8")
 
     def numbers(self, images: int, values: dict[str, float]) -> None:
         self._run.log({"kimg": images / 1000, **values}, step=images)
@@ -105,57 +108,69 @@ class WandB:
         self._run.finish()
 
 
-def sinks(folder: Path, images: int, *, wandb: str | None = None, config: dict[str, Any] | None = None) -> list[Sink]:
-    """``log.jsonl``, TensorBoard if it is installed, and Weights & Biases if a project is named."""
-    found: list[Sink] = [JsonLines(folder, images)]
+def open_sinks(
+    folder: Path, images: int, *, wandb: str | None = None, config: dict[str, Any] | None = None
+) -> list[Sink]:
+    """``log.jsonl``, TensorBoard if it is installed, and Weights & Biases if ``wandb`` names a project.
+
+    Args:
+        folder: of the training.
+        images: pictures the training has seen; 0 for a new one.
+        wandb: project of Weights & Biases.
+        config: options to show there.
+    """
+    sinks: list[Sink] = [JsonLines(folder, images)]
     with contextlib.suppress(ImportError):  # an extra; log.jsonl has the same numbers
-        found.append(TensorBoard(folder, images))
+        sinks.append(TensorBoard(folder, images))
     if wandb:
-        found.append(WandB(folder, wandb, config or {}, images))
-    return found
+        sinks.append(WandB(folder, wandb, config or {}, images))
+    return sinks
 
 
 class Log:
-    """Averages what is reported and passes it on: ``report`` often, ``tick`` now and then.
+    """Averages what is reported and passes it on: ``report`` at every step, ``tick`` now and then.
 
     Args:
-        sinks: who is told. None in processes that keep silent.
-        quiet: no bar.
+        sinks: where numbers and pictures go. Empty in processes that write nothing.
+        quiet: show no bar.
     """
 
     def __init__(self, sinks: Sequence[Sink] = (), *, quiet: bool = False) -> None:
         self.sinks, self._quiet = list(sinks), quiet
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
-        self._bar: tqdm | None = None
+        self._bar: tqdm[Any] | None = None
 
     def start(self, name: str, total: int, done: int) -> None:
-        """A new bar of ``total`` pictures, ``done`` of them from before."""
+        """A new bar of ``total`` pictures, of which ``done`` are from before."""
         self.close_bar()
         self._bar = tqdm(total=total, initial=done, desc=name, unit="img", disable=self._quiet, dynamic_ncols=True)
 
     def report(self, **values: float | torch.Tensor) -> None:
-        """Numbers, or tensors whose mean counts; these stay where they are until the tick, so nothing waits."""
+        """Add numbers, or the means of tensors. Tensors stay on their device until the tick, so that no step waits."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + (value.detach().mean() if isinstance(value, torch.Tensor) else value)
             self._counts[name] += 1
 
     def advance(self, images: int) -> None:
-        self._bar.update(images)
+        """Move the bar by so many pictures."""
+        if self._bar is not None:
+            self._bar.update(images)
 
     def tick(self, images: int, **values: float) -> dict[str, float]:
-        """Tell the means since the last tick, with ``values``, and return them."""
+        """Write the means since the last tick, with ``values``, and return them."""
         means = {name: float(self._sums[name]) / self._counts[name] for name in self._sums}
         self._sums.clear()
         self._counts.clear()
-        told = {**means, **values}
-        self._bar.set_postfix({k: f"{v:.3g}" for k, v in told.items()}, refresh=False)
+        line = {**means, **values}
+        if self._bar is not None:
+            self._bar.set_postfix({name: f"{value:.3g}" for name, value in line.items()}, refresh=False)
         for sink in self.sinks:
-            with_warning(lambda sink=sink: sink.numbers(images, told))
-        return told
+            with_warning(lambda sink=sink: sink.numbers(images, line))
+        return line
 
-    def figures(self, images: int, values: dict[str, float]) -> None:
-        """Tell numbers as they are, at once."""
+    def metrics(self, images: int, values: dict[str, float]) -> None:
+        """Print and write metrics at once."""
         if not self._quiet:
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"{images / 1000:g} kimg: {text}", file=sys.stderr)
@@ -163,45 +178,27 @@ class Log:
             with_warning(lambda sink=sink: sink.numbers(images, values))
 
     def picture(self, images: int, name: str, path: Path) -> None:
+        """Pass a picture on that has been written to ``path``."""
         for sink in self.sinks:
             with_warning(lambda sink=sink: sink.picture(images, name, path))
 
     def close_bar(self) -> None:
+        """End the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
 
     def close(self) -> None:
+        """End the bar and close all sinks."""
         self.close_bar()
         for sink in self.sinks:
             with_warning(sink.close)
 
 
-def with_warning(act: Any) -> bool:
-    """Do what a training can live without; a disk's refusal is told in one sentence. True if it was done."""
+def with_warning(act: Callable[[], object]) -> bool:
+    """Call ``act``; if the disk or a service refuses, warn in one sentence instead of ending. True if it succeeded."""
     try:
         act()
     except (ToonError, OSError) as error:
         warnings.warn(f"{str(error).rstrip('.')}; training goes on and will try again.", stacklevel=2)
         return False
     return True
-
-
-class SampleGrid:
-    """The same latents painted again and again, so that progress can be seen; with labels, one column a class."""
-
-    def __init__(self, G: Generator, count: int = 32, seed: int = 0, resolution: int | None = None) -> None:
-        self.resolution = resolution
-        generator = torch.Generator().manual_seed(seed)
-        device = G.mapping.w_avg.device
-        self.z = torch.randn(count, G.config.z_dim, generator=generator).to(device)
-        self.columns = math.ceil(math.sqrt(2 * count))
-        c_dim = G.config.c_dim
-        self.c = torch.eye(c_dim, device=device)[torch.arange(count) % self.columns % c_dim] if c_dim else None
-
-    @torch.no_grad()
-    def save(self, G: Generator, path: Path, psi: float = 0.7) -> None:
-        """Paint the grid at truncation ``psi`` and write it, replacing an older one."""
-        labels = [None] * len(self.z) if self.c is None else self.c.split(8)
-        batches = (G(z, c, psi=psi, resolution=self.resolution) for z, c in zip(self.z.split(8), labels))
-        images = [to_pil(img) for batch in batches for img in batch]
-        save_image(image_grid(images, columns=self.columns), path)

@@ -1,6 +1,6 @@
-"""The StyleGAN2 training losses as pure functions (Karras et al. 2020, sections 3 and 4; Mescheder et al. 2018).
+"""The losses of StyleGAN2 as pure functions (Karras et al. 2020, arXiv 1912.04958; Mescheder et al. 2018, 1801.04406).
 
-All give one number a sample, so that a batch can be cut into parts: the loss is the mean over the whole batch.
+All return one number for each sample, so that a batch can be cut into parts: the loss is the mean over the whole batch.
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ def r1_penalty(real_logits: Tensor, real_img: Tensor) -> Tensor:
 
 
 def path_lengths(img: Tensor, ws: Tensor, *, create_graph: bool = True) -> Tensor:
-    """How far a picture moves for a step in w, in a random direction of pictures (StyleGAN2, section 3.2).
+    """How far a picture moves for a step in w: ``|J_w^T y|`` for a random picture y (StyleGAN2, section 3.2, eq. 4).
 
-    ``img = synthesis(ws)`` with a graph: ``[N, C, H, W], [N, num_ws, w_dim] -> [N]``.
+    Args:
+        img: ``synthesis(ws)``, ``[N, C, H, W]``, with its graph.
+        ws: ``[N, num_ws, w_dim]``, requiring a gradient.
+        create_graph: whether the lengths will be differentiated.
+
+    Returns:
+        lengths ``[N]``.
     """
     noise = torch.randn_like(img) / math.sqrt(img.shape[2] * img.shape[3])
     with no_weight_gradients():
@@ -47,9 +53,14 @@ def path_lengths(img: Tensor, ws: Tensor, *, create_graph: bool = True) -> Tenso
 
 
 class PathLength:
-    """Path length regularisation: lengths are drawn to their running mean (StyleGAN2, section 3.2).
+    """Path length regularisation: the squared distance of lengths from their running mean (StyleGAN2, section 3.2).
 
-    ``state``, a scalar tensor, is that mean; save and restore it to continue a training exactly.
+    Args:
+        device: of the lengths.
+        decay: weight of a batch in the running mean.
+
+    Attributes:
+        state: the running mean, a scalar tensor; save and restore it to continue a training exactly.
     """
 
     def __init__(self, device: torch.device | str = "cpu", decay: float = 0.01) -> None:
@@ -63,10 +74,10 @@ class PathLength:
         self.state.lerp_(self._batch, self.decay)
 
     def penalty(self, lengths: Tensor) -> Tensor:
-        """Squared distance from the mean, ``[N] -> [N]``, for any part of the batch that `move` was told of."""
+        """Squared distance from the mean, ``[N] -> [N]``, for any part of the batch that `move` was called with."""
         away = lengths - self.state
         # The mean holds this batch's lengths with weight `decay`, and published training differentiates that too.
-        # A part of the batch knows its own share of it: a term that is zero but has the gradient.
+        # For a part of the batch that is a term whose value is zero and whose gradient is the right one.
         through_mean = 2 * self.decay * (self._batch - self.state) * (lengths - lengths.detach())
         return away.square() - through_mean
 
@@ -74,7 +85,7 @@ class PathLength:
 def mixed_ws(G: Generator, z: Tensor, c: Tensor | None, probability: float) -> Tensor:
     """Map ``z`` and, with ``probability``, take the ws from a random layer on from a second latent.
 
-    Style mixing (StyleGAN, section 3.1); one choice for the batch. Row 0 is always ``z``'s own w.
+    Style mixing (StyleGAN, section 3.1); one choice for the batch. ``ws[:, 0]`` is always the w of ``z`` itself.
     Returns ``[N, num_ws, w_dim]``.
     """
     ws = G.mapping(z, c)
@@ -87,8 +98,8 @@ def mixed_ws(G: Generator, z: Tensor, c: Tensor | None, probability: float) -> T
 def score(D: Discriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
     """D's scores ``[N, 1]``, with groups of the minibatch deviation made of consecutive samples.
 
-    The network itself takes every ``N / group``-th sample for a group, so who meets whom would depend on N: on how
-    the batch is cut up.
+    The network itself makes a group of every ``N / group``-th sample, so the groups would depend on N: on how the
+    batch is cut up.
     """
     n = len(img)
     group = min(D.config.mbstd_group_size or n, n)
@@ -100,7 +111,7 @@ def score(D: Discriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | 
 def scores(
     D: Discriminator, real: Tensor, fake: Tensor, c: Tensor | None, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`score` of real and painted pictures with the same labels, ``[N, 1]`` each.
+    """`score` of real and generated pictures with the same labels, ``[N, 1]`` each.
 
     In one pass, which is faster, where no group of the minibatch deviation would hold pictures of both.
     """

@@ -1,10 +1,11 @@
-"""The supervised start: learn pictures whose latents are known, before any discriminator joins in."""
+"""Supervised training of a generator on pictures whose latents are known."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from ..errors import ToonError
 from ..models import Generator
+from ..models.layers import FullyConnected
 from ..models.stylegan2 import MappingNetwork
 from ..ops.haar import haar_down
 
-WINDOW = 192  # pixels; a whole picture of 512 px would cost as much as the network that makes it
+WINDOW = 192  # pixels; comparing whole pictures of 512 px would cost as much as generating them
 _LRELU_SLOPE, _LRELU_GAIN = 0.2, math.sqrt(2)
 
 
@@ -32,8 +34,8 @@ def read_latents(path: str | Path) -> dict[str, np.ndarray]:
             table = {name: file[name].astype(np.float32) for name in ("w", "samples") if name in file}
     except (OSError, ValueError, EOFError) as error:
         raise ToonError(f"{path} cannot be read as an npz of latents: check the path.") from error
-    odd = any(rows.ndim not in (2, 2 + (name == "w")) or not np.isfinite(rows).all() for name, rows in table.items())
-    if "w" not in table or odd:
+    faulty = any(rows.ndim not in (2, 2 + (name == "w")) or not np.isfinite(rows).all() for name, rows in table.items())
+    if "w" not in table or faulty:
         raise ToonError(f"{path} must hold w, finite numbers [pictures, w_dim] or [pictures, layers, w_dim].")
     return table
 
@@ -42,10 +44,9 @@ def read_latents(path: str | Path) -> dict[str, np.ndarray]:
 def fit_mapping(mapping: MappingNetwork, w: Tensor) -> None:
     """Set a two-layer mapping network so that standard normal z give w of the same mean and covariance.
 
-    Undoing the last leaky ReLU, the latents of a StyleGAN are close to normally distributed ("P space",
-    Zhu et al. 2020, arXiv 2012.09036, section 3.1), so one affine map of z reproduces them. It passes the first
-    layer unchanged because ``lrelu(z) - lrelu(-z)`` is proportional to z: the network starts out linear and is
-    free to become anything in training.
+    Before the last leaky ReLU the latents of a StyleGAN are close to normally distributed ("P space", Zhu et al.
+    2020, arXiv 2012.09036, section 3.1), so one affine map of z reproduces them. The first layer passes z on
+    because ``lrelu(z) - lrelu(-z)`` is proportional to z: the network is linear at first and can learn anything.
 
     Args:
         mapping: ``mapping_layers=2`` and ``mapping_features = 2 * z_dim``; its ``w_avg`` is set too.
@@ -55,7 +56,8 @@ def fit_mapping(mapping: MappingNetwork, w: Tensor) -> None:
         ToonError: when the network has another shape.
     """
     z_dim = mapping.z_dim
-    if mapping.num_layers != 2 or mapping.c_dim or mapping.fc0.weight.shape != (2 * z_dim, z_dim):
+    shape = (2 * z_dim, z_dim)
+    if mapping.num_layers != 2 or mapping.c_dim or mapping.get_parameter("fc0.weight").shape != shape:
         raise ToonError(
             "Fitting the mapping network to known latents needs an unconditional one with mapping_layers=2 and "
             "mapping_features twice z_dim: change the configuration."
@@ -69,13 +71,15 @@ def fit_mapping(mapping: MappingNetwork, w: Tensor) -> None:
         raise ToonError(f"The latents have {root.shape[0]} numbers, the network's z {z_dim}: they must be equal.")
     eye = torch.eye(z_dim, dtype=torch.float64)
     through = _LRELU_GAIN * (1 + _LRELU_SLOPE)  # gain of lrelu(z) - lrelu(-z)
-    for layer, weight, bias in (
-        (mapping.fc0, torch.cat([eye, -eye]), torch.zeros(2 * z_dim)),
-        (mapping.fc1, torch.cat([root, -root], dim=1) / through, mean),
+    for name, weight, bias in (
+        ("fc0", torch.cat([eye, -eye]), torch.zeros(2 * z_dim)),
+        ("fc1", torch.cat([root, -root], dim=1) / through, mean),
     ):
+        layer = mapping.get_submodule(name)
+        assert isinstance(layer, FullyConnected)
         layer.weight.copy_(weight / layer.weight_gain)
-        layer.bias.copy_(bias / layer.bias_gain)
-    mapping.w_avg.copy_(w.mean(0))
+        mapping.get_parameter(f"{name}.bias").copy_(bias / layer.bias_gain)
+    mapping.get_buffer("w_avg").copy_(w.mean(0))
 
 
 def pair_loss(
@@ -87,9 +91,9 @@ def pair_loss(
     dtype: torch.dtype | None = None,
     detail: float = 0.0,
 ) -> Tensor:
-    """How far the pictures of known latents are from the true ones.
+    """Distance of the pictures generated from known latents to the true ones.
 
-    L1 at every resolution that is painted (so every block is taught directly), ``detail`` times `detail_loss`, plus
+    L1 at every resolution that G makes (so every block has a gradient of its own), ``detail`` times `detail_loss`, plus
     ``perceptual`` on a random window of 192 px, more often near the middle.
 
     Args:
@@ -102,16 +106,17 @@ def pair_loss(
     Returns:
         A scalar.
     """
-    images = G.synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
+    synthesis: Any = G.synthesis  # of either family
+    images = synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
     loss = pyramid_loss(images, target, perceptual)
     return loss + detail * detail_loss(images[-1], target) if detail else loss
 
 
 def detail_loss(image: Tensor, target: Tensor) -> Tensor:
-    """How far the finest Haar bands of ``[N, C, R, R]`` are apart: the bands themselves, and how strong they are.
+    """L1 between the finest Haar bands of ``[N, C, R, R]``, and between their mean strengths around each pixel.
 
-    What L1 cannot place it leaves out, so lines fade; the mean strength of a band in a neighbourhood of 8 pixels can
-    be right where single pixels cannot.
+    With L1 alone a line whose place is uncertain fades; the mean strength of a band over 8 pixels can be right where
+    single pixels cannot.
     """
     ours, theirs = (haar_down(picture)[:, picture.shape[1] :] for picture in (image, target))
     loss = F.l1_loss(ours, theirs)
@@ -123,7 +128,7 @@ def detail_loss(image: Tensor, target: Tensor) -> Tensor:
 def pyramid_loss(
     images: list[Tensor], target: Tensor, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Tensor:
-    """The loss of `pair_loss` for pictures that are already painted, coarsest first; the last has ``target``'s size."""
+    """The loss of `pair_loss` for pictures already generated, coarsest first; the last has ``target``'s size."""
     loss = F.l1_loss(images[-1], target)
     for image in images[:-1]:
         small = F.interpolate(target, size=image.shape[2:], mode="area")
@@ -131,8 +136,10 @@ def pyramid_loss(
     if perceptual is not None:
         image, side = images[-1], target.shape[-1]
         if side > WINDOW:
-            # The mean of two uniform numbers: eyes and mouth, in the middle, are seen more often than the background.
-            y, x = torch.randint(side - WINDOW + 1, [2, 2]).sum(0).div(2, rounding_mode="floor").tolist()
+            # The mean of two uniform numbers: windows with eyes and mouth, in the middle, are more frequent. One number
+            # each for the whole batch, so that all its parts see the same window (`keyed_random`).
+            places = [int(torch.randint(side - WINDOW + 1, [])) for _ in range(4)]
+            y, x = (places[0] + places[2]) // 2, (places[1] + places[3]) // 2
             image, target = (t[:, :, y : y + WINDOW, x : x + WINDOW] for t in (image, target))
         loss = loss + perceptual(image, target)
     return loss

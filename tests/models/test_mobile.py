@@ -19,7 +19,7 @@ from stylegan_toon.models import MobileConfig, MobileGenerator
 from stylegan_toon.models.scaled import Scaled
 from stylegan_toon.models.swap import freeze_layers, layer_names, parse_swap, smooth, swap_layers
 from stylegan_toon.training.losses import path_lengths
-from stylegan_toon.training.update import follow
+from stylegan_toon.training.optimise import update_average
 from stylegan_toon.weights import load_networks, save_networks
 
 BIG = dict(resolution=256, channels=(16, 16, 16, 8, 8, 8))  # heads at 64, 128 and 256
@@ -330,7 +330,7 @@ def test_the_average_follows_the_tensors_that_are_meant():
             parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     parameters = {name.removesuffix(".value") for name, _ in current.named_parameters()}
     for with_buffers in (False, True):
-        follow(average, current, 0.75, with_buffers=with_buffers)
+        update_average(average, current, 0.75, with_buffers=with_buffers)
         wanted, after = effective(current), effective(average)
         for name in parameters:
             mean = 0.75 * before[name] + 0.25 * wanted[name]

@@ -20,7 +20,7 @@ from projects.animegan import losses, train
 from projects.animegan.edges import canny, smooth_edges
 from projects.animegan.export import difference, export_onnx
 from projects.animegan.features import LEVEL, features
-from projects.animegan.infer import SHIPPED, load_generator, paint
+from projects.animegan.infer import SHIPPED, load_generator, stylise
 from projects.animegan.infer import main as infer
 from projects.animegan.model import (
     AnimeDiscriminator,
@@ -30,7 +30,7 @@ from projects.animegan.model import (
 )
 from projects.animegan.presets import STYLES
 from projects.animegan.train import main as train_main
-from projects.animegan.video import paint_video
+from projects.animegan.video import convert_video
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.vgg import vgg16
 
@@ -159,8 +159,8 @@ def test_colour_variation_and_scores_in_closed_form():
 def test_presets_are_the_published_ones(look, content, style, colour, variation):
     found = STYLES[look]
     assert (found.content, found.style, found.colour, found.variation) == (content, style, colour, variation)
-    assert train.AnimeConfig(look=look, style=9.0).weights.style == 9.0
-    assert train.AnimeConfig(look=look).weights == found
+    assert train.TrainingConfig(look=look, style=9.0).weights.style == 9.0
+    assert train.TrainingConfig(look=look).weights == found
 
 
 # ---------------------------------------------------------------- edges
@@ -252,12 +252,12 @@ def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
         raise module.Unavailable("no connection")
 
     monkeypatch.setattr(module, "hub_file", unavailable)
-    said = []
-    found = features("auto", say=said.append)
-    assert found.name == "vgg16 conv3_3" and "VGG19 is not to be had" in said[0]
+    lines = []
+    found = features("auto", say=lines.append)
+    assert found.name == "vgg16 conv3_3" and "VGG19 is not available" in lines[0]
     img = torch.rand(1, 3, 32, 48) * 2 - 1
     torch.testing.assert_close(F.relu(found.raw(img)), vgg16()(img)[2], rtol=1e-3, atol=1e-2)
-    with pytest.raises(ToonError, match="VGG19 is not to be had"):
+    with pytest.raises(ToonError, match="VGG19 is not available"):
         features("vgg19")
     (tmp_path / "bad.npz").write_bytes(b"no")
     for choice in (str(tmp_path / "bad.npz"), str(tmp_path / "none.pth"), "inception"):
@@ -300,15 +300,15 @@ def test_a_training_ends_the_same_however_often_it_stops(sets, tmp_path, monkeyp
     """Over both phases and the fading: every tensor of the last snapshot, and the pictures."""
     plan = ["--kimg", "0.04", "--start-kimg", "0.012", "--fade-kimg", "0.012"]
     go(sets, tmp_path / "whole", *plan)
-    step, stops = train.AnimeGAN.step, [3, 11]
+    step, stops = train.AnimeganTask.step, [3, 11]
 
-    def stopping(self, batch):
-        if stops and self.run.counters.steps == stops[0]:
+    def stopping(self, phase, batch):
+        if stops and self.counters["train"].steps == stops[0]:
             stops.pop(0)
             signal.raise_signal(signal.SIGINT)
-        return step(self, batch)
+        return step(self, phase, batch)
 
-    monkeypatch.setattr(train.AnimeGAN, "step", stopping)
+    monkeypatch.setattr(train.AnimeganTask, "step", stopping)
     for _ in range(2):
         go(sets, tmp_path / "parts", *plan, "--resume", "auto", ok=False)
     go(sets, tmp_path / "parts", "--resume", "auto")
@@ -328,12 +328,12 @@ def falls(log: Path, name: str, share: float = 0.9) -> bool:
 
 def test_the_first_phase_learns_to_show_what_it_sees(sets, tmp_path, monkeypatch):
     """And `infer` paints from the saved file what the training's own process does."""
-    monkeypatch.setattr("stylegan_toon.training.run.TICK", 0)
+    monkeypatch.setattr("stylegan_toon.training.loop.TICK", 0)
     painted = []
     sheet = train.sheet
 
     def keep(G, photos):
-        painted[:] = [paint(G, photo) for photo in photos]
+        painted[:] = [stylise(G, photo) for photo in photos]
         return sheet(G, photos)
 
     monkeypatch.setattr(train, "sheet", keep)
@@ -363,7 +363,7 @@ def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
 def test_what_ships_draws_the_example_in_its_colours():
     portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
     photo = portrait.crop((58, 54, 282, 278)).resize((160, 160), Image.Resampling.LANCZOS)
-    painted = paint(load_generator(SHIPPED), photo)
+    painted = stylise(load_generator(SHIPPED), photo)
     before, after = (np.asarray(image).astype(float) / 255 for image in (photo, painted))
     assert 0.02 < np.abs(after - before).mean() < 0.12  # another picture, of the same
     assert np.abs(after.mean((0, 1)) - before.mean((0, 1))).max() < 0.08
@@ -373,24 +373,27 @@ def test_what_ships_draws_the_example_in_its_colours():
 
 @LONG
 def test_a_minute_of_training_moves_towards_the_drawings(sets, tmp_path, monkeypatch):
-    monkeypatch.setattr("stylegan_toon.training.run.TICK", 0)
+    monkeypatch.setattr("stylegan_toon.training.loop.TICK", 0)
     go(sets, tmp_path, "--kimg=1.2", "--start-kimg=0.5", "--g-lr=1e-3", *FAST)
     for name in ("pixels", "style"):
         assert falls(tmp_path / "log.jsonl", name)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "part"),
     [
         (["--look", "monet"], "monet"),
         (["--crop", "36"], "crop"),
+        (["--channels", "4"], "--channels"),
+        (["--channels", "9"], "even"),
+        (["--start-lr", "nan"], "--start-lr"),
         (["--photos", "nowhere"], "nowhere"),
         (["--features", "nothing.npz"], "nothing.npz"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(sets, tmp_path, more, said):
+def test_mistakes_end_in_a_sentence(sets, tmp_path, more, part):
     text = go(sets, tmp_path / "run", *more, ok=False)
-    assert text.startswith("error: ") and said in text and "Traceback" not in text
+    assert text.startswith("error: ") and part in text and "Traceback" not in text
 
 
 # ---------------------------------------------------------------- painting
@@ -400,16 +403,16 @@ def test_mistakes_are_told_in_a_sentence(sets, tmp_path, more, said):
 def test_pictures_of_any_size_keep_it(size):
     G = small_generator()
     picture = Image.effect_noise(size, 60).convert("RGB")
-    painted = paint(G, picture)
+    painted = stylise(G, picture)
     assert painted.size == size
     if size == (32, 32):
         img = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
             wanted = ((G(img)[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
         assert np.abs(np.asarray(painted) - wanted).max() <= 1
-    assert paint(G, picture.resize((300, 200)), max_side=64).size == (64, 43)
+    assert stylise(G, picture.resize((300, 200)), max_side=64).size == (64, 43)
     with pytest.raises(ToonError, match="too small"):
-        paint(G, picture.resize((31, 100)))
+        stylise(G, picture.resize((31, 100)))
 
 
 def test_a_foreign_file_is_refused(checkpoint):
@@ -447,7 +450,7 @@ def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
     source = film(tmp_path / "film.mp4", sound=True)
     import av
 
-    path = paint_video(source, tmp_path / "out", lambda picture: picture.point(lambda v: 255 - v), quiet=True)
+    path = convert_video(source, tmp_path / "out", lambda picture: picture.point(lambda v: 255 - v), quiet=True)
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
     times = [round(float(frame.pts * frame.time_base), 3) for frame in frames]
@@ -456,9 +459,9 @@ def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
     np.testing.assert_allclose(shades, [235 - 25 * i for i in range(8)], atol=4)
     assert packets(path, "audio") == packets(source, "audio")
     with pytest.raises(ToonError, match="exists already"):
-        paint_video(source, tmp_path / "out", lambda picture: picture, quiet=True)
+        convert_video(source, tmp_path / "out", lambda picture: picture, quiet=True)
     with pytest.raises(ToonError, match="overwritten"):
-        paint_video(source, tmp_path, lambda picture: picture, quiet=True, overwrite=True)
+        convert_video(source, tmp_path, lambda picture: picture, quiet=True, overwrite=True)
 
 
 def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
@@ -474,12 +477,12 @@ def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
         return picture
 
     with pytest.raises(KeyboardInterrupt):
-        paint_video(source, tmp_path / "out", stop, quiet=True)
+        convert_video(source, tmp_path / "out", stop, quiet=True)
     with av.open(str(tmp_path / "out" / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 3
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(ToonError, match="damaged"):
-        paint_video(tmp_path / "bad.mp4", tmp_path / "out", stop, quiet=True)
+        convert_video(tmp_path / "bad.mp4", tmp_path / "out", stop, quiet=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.mp4"]
 
 

@@ -14,26 +14,36 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from projects import _common as kit
 from projects.dcgan import infer
 from projects.dcgan import train as training
 from projects.dcgan.model import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig, sample
-from projects.dcgan.train import Config
+from projects.dcgan.train import DcganTask, TrainingConfig, new_networks
+from stylegan_toon.config import read_toml
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.pipelines.generate import latents
-from stylegan_toon.training import run as run_module
+from stylegan_toon.training import loop
 from stylegan_toon.training.log import JsonLines
-from stylegan_toon.training.run import find_run
-from stylegan_toon.training.snapshots import snapshots
+from stylegan_toon.training.loop import Trainer
+from stylegan_toon.training.snapshots import find_snapshot, snapshots
 
-TINY = Config(resolution=32, z_dim=8, g_channels=8, d_channels=8, batch=8, kimg=0.048, snapshot_kimg=0.016, lr=1e-3)
+TINY = TrainingConfig(
+    resolution=32, z_dim=8, g_channels=8, d_channels=8, batch=8, kimg=0.048, snapshot_kimg=0.016, lr=1e-3
+)
 
 
 @pytest.fixture(autouse=True)
 def told_at_every_step(monkeypatch):
-    monkeypatch.setattr(run_module, "TICK", 0)
+    monkeypatch.setattr(loop, "TICK", 0)
+
+
+def go(data: ImageDataset, folder: Path, config: TrainingConfig = TINY, resume: str | None = None, sinks=()) -> Path:
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    snapshot = find_snapshot(resume, folder, DcganTask) if resume else None
+    task = DcganTask(config, snapshot.networks if snapshot else new_networks(config), data)
+    return Trainer(task, folder, resume=snapshot, sinks=sinks, quiet=True).run()
 
 
 def log(folder: Path) -> list[dict[str, float]]:
@@ -68,8 +78,7 @@ def test_the_published_size():
 def test_the_discriminator_learns(pictures, tmp_path):
     """With the generator held still by a tiny rate, D has to tell its pictures from real ones."""
     config = replace(TINY, kimg=0.32)
-    torch.manual_seed(0)
-    training.train(ImageDataset(pictures, 32, resize=True), tmp_path, config, sinks=[JsonLines(tmp_path)])
+    go(ImageDataset(pictures, 32, resize=True), tmp_path, config, sinks=[JsonLines(tmp_path)])
     rows = log(tmp_path)
     assert len(rows) == 40
     first, last = (np.mean([row["D"] for row in part]) for part in (rows[:4], rows[-4:]))
@@ -86,10 +95,7 @@ def test_the_generator_learns(pictures, tmp_path):
     colour = torch.tensor([200, 30, 30]) / 127.5 - 1
 
     def far(kimg: float) -> float:
-        out = tmp_path / str(kimg)
-        out.mkdir()
-        torch.manual_seed(0)
-        path = training.train(ImageDataset(folder), out, replace(TINY, kimg=kimg, snapshot_kimg=9))
+        path = go(ImageDataset(folder), tmp_path / str(kimg), replace(TINY, kimg=kimg, snapshot_kimg=9))
         images = sample(infer.load_generator(path), latents(range(8), 8))
         return float((images.mean(dim=(0, 2, 3)) - colour).abs().mean())
 
@@ -101,14 +107,10 @@ def test_stopped_and_taken_up_it_ends_the_same(pictures, tmp_path, dtype):
     data = ImageDataset(pictures, 32, resize=True)
     config = replace(TINY, dtype=dtype, ema_kimg=0.02, augment="diff")
     for name, parts in {"whole": [0.048], "parts": [0.016, 0.048]}.items():
-        folder = tmp_path / name
-        folder.mkdir()
         for kimg in parts:
-            torch.manual_seed(0)
-            saved = find_run("auto", folder, Config)
-            training.train(data, folder, replace(config, kimg=kimg), saved=saved)
-    whole, parts = (find_run("auto", tmp_path / name, Config) for name in ("whole", "parts"))
-    assert whole.counters == parts.counters and whole.counters.steps == 6
+            go(data, tmp_path / name, replace(config, kimg=kimg), resume="auto")
+    whole, parts = (find_snapshot("auto", tmp_path / name, DcganTask) for name in ("whole", "parts"))
+    assert whole.counters == parts.counters and whole.counters["train"].steps == 6
     for name, tensor in whole.tensors.items():
         assert torch.equal(tensor, parts.tensors[name]), name
     for name, network in whole.networks.items():
@@ -119,7 +121,7 @@ def test_stopped_and_taken_up_it_ends_the_same(pictures, tmp_path, dtype):
 
 def test_the_file_gives_the_picture_that_was_seen(pictures, tmp_path):
     """Inference from the saved file, against the grid that the training process drew, pixel for pixel."""
-    path = training.train(ImageDataset(pictures, 32, resize=True), tmp_path, replace(TINY, ema_kimg=0.02))
+    path = go(ImageDataset(pictures, 32, resize=True), tmp_path, replace(TINY, ema_kimg=0.02))
     G = infer.load_generator(path)
     drawn = image_grid([to_pil(image) for image in sample(G, latents(training.SHOWN, 8))], columns=8)
     with Image.open(tmp_path / "fakes-000000048.png") as seen:
@@ -164,10 +166,10 @@ def test_a_network_of_another_family_is_refused(checkpoint):
 
 
 def test_the_config_that_ships_is_one():
-    config = kit.read_config(Config, Path(training.__file__).with_name("config.toml"))
+    config = read_toml(TrainingConfig, Path(training.__file__).with_name("config.toml"))
     assert config.resolution == 64
     with pytest.raises(ToonError, match="resolution is 100"):
-        kit.read_config(Config, Path(training.__file__).with_name("config.toml"), {"resolution": 100})
+        read_toml(TrainingConfig, Path(training.__file__).with_name("config.toml"), {"resolution": 100})
 
 
 @pytest.mark.skipif(not infer.WEIGHTS.exists(), reason="the weights are not in this copy")
@@ -194,9 +196,7 @@ def test_a_minute_of_training_brings_pictures_nearer(tmp_path):
 
     def far(kimg: float) -> float:
         out = tmp_path / str(kimg)
-        out.mkdir()
-        torch.manual_seed(0)
-        path = training.train(data, out, replace(TINY, g_channels=16, lr=5e-4, ema_kimg=2, kimg=kimg))
+        path = go(data, out, replace(TINY, g_channels=16, lr=5e-4, ema_kimg=2, kimg=kimg))
         assert snapshots(out)
         return float((sample(infer.load_generator(path), latents(range(64), 8)).mean(dim=0) - mean).abs().mean())
 

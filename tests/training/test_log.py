@@ -1,4 +1,4 @@
-"""What a training tells, and whom."""
+"""What a training logs, and where."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from PIL import Image
 from tiny import tiny_generator
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.training import log as module
-from stylegan_toon.training.log import JsonLines, Log, SampleGrid, TensorBoard, WandB, sinks
+from stylegan_toon.training.log import JsonLines, Log, TensorBoard, WandB, open_sinks
+from stylegan_toon.training.samples import SampleGrid
 
 
 class Heard:
@@ -68,7 +68,7 @@ def test_json_lines_are_cut_back_to_where_a_training_goes_on(tmp_path):
 def test_tensorboard(tmp_path):
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
-    found = sinks(tmp_path, 0)
+    found = open_sinks(tmp_path, 0)
     assert [type(sink) for sink in found] == [JsonLines, TensorBoard]
     for sink in found:
         sink.numbers(16, {"G": 0.25})
@@ -82,14 +82,14 @@ def test_tensorboard(tmp_path):
 
 def test_without_tensorboard_the_log_remains(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert [type(sink) for sink in sinks(tmp_path, 0)] == [JsonLines]
+    assert [type(sink) for sink in open_sinks(tmp_path, 0)] == [JsonLines]
 
 
 def test_wandb_is_asked_for_by_name_only(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert not any(isinstance(sink, WandB) for sink in sinks(tmp_path, 0))
+    assert not any(isinstance(sink, WandB) for sink in open_sinks(tmp_path, 0))
     with pytest.raises(ToonError, match="pip install wandb"):
-        sinks(tmp_path, 0, wandb="toons")
+        open_sinks(tmp_path, 0, wandb="toons")
 
 
 def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
@@ -112,13 +112,13 @@ def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
     assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/fakes*.png"))
 
 
-def test_the_grid_shows_one_class_a_column(tmp_path, monkeypatch):
+def test_the_grid_shows_one_class_a_column(monkeypatch):
     G, asked = tiny_generator(0, c_dim=3).eval(), []
     forward = type(G).forward
     monkeypatch.setattr(type(G), "forward", lambda self, z, c, **k: (asked.append(c), forward(self, z, c, **k))[1])
     grid = SampleGrid(G)
-    grid.save(G, tmp_path / "grid.png")
+    picture = grid.sheet(G)
     classes = torch.cat(asked).argmax(1)
     assert grid.columns == 8 and classes.tolist() == [i % 8 % 3 for i in range(32)]
-    assert Image.open(tmp_path / "grid.png").width > 8 * 32
-    assert module.SampleGrid(tiny_generator(0)).c is None
+    assert picture.width > 8 * 32
+    assert SampleGrid(tiny_generator(0)).c is None

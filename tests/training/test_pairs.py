@@ -9,6 +9,7 @@ from tiny import tiny_generator, tiny_mobile
 
 from stylegan_toon.errors import ToonError
 from stylegan_toon.models.stylegan2 import MappingNetwork
+from stylegan_toon.training.keyed_random import KeyedRandom
 from stylegan_toon.training.pairs import WINDOW, detail_loss, fit_mapping, pair_loss, pyramid_loss, read_latents
 
 
@@ -105,3 +106,20 @@ def test_reading_latents(tmp_path):
     path.write_text("not an archive")
     with pytest.raises(ToonError, match="npz of latents"):
         read_latents(path)
+
+
+def test_all_parts_of_a_batch_see_the_same_window():
+    """The window is one choice for the batch, also where random numbers belong to samples (256 px > 192 px)."""
+    picture, corners = torch.linspace(0, 1, 256 * 256).view(1, 1, 256, 256), []
+
+    def perceptual(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        corners.append(float(target[0, 0, 0, 0]))
+        return torch.zeros([])
+
+    for rows in (range(8), range(4), range(4, 8)):
+        with KeyedRandom(rows, 3):
+            pyramid_loss([picture.expand(len(rows), -1, -1, -1)], picture.expand(len(rows), -1, -1, -1), perceptual)
+    assert len(set(corners)) == 1
+    with KeyedRandom(range(8), 4):
+        pyramid_loss([picture], picture, perceptual)
+    assert len(set(corners)) == 2

@@ -8,19 +8,18 @@ import time
 import pytest
 import torch
 from tiny import tiny_discriminator, tiny_generator
-from trainings import SERVER, assert_close, go, go_together, start_together, tensors
+from trainings import SERVER, assert_close, go, go_together, read_snapshot, start_together, tensors
 
 from stylegan_toon import distributed
-from stylegan_toon.distributed import Team, team
+from stylegan_toon.distributed import ProcessGroup, join_processes
 from stylegan_toon.errors import ToonError
 from stylegan_toon.training.config import TrainConfig
-from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import read_snapshot
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
 
 
 @pytest.mark.parametrize(("total", "unit", "size"), [(32, 4, 2), (32, 4, 3), (7, 1, 3), (12, 12, 1), (20, 4, 5)])
 def test_shares_are_whole_units_and_leave_nothing_out(total, unit, size):
-    shares = [Team(rank, size).share(total, unit) for rank in range(size)]
+    shares = [ProcessGroup(rank, size).share(total, unit) for rank in range(size)]
     assert [row for share in shares for row in share] == list(range(total))
     assert all(len(share) % unit == 0 for share in shares)
     assert max(map(len, shares)) - min(map(len, shares)) <= unit
@@ -33,13 +32,13 @@ def alone(pictures, tmp_path):
 
 
 def test_two_processes_and_parts_are_one(pictures, tmp_path, alone):
-    assert read_snapshot(alone).progress.steps == 20
+    assert read_snapshot(alone).counters["train"].steps == 20
     go_together(2, pictures, tmp_path / "two", cond=True)
     assert_close(alone, tmp_path / "two" / alone.name)
     assert_close(alone, go(pictures, tmp_path / "parts", cond=True, batch_gpu=4))
     p = tensors(alone)["p"]
     assert 0.3 < p < 0.9 and p != 0.6  # ADA was at work
-    assert (tensors(alone)["ada.count"] == 0).all() and tensors(alone)["path_length"] > 0
+    assert (tensors(alone)["task.ada.count"] == 0).all() and tensors(alone)["task.path_length"] > 0
     start = tiny_generator(0, c_dim=2, resolution=16, channel_base=128, channel_max=16).state_dict()
     moved = [(tensors(alone)[f"G.{k}"] - v).abs().max() for k, v in start.items() if "weight" in k]
     assert min(moved) > 1e-3  # and the comparison is about something
@@ -80,7 +79,7 @@ def test_one_that_cannot_read_a_picture_ends_all(pictures, tmp_path):
 def test_processes_that_cannot_meet(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ToonError, match="use torchrun"), team(torch.device("cpu")):
+    with pytest.raises(ToonError, match="use torchrun"), join_processes(torch.device("cpu")):
         pass
 
 
@@ -89,15 +88,17 @@ def test_processes_that_cannot_meet(monkeypatch):
 )
 def test_batches_that_cannot_be_shared_out(batch, size, sentence):
     with pytest.raises(ToonError, match=sentence):
-        Trainer(tiny_generator(), tiny_discriminator(), range(9), None, TrainConfig(batch=batch), team=Team(0, size))
+        StyleGAN2Task(
+            tiny_generator(), tiny_discriminator(), range(9), TrainConfig(batch=batch), group=ProcessGroup(0, size)
+        )
 
 
 def test_alone_nothing_is_exchanged(monkeypatch):
     monkeypatch.setattr(distributed, "dist", None)
     value = torch.ones(2)
-    Team().sum(value)
-    Team().share_out([value])
-    assert value.tolist() == [1, 1] and Team().least(3, value.device) == 3
-    assert Team().any(True, value.device) and not Team().any(False, value.device)
-    with contextlib.suppress(KeyError), team(torch.device("cpu")) as (alone, device):
-        assert alone == Team() and device.type == "cpu"
+    ProcessGroup().sum(value)
+    ProcessGroup().broadcast([value])
+    assert value.tolist() == [1, 1] and ProcessGroup().minimum(3, value.device) == 3
+    assert ProcessGroup().any(True, value.device) and not ProcessGroup().any(False, value.device)
+    with contextlib.suppress(KeyError), join_processes(torch.device("cpu")) as (alone, device):
+        assert alone == ProcessGroup() and device.type == "cpu"

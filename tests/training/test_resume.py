@@ -15,7 +15,7 @@ import pytest
 import shell
 import torch
 from tiny import tiny_discriminator, tiny_generator
-from trainings import SERVER, assert_same, go, picture_set, start
+from trainings import SERVER, assert_same, find_snapshot, go, picture_set, read_snapshot, start
 
 from stylegan_toon import files
 from stylegan_toon.errors import ToonError
@@ -23,7 +23,7 @@ from stylegan_toon.train import main
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.snapshots import snapshots
-from stylegan_toon.training.state import find_snapshot, read_snapshot
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
 from stylegan_toon.weights import load_network
 
 KILLS = int(os.environ.get("STYLEGAN_TOON_KILLS", 3))
@@ -45,7 +45,7 @@ def test_n_and_n_steps_are_2n(pictures, tmp_path, options):
     for steps in (3, 4):
         go(pictures, tmp_path / "parts", "auto", **options, stop=steps)
     assert_same(whole, go(pictures, tmp_path / "parts", "auto", **options))
-    assert read_snapshot(whole).progress.steps == 9
+    assert read_snapshot(whole).counters["train"].steps == 9
 
 
 def test_kills_at_random_moments(pictures, tmp_path):
@@ -62,7 +62,7 @@ def test_kills_at_random_moments(pictures, tmp_path):
         process.kill()
         process.join()
         newest = find_snapshot("auto", folder)
-        had = newest.progress.seen if newest else 0
+        had = newest.images_seen if newest else 0
         assert done.value - had <= 16
     whole = go(pictures, tmp_path / "whole", **options)
     assert_same(whole, go(pictures, folder, "auto", **options))
@@ -128,9 +128,10 @@ def test_no_good_snapshot_is_no_silent_new_start(three, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"progress": {"p": 1e400}}, {"progress": {"p": 7}}, {"progress": {"images": -8}}, {"progress": {"steps": 1.5}},
-        {"progress": {"steps": True}}, {"config": {"batch": "eight"}}, {"config": {"new": 1}}, {"config": []},
-        {"format_version": "1"}, {"format_version": 9}, {"sha256": None}, {"progress": None},
+        {"state": {"p": 1e400}}, {"state": {"p": 7}}, {"counters": {"train": {"images": -8}}},
+        {"counters": {"train": {"steps": 1.5}}}, {"counters": {"train": {"steps": True}}}, {"counters": {"pairs": 1}},
+        {"config": {"batch": "eight"}}, {"config": {"new": 1}}, {"config": []},
+        {"format_version": "1"}, {"format_version": 9}, {"sha256": None}, {"counters": None}, {"state": None},
     ],
 )  # fmt: skip
 def test_a_state_nobody_wrote_is_refused(three, change):
@@ -179,7 +180,7 @@ def test_a_half_written_snapshot_is_removed(pictures, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name != "set"]
 
 
-# The verb.
+# The command.
 
 SMALL = ["--batch", "4", "--channel-base", "128", "--channel-max", "16", "--workers", "0", "--quiet", "--device", "cpu"]
 
@@ -187,7 +188,7 @@ SMALL = ["--batch", "4", "--channel-base", "128", "--channel-max", "16", "--work
 run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
-def test_the_verb_goes_on(pictures, tmp_path):
+def test_the_command_goes_on(pictures, tmp_path):
     """Options are those of then, unless others are given; the log has no line twice."""
     out = tmp_path / "out"
     usual = ["--data", pictures, "--out", out, "--resume", "auto"]
@@ -199,7 +200,7 @@ def test_the_verb_goes_on(pictures, tmp_path):
     result = run(*usual, "--kimg", "0.032", "--keep", "2", "--quiet", "--device", "cpu")
     assert result.exit_code == 0, result.output
     snapshot = read_snapshot(snapshots(out)[0])
-    assert snapshot.progress.images == 32 and snapshot.progress.p != 0
+    assert snapshot.counters["train"].images == 32 and snapshot.state.p != 0
     assert (snapshot.config.lr, snapshot.config.keep, snapshot.config.batch) == (0.001, 2, 4)
     kimg = [json.loads(line)["kimg"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert kimg == sorted(set(kimg)) and kimg[-1] == 0.032 and 0.018 not in kimg
@@ -243,4 +244,4 @@ def test_a_snapshot_of_other_networks(three):
     networks = (tiny_generator(0, resolution=16, channel_base=128, channel_max=16),
                 tiny_discriminator(0, resolution=16, channel_base=128, channel_max=16))  # fmt: skip
     with pytest.raises(ToonError, match="does not fit the network at"):
-        Trainer(*networks, range(12), three, TrainConfig(batch=8), resume=snapshot)
+        Trainer(StyleGAN2Task(*networks, range(12), TrainConfig(batch=8)), three, resume=snapshot)

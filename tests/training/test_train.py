@@ -1,4 +1,4 @@
-"""The train verb on tiny sets."""
+"""The train command on tiny sets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import shell
 import torch
 from PIL import Image
 from tiny import tiny_discriminator, tiny_generator
+from trainings import read_snapshot
 
 from stylegan_toon.data.datasets import ImageDataset, PairDataset
 from stylegan_toon.train import main
 from stylegan_toon.training.config import TrainConfig
-from stylegan_toon.training.engine import adam
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import read_snapshot
+from stylegan_toon.training.stylegan2 import StyleGAN2Task, adam
 from stylegan_toon.weights import load_network, load_networks, read_header, save_networks
 
 SMALL = ["--resolution", "16", "--batch", "4", "--channel-base", "128", "--channel-max", "16"]
@@ -76,7 +76,7 @@ def test_the_augmentation_is_chosen(pictures, tmp_path, aug, p):
     assert history["augment_p"] == pytest.approx(p, abs=1e-3)
 
 
-def test_figures_are_taken_at_every_snapshot(pictures, tmp_path):
+def test_metrics_are_measured_at_every_snapshot(pictures, tmp_path):
     measured = ["--metrics", "detection", "--metrics-samples", "2", "--snapshot-kimg", "0.008"]
     result = run("--data", pictures, "--out", tmp_path / "a", "--kimg", "0.016", *measured, *SMALL)
     assert result.exit_code == 0, result.output
@@ -96,7 +96,7 @@ def test_pairs_are_learnt(pictures, tmp_path):
     config = TrainConfig(kimg=0, pairs_kimg=1.2, pairs_lr=0.01, batch=4, workers=0, snapshot_kimg=10)
     folder = tmp_path / "out"
     folder.mkdir()
-    trainer = Trainer(G, D, ImageDataset(pictures, 16), folder, config, pairs=known, quiet=True)
+    task = StyleGAN2Task(G, D, ImageDataset(pictures, 16), config, pairs=known)
     target = torch.stack([known[i][0] for i in range(12)]) / 127.5 - 1
     ws = torch.from_numpy(w)[:, None].expand(-1, G.num_ws, -1)
 
@@ -106,9 +106,9 @@ def test_pairs_are_learnt(pictures, tmp_path):
 
     start = error(G)
     D_before = {k: v.clone() for k, v in D.state_dict().items()}
-    trainer.run()
+    Trainer(task, folder, quiet=True).run()
     assert error(G) < 0.3 * start
-    assert error(trainer.G_ema) < 0.5 * start
+    assert error(task.G_ema) < 0.5 * start
     assert all(torch.equal(v, D.state_dict()[k]) for k, v in D_before.items())  # no discriminator in this phase
 
 
@@ -116,18 +116,18 @@ def test_pairs_are_learnt(pictures, tmp_path):
 def test_a_signal_finishes_the_step_and_saves(pictures, tmp_path, monkeypatch, number):
     steps, step = [], Trainer.step
 
-    def interrupted(self):
+    def interrupted(self, phase, batches):
         steps.append(1)
         if len(steps) == 3:
             signal.raise_signal(number)
-        step(self)
+        step(self, phase, batches)
 
     before = signal.getsignal(number)
     monkeypatch.setattr(Trainer, "step", interrupted)
     result = run("--data", pictures, "--out", tmp_path / "a", "--kimg", "1", *SMALL)
     assert result.exit_code == 130 and len(steps) == 3 and "--resume auto" in result.output
     (snapshot,) = (tmp_path / "a").glob("snapshot-*")
-    assert read_snapshot(snapshot).progress.steps == 3
+    assert read_snapshot(snapshot).counters["train"].steps == 3
     assert load_network(str(snapshot / "networks.safetensors"), which="D").config.resolution == 16
     assert signal.getsignal(number) is before
 
@@ -155,11 +155,11 @@ def test_ema_is_the_published_average():
     config = TrainConfig(batch=4, ema_kimg=0.016, workers=0)
     average = tiny_generator(1)
     before = average.synthesis.b4.const.detach().clone()
-    trainer = Trainer(G, D, Nothing(), None, config, G_ema=average)
-    trainer._average(None)
+    task = StyleGAN2Task(G, D, Nothing(), config, G_ema=average)
+    task._average(None)
     wanted = before + (G.synthesis.b4.const - before) * (1 - 0.5 ** (4 / 16))
-    assert torch.allclose(trainer.G_ema.synthesis.b4.const, wanted, atol=1e-6)
-    assert torch.equal(trainer.G_ema.mapping.w_avg, G.mapping.w_avg)
+    assert torch.allclose(task.G_ema.synthesis.b4.const, wanted, atol=1e-6)
+    assert torch.equal(task.G_ema.mapping.w_avg, G.mapping.w_avg)
 
 
 def test_lazy_regularisation_corrects_adam():
@@ -183,6 +183,15 @@ def test_lazy_regularisation_corrects_adam():
         (["--freeze-d", "99"], "99 layers of the discriminator cannot be frozen: it has 7."),
         (["--pairs-features", "{tmp}/set/00.png"], "does not hold VGG16 weights"),
         (["--pairs", "{tmp}/set/00.png"], "npz of latents"),
+        (["--gamma", "nan"], "--gamma"),
+        (["--kimg", "nan"], "--kimg"),
+        (["--kimg", "1e308"], "--kimg"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "0"], "--lr"),
+        (["--snapshot-kimg", "inf"], "--snapshot-kimg"),
+        (["--resolution", "-8"], "--resolution"),
+        (["--batch-gpu", "0"], "--batch-gpu"),
+        (["--batch-gpu", "many"], "--batch-gpu"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing_behind(pictures, tmp_path, arguments, sentence):
@@ -208,6 +217,12 @@ def test_one_corrupt_file_in_ten_thousand_and_mixed_sizes(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stderr.count("warning: ") == result.stderr.count("00007.png") == 1
     assert (tmp_path / "x" / "network.safetensors").exists()
+
+
+def test_a_link_to_nothing_is_no_folder(pictures, tmp_path):
+    (tmp_path / "x").symlink_to(tmp_path / "nowhere")
+    assert "link to nothing" in refused("--data", pictures, "--out", tmp_path / "x", "--kimg", "0", *SMALL)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_network_of_another_size_is_refused(pictures, tmp_path):

@@ -1,18 +1,19 @@
-"""What the pipes share: the probability, random numbers for each picture, and leaving alone what did not fire."""
+"""What all augmentations share: the probability, random numbers for each picture, and rows that stay unchanged."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class Augment(nn.Module, ABC):
-    """``pipe(images, generator=None)`` augments ``[N, C, H, W]``, each picture for itself; ``p`` says how often.
+    """``pipe(images, generator=None)`` augments ``[N, C, H, W]``, each picture independently, with probability ``p``.
 
-    ``p`` is a plain number, so that no step waits for a GPU to tell it, and travels with ``state_dict``.
+    ``p`` is a plain number, so that no step waits for a GPU to read it; ``state_dict`` holds it.
     """
 
     def __init__(self, p: float) -> None:
@@ -21,7 +22,7 @@ class Augment(nn.Module, ABC):
 
     @property
     def p(self) -> float:
-        """Overall probability, 0 to 1; takes a number or a tensor of one. Raises ValueError outside."""
+        """Overall probability, 0 to 1; takes a number or a tensor of one element. Raises ValueError outside."""
         return self._p
 
     @p.setter
@@ -42,7 +43,7 @@ class Augment(nn.Module, ABC):
 
         Args:
             images: floating point, about [-1, 1].
-            generator: of the CPU, whatever the device; torch's global one if None. It alone decides what happens.
+            generator: of the CPU, whatever the device; torch's global one if None. All random choices come from it.
         """
         if self.p == 0:
             return images
@@ -59,13 +60,13 @@ class Augment(nn.Module, ABC):
 class Dice:
     """Random numbers for each of ``n`` pictures, float64 on the CPU.
 
-    A few numbers a picture cost nothing there, are the same on every device, and whether anything fired is known
-    without waiting for a GPU.
+    A few numbers a picture cost nothing there, they are the same on every device, and whether any transform applies
+    is known without waiting for a GPU.
     """
 
     def __init__(self, n: int, generator: torch.Generator | None = None) -> None:
         self.n = n
-        self._options = {} if generator is None else {"generator": generator}
+        self._options: dict[str, Any] = {} if generator is None else {"generator": generator}
 
     def uniform(self, *size: int) -> Tensor:
         """``[n, *size]`` in [0, 1)."""
@@ -76,6 +77,7 @@ class Dice:
         return self.uniform(*size) * 2 - 1
 
     def normal(self, *size: int) -> Tensor:
+        """``[n, *size]`` from the standard normal distribution."""
         return torch.randn(self.n, *size, dtype=torch.float64, **self._options)
 
     def integer(self, low: int, high: int) -> Tensor:
@@ -88,14 +90,14 @@ class Dice:
 
 
 def on_rows(images: Tensor, rows: Tensor, transform: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
-    """``transform(images, *parameters)`` of the pictures in ``rows`` (bool ``[N]``, CPU); the others pass untouched.
+    """``transform(images, *parameters)`` of the pictures in ``rows`` (bool ``[N]``, CPU); the others stay unchanged.
 
-    ``parameters`` are ``[N, ...]`` on the CPU; they come to the transform with the device and dtype of the images.
+    ``parameters`` are ``[N, ...]`` on the CPU; the transform gets them with the device and dtype of the images.
     """
     if not rows.any():
         return images
-    parameters = [parameter[rows].to(images) for parameter in parameters]
+    chosen = [parameter[rows].to(images) for parameter in parameters]
     if rows.all():
-        return transform(images, *parameters)
+        return transform(images, *chosen)
     index = rows.nonzero()[:, 0].to(images.device)
-    return images.index_copy(0, index, transform(images.index_select(0, index), *parameters))
+    return images.index_copy(0, index, transform(images.index_select(0, index), *chosen))

@@ -1,4 +1,4 @@
-"""The feedback that gives ADA its first letter."""
+"""Adaptive discriminator augmentation: the feedback that adapts p."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from .base import Augment
 class AdaController(nn.Module):
     """Raises or lowers ``p`` so that the mean sign of the scores of real pictures stays at ``target``.
 
-    The heuristic r_t of Karras et al. 2020, section 3.1. ``state_dict`` holds ``p`` and the statistics gathered since
-    the last step, so that a training goes on exactly where it stopped.
+    The heuristic r_t of Karras et al. 2020, section 3.1. ``state_dict`` holds ``p`` and the statistics since the last
+    step, so that a training goes on exactly where it stopped.
 
     With several processes: sum the buffers ``sum`` and ``count`` over them (all-reduce), then call ``step`` with the
     pictures of all processes; or give sums of your own to ``update``. All processes arrive at the same ``p``.
 
     Args:
-        pipe: whose ``p`` to move.
-        target: mean sign aimed at, -1 to 1.
+        pipe: the augmentation whose ``p`` is adapted.
+        target: the mean sign to reach, -1 to 1.
         kimg: thousands of pictures in which ``p`` can go from 0 to 1.
         interval: batches between two steps.
 
     Raises:
         ValueError: ``kimg`` is not positive.
     """
+
+    sum: Tensor
+    count: Tensor
 
     def __init__(self, pipe: Augment, *, target: float = 0.6, kimg: float = 500, interval: int = 4) -> None:
         super().__init__()
@@ -40,14 +43,14 @@ class AdaController(nn.Module):
 
     @torch.no_grad()
     def observe(self, real_logits: Tensor) -> None:
-        """Note the scores ``[N, 1]`` of a batch of real pictures."""
+        """Add the scores ``[N, 1]`` of a batch of real pictures to the statistics."""
         self.sum += real_logits.sign().sum()
         self.count += real_logits.numel()
 
     def step(self, batch: int) -> float:
-        """Move ``p`` by what ``interval`` batches of ``batch`` pictures allow; returns the mean sign seen.
+        """Move ``p`` by what ``interval`` batches of ``batch`` pictures allow; returns the mean sign.
 
-        What was observed is forgotten.
+        The statistics start anew.
         """
         sign = self.update(self.sum, self.count, batch)
         self.sum.zero_()
@@ -70,7 +73,7 @@ class AdaController(nn.Module):
         if wanted > 1 and not self._warned:
             self._warned = True
             warnings.warn(
-                "ADA asks for p above 1 and stays at 1: the discriminator knows the pictures by heart; take more "
+                "ADA asks for p above 1 and stays at 1: the discriminator overfits; take more "
                 "pictures, or use an earlier snapshot.",
                 stacklevel=2,
             )

@@ -23,12 +23,12 @@ class DiffAugment(Augment):
 
     def __init__(self, policy: str = "color,translation,cutout", p: float = 1.0) -> None:
         super().__init__(p)
-        known = {"color": self._color, "translation": self._translation, "cutout": self._cutout}
-        unknown = [word for word in policy.split(",") if word not in known]
+        parts = {"color": self._color, "translation": self._translation, "cutout": self._cutout}
+        unknown = [word for word in policy.split(",") if word not in parts]
         if unknown:
-            raise ToonError(f"There is no {unknown[0]!r} in DiffAugment: name some of {','.join(known)}, with commas.")
+            raise ToonError(f"There is no {unknown[0]!r} in DiffAugment: name some of {','.join(parts)}, with commas.")
         self.policy = policy
-        self._steps = [known[word] for word in policy.split(",")]
+        self._steps = [parts[word] for word in policy.split(",")]
 
     def augment(self, images: Tensor, dice: Dice) -> Tensor:
         for step in self._steps:

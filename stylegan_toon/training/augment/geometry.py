@@ -116,7 +116,8 @@ class Sample(torch.autograd.Function):
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grad_outputs
         (grid,) = ctx.saved_tensors
         return _SampleAdjoint.apply(grad, grid, ctx.shape), None
 
@@ -125,12 +126,13 @@ class _SampleAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad: Tensor, grid: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(grid)
-        like = grad.new_zeros(()).expand(shape)  # only its shape is asked for
+        like = grad.new_zeros(()).expand(shape)  # only its shape is used
         bilinear, reflection = 0, 2
         backward = torch.ops.aten.grid_sampler_2d_backward
         return backward(grad.contiguous(), like, grid, bilinear, reflection, True, [True, False])[0]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grad_outputs
         (grid,) = ctx.saved_tensors
         return Sample.apply(grad, grid), None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ _CATEGORIES = {
 
 
 def _pipe(*categories: str) -> AugmentConfig:
-    return AugmentConfig(**{name: 1.0 for category in categories for name in _CATEGORIES[category]})
+    return replace(AugmentConfig(), **{name: 1.0 for category in categories for name in _CATEGORIES[category]})
 
 
 PIPES: dict[str, AugmentConfig] = {

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
-from stylegan_toon.training.draws import Draws
+from stylegan_toon.training.keyed_random import KeyedRandom
 
 
 def numbers(rows: range, *key: int) -> list[torch.Tensor]:
     """One of each kind of draw, in order."""
     n = len(rows)
-    with Draws(rows, *key):
+    with KeyedRandom(rows, *key):
         like = torch.empty(n, 2)
         return [
             torch.rand(n), torch.randn(n, 3), torch.randn((n, 1, 4, 4), device="cpu"), torch.rand([n, 2]),
@@ -41,7 +41,7 @@ def test_every_key_and_sample_has_its_own():
 
 
 def test_distributions():
-    with Draws(range(4000), 3):
+    with KeyedRandom(range(4000), 3):
         normal, uniform, whole = torch.randn(4000), torch.rand(4000), torch.randint(2, 6, (4000,))
     assert stats.kstest(normal.numpy(), "norm").pvalue > 1e-3
     assert stats.kstest(uniform.numpy(), "uniform").pvalue > 1e-3
@@ -55,7 +55,7 @@ def test_torchs_own_generator_is_left_alone():
     numbers(range(4), 0)
     assert torch.equal(torch.get_rng_state(), before)
     generator = torch.Generator().manual_seed(3)
-    with Draws(range(4), 0):
+    with KeyedRandom(range(4), 0):
         own = torch.randn(2, generator=generator)
     assert torch.equal(own, torch.randn(2, generator=torch.Generator().manual_seed(3)))
 
@@ -68,5 +68,5 @@ def test_torchs_own_generator_is_left_alone():
     ],
 )  # fmt: skip
 def test_what_depends_on_the_cut_is_refused(draw):
-    with Draws(range(4), 0), pytest.raises(ValueError, match=r"batch \(4\) first|no meaning"):
+    with KeyedRandom(range(4), 0), pytest.raises(ValueError, match=r"batch \(4\) first|no meaning"):
         draw()

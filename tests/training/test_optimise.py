@@ -6,18 +6,18 @@ import pytest
 import torch
 from tiny import tiny_discriminator, tiny_generator
 from torch import nn
-from trainings import SMALL, go, tensors
+from trainings import SMALL, go, read_snapshot, tensors
 
 from stylegan_toon.data.datasets import ImageDataset
-from stylegan_toon.distributed import Team
+from stylegan_toon.distributed import ProcessGroup
 from stylegan_toon.errors import ToonError
 from stylegan_toon.models import layers
 from stylegan_toon.models.swap import freeze_layers
-from stylegan_toon.training import update
+from stylegan_toon.training import optimise
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.state import read_snapshot
-from stylegan_toon.training.update import PATIENCE, Learner, untrained
+from stylegan_toon.training.optimise import PATIENCE, NetworkOptimizer, frozen
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
 
 
 class Line(nn.Module):
@@ -26,13 +26,13 @@ class Line(nn.Module):
         self.a, self.b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
 
 
-def learner(lr: float = 1.0) -> Learner:
+def optimizer(lr: float = 1.0) -> NetworkOptimizer:
     line = Line()
-    return Learner("G", line, torch.optim.SGD(line.parameters(), lr), Team())
+    return NetworkOptimizer("G", line, torch.optim.SGD(line.parameters(), lr), ProcessGroup())
 
 
 def test_parts_add_up_to_the_mean():
-    one, x = learner(), torch.arange(12.0).view(4, 3)
+    one, x = optimizer(), torch.arange(12.0).view(4, 3)
     parts = [range(0, 1), range(1, 4)]
     seen = one.update(4, parts, lambda rows: {"loss": x[rows.start : rows.stop] @ one.network.a, "x": x[list(rows)]})
     assert torch.allclose(one.network.a.detach(), 1 - x.mean(0))
@@ -41,7 +41,7 @@ def test_parts_add_up_to_the_mean():
 
 
 def test_gradients_that_are_not_finite_are_made_so_counted_and_in_the_end_refused():
-    one = learner()
+    one = optimizer()
     slope = torch.tensor([float("nan"), float("inf"), 2.0])
     terms = lambda rows: {"loss": (one.network.a * slope).sum().expand(len(rows))}  # noqa: E731
     seen = one.update(2, [range(2)], terms)
@@ -58,17 +58,17 @@ def test_gradients_that_are_not_finite_are_made_so_counted_and_in_the_end_refuse
 
 def test_a_training_that_has_broken_down_ends(pictures, tmp_path, monkeypatch):
     """With a discriminator that has become nan, not one gradient is finite."""
-    monkeypatch.setattr(update, "PATIENCE", 10)
+    monkeypatch.setattr(optimise, "PATIENCE", 10)
     with pytest.raises(ToonError, match=r"gradients of (G|D) were not finite"):
         go(pictures, tmp_path / "run", lr=1e30, kimg=2, batch=4, pl_weight=0, gamma=0, style_mixing=0)
     assert not (tmp_path / "run" / "network.safetensors").exists()
 
 
-def test_untrained_gives_back_what_was():
+def test_frozen_restores_which_parameters_are_trained():
     D = tiny_discriminator()
     D.freeze_layers(2)
     before = [p.requires_grad for p in D.parameters()]
-    with untrained(D):
+    with frozen(D):
         assert not any(p.requires_grad for p in D.parameters())
     assert [p.requires_grad for p in D.parameters()] == before and not all(before)
 
@@ -128,9 +128,9 @@ def test_labels_are_learnt(pictures, tmp_path):
         kimg=1.44, batch=12, lr=0.003, gamma=1, d_reg_interval=4, pl_weight=0, style_mixing=0, augment="off",
         ema_kimg=0.2, workers=0, seed=1,
     )  # fmt: skip
-    trainer = Trainer(G, D, ImageDataset(pictures, 8, resize=True, labels=True), tmp_path, config, quiet=True)
-    trainer.run()
-    assert brighter(trainer.G_ema) > 0.4  # 0.75 in the set
+    task = StyleGAN2Task(G, D, ImageDataset(pictures, 8, resize=True, labels=True), config)
+    Trainer(task, tmp_path, quiet=True).run()
+    assert brighter(task.G_ema) > 0.4  # 0.75 in the set
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

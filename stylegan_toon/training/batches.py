@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..data.datasets import ImageDataset, PairDataset
 from ..errors import ToonError
@@ -16,8 +17,16 @@ from .stop import ignore_interrupts
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Batch sampler: of every ``batch`` indices of the endless stream, those at ``rows``; ``start`` are used."""
+class BatchRows:
+    """Batch sampler: of every ``batch`` indices of the set's endless order, those at ``rows``.
+
+    Attributes:
+        data: the set, whose sampler gives the order.
+        batch: pictures of the global batch.
+        rows: the part of each batch that this process reads.
+        seed: of the order.
+        start: indices to pass over, because they were used before.
+    """
 
     data: ImageDataset | PairDataset
     batch: int
@@ -26,19 +35,22 @@ class Rows:
     start: int
 
     def __iter__(self) -> Iterator[list[int]]:
-        stream = iter(self.data.sampler(seed=self.seed, start=self.start))
+        order = iter(self.data.sampler(seed=self.seed, start=self.start))
         while True:
-            yield list(itertools.islice(stream, self.batch))[self.rows.start : self.rows.stop]
+            yield list(itertools.islice(order, self.batch))[self.rows.start : self.rows.stop]
 
 
-def batches(rows: Rows, *, device: torch.device, workers: int, channels: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Endless ``(pictures [N, channels, R, R] in [-1, 1], label or latent [N, dim])``, N = ``len(rows.rows)``.
+def batches(
+    sampler: BatchRows, *, device: torch.device, workers: int, channels: int = 3
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Endless ``(pictures [N, channels, R, R] in [-1, 1], label or latent [N, dim])``, N = ``len(sampler.rows)``.
 
-    A picture that cannot be read raises ToonError, told without the traceback of the process that found it.
+    Raises:
+        ToonError: a picture cannot be read; without the traceback of the process that read it.
     """
-    loader = DataLoader(
-        rows.data,
-        batch_sampler=rows,
+    loader: DataLoader[Any] = DataLoader(
+        cast("Dataset[Any]", sampler.data),
+        batch_sampler=sampler,
         num_workers=workers,
         worker_init_fn=ignore_interrupts,
         pin_memory=device.type == "cuda",

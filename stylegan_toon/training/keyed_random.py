@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-LANE = 4  # samples that draw from one stream; part of the numbers, so never to be changed
+LANE = 4  # samples that share one stream; changing it changes all random numbers
 
 _FRESH = {torch.rand, torch.randn}
 _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
@@ -21,21 +21,22 @@ _REFUSED = {
 }  # fmt: skip
 
 
-class Draws(TorchFunctionMode):
+class KeyedRandom(TorchFunctionMode):
     """Inside this context ``torch.rand``, ``randn``, ``randint`` and the ``_like`` forms are functions of the sample.
 
     A tensor whose first axis is the batch is drawn four samples (a lane) at a time, each lane from a stream of its
-    own, seeded with ``key`` and the lane's place in the global batch. A scalar is one draw for the whole batch. So
+    own, seeded with ``key`` and the lane's place in the global batch. A scalar is one number for the whole batch. So
     the numbers are the same to the last bit however the batch is cut up among processes and into parts, and a
-    training taken up again needs no random state: the key says it all. Torch's own generators are not touched.
+    training that goes on needs no stored random state: the key determines everything. Torch's own generators are not
+    used.
 
     Args:
         rows: samples of the global batch that are computed in this context.
-        key: whole numbers from 0 up that no other draw shares, such as (seed, phase, step).
+        key: whole numbers from 0 up that no other use shares, such as (seed, purpose, step).
 
     Raises:
-        ValueError: inside, for a tensor of another shape (its meaning would depend on how the batch is cut up) or a
-            random function not named above.
+        ValueError: inside, for a tensor of another shape (its values would depend on how the batch is cut up) or a
+            random function that is not named above.
     """
 
     def __init__(self, rows: range, *key: int) -> None:
@@ -43,7 +44,9 @@ class Draws(TorchFunctionMode):
         self.rows, self.key = rows, key
         self._streams: dict[tuple[torch.device, int], torch.Generator] = {}
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in _REFUSED:
             raise ValueError(f"{func.__name__} has no meaning for a part of a batch: use rand, randn or randint")
@@ -61,7 +64,7 @@ class Draws(TorchFunctionMode):
             return self._draw(func, bounds, args[-1] if size is None else size, kwargs)
         return func(*args, **kwargs)
 
-    def _draw(self, func: Callable[..., Tensor], bounds: tuple, size: Any, kwargs: dict) -> Tensor:
+    def _draw(self, func: Callable[..., Tensor], bounds: tuple[int, ...], size: Any, kwargs: dict[str, Any]) -> Tensor:
         size = tuple(size)
         device = torch.device(kwargs.get("device") or "cpu")
         if not size:
@@ -78,16 +81,17 @@ class Draws(TorchFunctionMode):
 
     def _stream(self, device: torch.device, number: int) -> torch.Generator:
         if (device, number) not in self._streams:
-            seed = np.random.SeedSequence((*self.key, number)).generate_state(1, np.uint64)
-            self._streams[device, number] = torch.Generator(device).manual_seed(int(seed[0]))
+            self._streams[device, number] = torch.Generator(device).manual_seed(_seed(*self.key, number))
         return self._streams[device, number]
 
 
-def reseed(*key: int) -> None:
-    """Make torch's own random numbers, on every device, those of ``key``: whole numbers from 0 up, like (seed, step).
+def seed_torch(*key: int) -> None:
+    """Seed torch's own generators, on every device, with ``key``: whole numbers from 0 up, like (seed, step).
 
-    For trainings of one process: called before each step, it does for any random function what `Draws` does for
-    those that have a meaning for a part of a batch.
+    Called before each step it makes any random function one of the step, as `KeyedRandom` does for parts of a batch.
     """
-    seed = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    torch.manual_seed(int(seed[0]))
+    torch.manual_seed(_seed(*key))
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
