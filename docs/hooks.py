@@ -1,0 +1,72 @@
+"""What MkDocs is told beside the pages of this folder.
+
+Pages that live beside what they describe (READMEs, cards of weights) become pages of the site, with the files that they
+link to; and the page of commands gets the help page of each command, so that neither is written twice.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+PATTERNS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "csrc/README.md", "pretrained/**/*.md")
+PATTERNS += ("projects/*/README.md", "stylegan_toon/training/SCALING.md")
+LINK = re.compile(r"\]\(([^)#\s]+)")
+HELP_PAGES = "<!-- help pages -->"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that stand elsewhere in the repository, and what they link to."""
+    pages = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
+    linked = [target for page in pages for target in _targets(page)]
+    for path in dict.fromkeys([*pages, *linked]):
+        name = path.relative_to(ROOT).as_posix()
+        if files.get_file_from_path(name) is None:
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def _targets(page: Path) -> list[Path]:
+    """The files that a page links to with a relative address, folders and links into docs/ left out."""
+    links = (link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link)
+    targets = ((page.parent / link).resolve() for link in links)
+    docs = ROOT / "docs"
+    return [path for path in targets if path.is_file() and path.is_relative_to(ROOT) and docs not in path.parents]
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Write the help pages of the commands into ``commands.md``, and turn links so that they hold on the site."""
+    name = page.file.src_uri
+    if name == "commands.md":
+        return markdown.replace(HELP_PAGES, _help_pages())
+    if page.file.generated_by:
+        return LINK.sub(lambda match: f"]({_on_site(match[1], PurePosixPath(name).parent)}", markdown)
+    return markdown
+
+
+def _on_site(link: str, folder: PurePosixPath) -> str:
+    """``docs/install.md``, seen from the README, is ``install.md`` on the site; a folder is its README."""
+    if "://" in link:
+        return link
+    if (ROOT / folder / link).is_dir():
+        link = f"{link.rstrip('/')}/README.md"
+    up = "../" * len(folder.parts)
+    return link.replace(f"{up}docs/", up, 1) if link.startswith(f"{up}docs/") else link
+
+
+def _help_pages() -> str:
+    from stylegan_toon.cli import COMMANDS
+
+    sections = []
+    for name, about in COMMANDS.items():
+        command = [sys.executable, "-m", f"stylegan_toon.{name}", "--help"]
+        text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+        sections.append(f"## {name}\n\n{about}\n\n```text\n{text.strip()}\n```\n")
+    return "\n".join(sections)
