@@ -1,0 +1,118 @@
+"""The README tells the truth about what it lists: environment variables, folders, commands, the test command."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stylegan_toon.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Read by tests and benchmarks only to pass on what they were started with.
+INHERITED = {"PATH", "PYTHONPATH"}
+
+
+def section(title: str) -> str:
+    """What stands under a heading of the second level."""
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def tree() -> str:
+    return section("Where things are").split("```")[1]
+
+
+def constants(node: ast.AST) -> dict[str, str]:
+    """Names that a module binds to a string: ``VARIABLE = "STYLEGAN_TOON_LIBRARY"``."""
+    found = {}
+    for statement in ast.walk(node):
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            found |= {t.id: str(statement.value.value) for t in statement.targets if isinstance(t, ast.Name)}
+    return found
+
+
+def variables_read(source: str) -> Iterator[str]:
+    """Environment variables that Python source reads or sets, by ``os.environ`` in any form or ``os.getenv``."""
+    module = ast.parse(source)
+    names = constants(module)
+
+    def text(node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, (ast.Name, ast.Attribute)):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+            if name in names or name.isupper():
+                yield names.get(name, name)
+
+    for node in ast.walk(module):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+            yield from text(node.slice)
+        elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]) == "os.environ":
+            yield from text(node.left)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.get", "os.environ.pop", "os.getenv"):
+            yield from text(node.args[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.update":
+            yield from (keyword.arg for keyword in node.keywords if keyword.arg)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ('os.environ["A"]', ["A"]),
+        ('os.environ.get("A", "B")', ["A"]),
+        ('os.getenv("A")', ["A"]),
+        ('"A" in os.environ', ["A"]),
+        ('N = "A"\nos.environ.get(N)', ["A"]),
+        ('os.environ.update(A="1")', ["A"]),
+        ("{**os.environ}", []),
+    ],
+)
+def test_how_variables_are_seen(source, names):
+    assert list(variables_read(source)) == names
+
+
+def test_every_environment_variable_that_is_read_is_listed():
+    listed = set(re.findall(r"`([A-Z][A-Z_]+)`", section("Environment variables")))
+    read = {"STYLEGAN_TOON_LIBRARY": "ops"}  # tests name it through the module that does
+    for path in [
+        ROOT / "setup.py",
+        *(p for f in ("stylegan_toon", "projects", "tests", "benchmarks") for p in (ROOT / f).rglob("*.py")),
+    ]:
+        for name in variables_read(path.read_text(encoding="utf-8")):
+            read[name] = path.relative_to(ROOT).as_posix()
+    read.pop("VARIABLE", None)
+    assert not {name: place for name, place in read.items() if name not in listed | INHERITED}
+    assert {name for name in listed if name.startswith("STYLEGAN_TOON")} <= set(read)
+
+
+def test_the_tree_has_every_folder_and_nothing_else():
+    package = ROOT / "stylegan_toon"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    listed = set(re.findall(r"^  (\w+)/", tree(), re.MULTILINE))
+    assert listed == folders
+    top = set(re.findall(r"^(\w+)/", tree(), re.MULTILINE))
+    assert all((ROOT / name).is_dir() for name in top)
+    modules = {path.name for path in package.glob("*.py") if not path.name.startswith("_")}
+    named = set(re.findall(r"\b(\w+\.py)\b", tree().split("ops/")[0] + tree().split("metrics/")[1]))
+    assert modules <= named and named - {"_common.py"} <= modules
+
+
+def test_every_command_is_in_the_table():
+    rows = re.findall(r"^\| `(\w+)", section("Commands"), re.MULTILINE)
+    assert sorted(rows) == sorted(COMMANDS)
+
+
+def test_links_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_test_command_is_where_it_is_looked_for():
+    block = README.split("<!-- test command -->")[1].split("```")[1]
+    assert block.startswith("bash\n") and "pytest" in block
