@@ -1,8 +1,9 @@
-"""The README tells the truth about what it lists: environment variables, folders, commands, the test command."""
+"""What the README and the documentation name is there: environment variables, folders, commands, files, functions."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,46 @@ def test_links_lead_somewhere():
 def test_the_test_command_is_where_it_is_looked_for():
     block = README.split("<!-- test command -->")[1].split("```")[1]
     assert block.startswith("bash\n") and "pytest" in block
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(page):
+    pattern = r"(?<![\w/.])(?:stylegan_toon|csrc|tests|benchmarks|pretrained|projects)/[\w./-]*\w\.\w+"
+    for name in re.findall(pattern, page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def resolve(name: str) -> object:
+    """The object of a dotted name, module by module and then attribute by attribute."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise AttributeError(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_the_reference_describes_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for name, members in re.findall(r"^::: (\S+)\n(?:    options:\n      members: \[(.*)\])?", text, re.MULTILINE):
+        for member in filter(None, (part.strip() for part in members.split(","))):
+            resolve(f"{name}.{member}")
+        resolve(name)
+
+
+def test_the_reference_has_every_public_name():
+    import stylegan_toon
+
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    described = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", text, re.MULTILINE)}
+    described |= {part.strip() for row in re.findall(r"members: \[(.*)\]", text) for part in row.split(",")}
+    assert set(stylegan_toon.__all__) - {"ops"} <= described
+    assert set(stylegan_toon.ops.__all__) <= described
