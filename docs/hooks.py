@@ -1,7 +1,8 @@
 """What MkDocs is told beside the pages of this folder.
 
 Pages that live beside what they describe (READMEs, cards of weights) become pages of the site, with the files that they
-link to; and the page of commands gets the help page of each command, so that neither is written twice.
+link to. The page of commands gets the help page of each command, the page of functions an entry for each public name,
+so that nothing is written twice.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ PATTERNS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "csrc/README.md", "p
 PATTERNS += ("projects/*/README.md", "stylegan_toon/training/SCALING.md")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 HELP_PAGES = "<!-- help pages -->"
+PUBLIC_NAMES = "<!-- public names -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -42,10 +44,12 @@ def _targets(page: Path) -> list[Path]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Write the help pages of the commands into ``commands.md``, and turn links so that they hold on the site."""
+    """Fill in the help pages of the commands and the public names, and turn links so that they hold on the site."""
     name = page.file.src_uri
     if name == "commands.md":
         return markdown.replace(HELP_PAGES, _help_pages())
+    if name == "api/functions.md":
+        return markdown.replace(PUBLIC_NAMES, _public_names())
     if page.file.generated_by:
         return LINK.sub(lambda match: f"]({_on_site(match[1], PurePosixPath(name).parent)}", markdown)
     return markdown
@@ -70,3 +74,11 @@ def _help_pages() -> str:
         text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
         sections.append(f"## {name}\n\n{about}\n\n```text\n{text.strip()}\n```\n")
     return "\n".join(sections)
+
+
+def _public_names() -> str:
+    """An entry of the reference for each public name: functions first, then classes."""
+    from stylegan_toon import _NAMES
+
+    names = sorted((name[0].isupper(), name, module) for name, module in _NAMES.items() if name != "ops")
+    return "\n".join(f"::: stylegan_toon.{module}.{name}" for _, name, module in names)
