@@ -7,6 +7,7 @@ so that nothing is written twice.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -22,6 +23,15 @@ PATTERNS += ("projects/*/README.md", "stylegan_toon/training/SCALING.md")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 HELP_PAGES = "<!-- help pages -->"
 PUBLIC_NAMES = "<!-- public names -->"
+PRINT_HELP = """
+import importlib, json, click
+from stylegan_toon.cli import COMMANDS
+pages = {}
+for name in COMMANDS:
+    main = importlib.import_module(f"stylegan_toon.{name}").main
+    pages[name] = main.get_help(click.Context(main, info_name=f"python -m stylegan_toon.{name}"))
+print(json.dumps(pages))
+"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -66,13 +76,9 @@ def _on_site(link: str, folder: PurePosixPath) -> str:
 
 
 def _help_pages() -> str:
-    from stylegan_toon.cli import COMMANDS
-
-    sections = []
-    for name, about in COMMANDS.items():
-        command = [sys.executable, "-m", f"stylegan_toon.{name}", "--help"]
-        text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-        sections.append(f"## {name}\n\n{about}\n\n```text\n{text.strip()}\n```\n")
+    """Asked for in a process of its own, so that ``mkdocs serve`` sees what has been edited."""
+    done = subprocess.run([sys.executable, "-c", PRINT_HELP], check=True, capture_output=True, text=True, cwd=ROOT)
+    sections = [f"## {name}\n\n```text\n{text.strip()}\n```\n" for name, text in json.loads(done.stdout).items()]
     return "\n".join(sections)
 
 

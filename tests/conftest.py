@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image, ImageDraw, ImageFilter
 from tiny import tiny_discriminator, tiny_generator
 
@@ -18,6 +19,10 @@ from stylegan_toon.weights import save_networks
 
 # A shell starts background jobs with Ctrl-C ignored, and several tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test asserts a time, and a busy machine takes any.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # The files that take longest, longest first. Several processes (pytest -n) begin with these, so that none of them is
 # left alone with one at the end.
