@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Read by tests and benchmarks only to pass on what they were started with.
 INHERITED = {"PATH", "PYTHONPATH"}
+CALLS = ("os.environ.get", "os.environ.pop", "os.environ.setdefault", "os.getenv")
 
 
 def section(title: str) -> str:
@@ -31,11 +32,11 @@ def tree() -> str:
 
 def constants(node: ast.AST) -> dict[str, str]:
     """Names that a module binds to a string: ``VARIABLE = "STYLEGAN_TOON_LIBRARY"``."""
-    found = {}
+    strings = {}
     for statement in ast.walk(node):
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            found |= {t.id: str(statement.value.value) for t in statement.targets if isinstance(t, ast.Name)}
-    return found
+            strings |= {t.id: str(statement.value.value) for t in statement.targets if isinstance(t, ast.Name)}
+    return strings
 
 
 def variables_read(source: str) -> Iterator[str]:
@@ -56,7 +57,7 @@ def variables_read(source: str) -> Iterator[str]:
             yield from text(node.slice)
         elif isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]) == "os.environ":
             yield from text(node.left)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("os.environ.get", "os.environ.pop", "os.getenv"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in CALLS:
             yield from text(node.args[0])
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.update":
             yield from (keyword.arg for keyword in node.keywords if keyword.arg)
@@ -80,14 +81,14 @@ def test_how_variables_are_seen(source, names):
 
 def test_every_environment_variable_that_is_read_is_listed():
     listed = set(re.findall(r"`([A-Z][A-Z_]+)`", section("Environment variables")))
-    read = {"STYLEGAN_TOON_LIBRARY": "ops"}  # tests name it through the module that does
+    read = {}
     for path in [
         ROOT / "setup.py",
         *(p for f in ("stylegan_toon", "projects", "tests", "benchmarks") for p in (ROOT / f).rglob("*.py")),
     ]:
         for name in variables_read(path.read_text(encoding="utf-8")):
             read[name] = path.relative_to(ROOT).as_posix()
-    read.pop("VARIABLE", None)
+    read.pop("VARIABLE", None)  # `library.VARIABLE` in tests; ops/library.py says which that is
     assert not {name: place for name, place in read.items() if name not in listed | INHERITED}
     assert {name for name in listed if name.startswith("STYLEGAN_TOON")} <= set(read)
 
@@ -136,12 +137,12 @@ def resolve(name: str) -> object:
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         try:
-            found: object = importlib.import_module(".".join(parts[:count]))
+            value: object = importlib.import_module(".".join(parts[:count]))
         except ModuleNotFoundError:
             continue
         for part in parts[count:]:
-            found = getattr(found, part)
-        return found
+            value = getattr(value, part)
+        return value
     raise AttributeError(name)
 
 
