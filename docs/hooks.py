@@ -8,18 +8,26 @@ so that nothing is written twice.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 import subprocess
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PATTERNS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "csrc/README.md", "pretrained/**/*.md")
-PATTERNS += ("projects/*/README.md", "stylegan_toon/training/SCALING.md")
+DOCS = ROOT / "docs"
+PATTERNS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "csrc/README.md",
+    "pretrained/**/*.md",
+    "projects/*/README.md",
+)
 LINK = re.compile(r"\]\(([^)#\s]+)")
 HELP_PAGES = "<!-- help pages -->"
 PUBLIC_NAMES = "<!-- public names -->"
@@ -35,22 +43,25 @@ print(json.dumps(pages))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand elsewhere in the repository, and what they link to."""
+    """Add the pages that stand elsewhere in the repository, and what any page links to."""
     pages = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
-    linked = [target for page in pages for target in _targets(page)]
+    linked = [target for page in [*pages, *sorted(DOCS.rglob("*.md"))] for target in _targets(page)]
     for path in dict.fromkeys([*pages, *linked]):
-        name = path.relative_to(ROOT).as_posix()
-        if files.get_file_from_path(name) is None:
-            files.append(File.generated(config, name, abs_src_path=str(path)))
+        if files.get_file_from_path(_on_site(path)) is None:
+            files.append(File.generated(config, _on_site(path), abs_src_path=str(path)))
     return files
 
 
 def _targets(page: Path) -> list[Path]:
-    """The files that a page links to with a relative address, folders and links into docs/ left out."""
-    links = (link for link in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link)
-    targets = ((page.parent / link).resolve() for link in links)
-    docs = ROOT / "docs"
-    return [path for path in targets if path.is_file() and path.is_relative_to(ROOT) and docs not in path.parents]
+    """The files of the repository that a page links to with a relative address."""
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    targets = ((page.parent / link).resolve() for link in links if "://" not in link)
+    return [path for path in targets if path.is_file() and path.is_relative_to(ROOT)]
+
+
+def _on_site(path: Path) -> str:
+    """Where a file of the repository is on the site: what is in docs/ is at the top, everything else beside it."""
+    return path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).as_posix()
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -60,19 +71,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown.replace(HELP_PAGES, _help_pages())
     if name == "api/functions.md":
         return markdown.replace(PUBLIC_NAMES, _public_names())
-    if page.file.generated_by:
-        return LINK.sub(lambda match: f"]({_on_site(match[1], PurePosixPath(name).parent)}", markdown)
-    return markdown
+    folder = (ROOT if page.file.generated_by else DOCS).joinpath(name).parent
 
+    def turned(match: re.Match[str]) -> str:
+        target = (folder / match[1]).resolve()
+        if "://" in match[1] or not target.is_relative_to(ROOT):
+            return match[0]
+        target = target / "README.md" if target.is_dir() else target
+        return f"]({posixpath.relpath(_on_site(target), posixpath.dirname(name))}"
 
-def _on_site(link: str, folder: PurePosixPath) -> str:
-    """``docs/install.md``, seen from the README, is ``install.md`` on the site; a folder is its README."""
-    if "://" in link:
-        return link
-    if (ROOT / folder / link).is_dir():
-        link = f"{link.rstrip('/')}/README.md"
-    up = "../" * len(folder.parts)
-    return link.replace(f"{up}docs/", up, 1) if link.startswith(f"{up}docs/") else link
+    return LINK.sub(turned, markdown)
 
 
 def _help_pages() -> str:
