@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 import stylegan_toon
@@ -167,3 +168,29 @@ def test_public_names_come_from_where_they_are_said_to():
     assert set(stylegan_toon._NAMES) == set(stylegan_toon.__all__)
     for name, module in stylegan_toon._NAMES.items():
         assert name == "ops" or resolve(f"stylegan_toon.{module}.{name}") is getattr(stylegan_toon, name)
+
+
+# Options of pip, pytest, ruff, torchrun, mkdocs, setup.py and of the recipes' own scripts.
+FOREIGN = {"--dist", "--check", "--nproc-per-node", "--strict", "--inplace", "--faces"}
+
+
+def options(command: click.Command) -> set[str]:
+    """All options of a command and its subcommands, as they are written."""
+    flags = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
+    if isinstance(command, click.Group):
+        flags = flags.union(*(options(child) for child in command.commands.values()))
+    return flags
+
+
+@pytest.fixture(scope="module")
+def all_options() -> set[str]:
+    modules = [importlib.import_module(f"stylegan_toon.{name}") for name in COMMANDS]
+    return {"--help", *FOREIGN}.union(*(options(module.main) for module in modules))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_options_that_are_named_exist(page, all_options):
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
+    assert named <= all_options, f"{page.name} names {', '.join(sorted(named - all_options))}"
