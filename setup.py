@@ -273,7 +273,7 @@ class PythonlessWheel(bdist_wheel):
 BUILDING = {"bdist_wheel", "editable_wheel", "build", "build_ext", "install"}
 TOOLS = find_toolchain() if BUILDING & set(sys.argv) else Toolchain()
 packages = find_packages(include=["stylegan_toon", "stylegan_toon.*"])
-package_dir, package_data = {}, {}
+package_dir, package_data = {}, {"stylegan_toon": ["py.typed"]}
 # pretrained/ is installed inside the package; setuptools takes each of its folders for a package.
 for folder in sorted({file.parent for file in ROOT.glob("pretrained/**/*") if file.is_file()}):
     if folder.name != "__pycache__":

@@ -1,4 +1,4 @@
-"""Speed and memory of training, measured, and estimates for many GPUs: the tables of training/SCALING.md.
+"""Speed and memory of training, measured, and estimates for many GPUs: the tables of docs/scaling.md.
 
     python benchmarks/scaling.py
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,51 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image, ImageDraw, ImageFilter
 from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.models import Discriminator, Generator
 from stylegan_toon.weights import save_networks
 
-# A shell's background job is started deaf to Ctrl-C, which several tests press.
+# A shell starts background jobs with Ctrl-C ignored, and several tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test asserts a time, and a busy machine takes any.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+# The files that take longest, longest first. Several processes (pytest -n) begin with these, so that none of them is
+# left alone with one at the end.
+LONG = (
+    "ops/test_nvcc.py",
+    "projects/test_cyclegan.py",
+    "training/test_resume.py",
+    "training/test_processes.py",
+    "commands/test_toonify.py",
+    "test_install.py",
+    "projects/test_animegan.py",
+    "ops/test_cuda_on_cpu.py",
+    "projects/test_xgan.py",
+    "commands/test_finetoon.py",
+    "models/test_accelerate.py",
+    "training/test_train.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where several processes test at a time (pytest -n), each takes one thread, as do the processes it starts."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+    if hasattr(config.option, "loadscopereorder"):  # by the number of tests, which says little about the time
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files; the order is otherwise as it was."""
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path, len(LONG)))
 
 
 @pytest.fixture

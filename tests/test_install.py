@@ -56,7 +56,8 @@ def test_without_a_compiler(checkout, environment):
     assert len(said) == 1 and "no C++ compiler works" in said[0] and "PyTorch" in said[0]
     name, files = wheel(checkout)
     assert name.endswith("-py3-none-any.whl")
-    assert "stylegan_toon/ops/library.py" in files and not any(file.endswith(".so") for file in files)
+    assert {"stylegan_toon/ops/library.py", "stylegan_toon/py.typed"} <= set(files)
+    assert not any(file.endswith(".so") for file in files)
     shipped = [path for path in (checkout / "pretrained").rglob("*") if path.is_file()]
     assert {f"stylegan_toon/{path.relative_to(checkout).as_posix()}" for path in shipped} <= set(files)
 

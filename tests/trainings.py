@@ -97,7 +97,8 @@ def go(
 
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["runs"])
+# Modules of the installed package, because a server before Python 3.13 does not look where pytest found this one.
+SERVER.set_forkserver_preload(["torch", "stylegan_toon.training"])
 
 
 def start(function: Callable, *args: Any, **kwargs: Any) -> multiprocessing.Process:
