@@ -25,7 +25,7 @@ class Example(Config):
     seed: int | None = option(None, "Seed.", low=0)
     front: bool = option(False, "Front.")
     noise: bool = option(True, "Noise.")
-    file: Path | None = option(None, "File.", flags=("--from-file",))
+    file: Path | None = option(None, "File.", flags=("--from-file",))  # noqa: RUF009 (a dataclass field)
     secret: int = option(3, hidden=True)
 
 
