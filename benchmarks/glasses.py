@@ -16,7 +16,7 @@ from stylegan_toon.data.archive import Archive
 from stylegan_toon.data.images import read_image
 from stylegan_toon.dataset_builder.filters import GLASSES, glasses
 from stylegan_toon.errors import ToonError
-from stylegan_toon.faces.align import align, detect_faces
+from stylegan_toon.faces.align import align, detect_faces, largest
 
 
 def labelled(section: str) -> set[str]:
@@ -31,7 +31,7 @@ def measure(section: str, place: Path, step: int) -> None:
     for name in progress(archive.names[::step], desc=section):
         photo = read_image(io.BytesIO(archive.read(name)), name=name)
         try:
-            face = max(detect_faces(photo), key=lambda face: face.area)
+            face = largest(detect_faces(photo))
         except ToonError:
             continue
         detected = glasses(align(photo, face, 256).image) > GLASSES

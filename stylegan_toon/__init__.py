@@ -1,4 +1,4 @@
-"""stylegan_toon: a photo goes in, a cartoon that still looks like the person comes out."""
+"""stylegan_toon: turns photos into cartoons that still look like the person, with StyleGAN2."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
 
-# Public name -> the module it is taken from when it is asked for, so that importing the package imports nothing else.
+# Public name -> the module that defines it, imported on first use so that importing the package is cheap.
 _NAMES = {
+    "FinetoonConfig": "pipelines.finetoon",
+    "InversionConfig": "inversion.config",
     "ToonError": "errors",
     "blend": "pipelines.blend",
     "evaluate": "metrics",
@@ -23,6 +25,8 @@ _NAMES = {
     "train": "pipelines.train",
 }
 __all__ = [
+    "FinetoonConfig",
+    "InversionConfig",
     "ToonError",
     "blend",
     "evaluate",
@@ -38,8 +42,10 @@ __all__ = [
 if TYPE_CHECKING:
     from . import ops as ops
     from .errors import ToonError as ToonError
+    from .inversion.config import InversionConfig as InversionConfig
     from .metrics import evaluate as evaluate
     from .pipelines.blend import blend as blend
+    from .pipelines.finetoon import FinetoonConfig as FinetoonConfig
     from .pipelines.finetoon import finetoon as finetoon
     from .pipelines.generate import generate as generate
     from .pipelines.project import project as project
@@ -48,10 +54,10 @@ if TYPE_CHECKING:
     from .weights import load_network as load_network
 
 
-if sys.argv[:1] == ["-m"]:  # so it reads while `python -m stylegan_toon.NAME` looks for the command
+if sys.argv[:1] == ["-m"]:  # `python -m stylegan_toon.NAME` is looking for the command
 
     def _explain(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-        """Ctrl-C while torch is being imported is no reason for a traceback."""
+        """Ctrl-C while torch is being imported ends in one line, without a traceback."""
         print("stopped", file=sys.stderr) if kind is KeyboardInterrupt else sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = _explain
@@ -65,10 +71,10 @@ def __getattr__(name: str) -> object:
 
 
 class _Package(types.ModuleType):
-    """The package, whose function ``blend`` and command module ``stylegan_toon.blend`` have one name.
+    """The package's class: keeps the function ``blend`` apart from the command module ``stylegan_toon.blend``.
 
-    Importing a submodule binds its name in the package. For public functions that is refused, so that
-    ``stylegan_toon.blend`` is the function whatever else has been imported.
+    Importing a submodule sets an attribute of the package to the module. For the names of public functions that is
+    ignored, so that ``stylegan_toon.blend`` is always the function.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
 from . import cli
 from .data.images import save_image
-from .files import output_folder, refuse_overwrite
+from .files import refuse_overwrite, results_folder
 from .pipelines.blend import blend, comparison
-from .weights import load_network, name_of, save_networks
+from .weights import load_network, name_of, provenance_of, save_networks
+
+if TYPE_CHECKING:
+    import torch
 
 
 @cli.command(
@@ -21,7 +24,7 @@ from .weights import load_network, name_of, save_networks
 @cli.base()
 @cli.toon()
 @cli.swap()
-@click.option("--width", type=float, help="Smooth the swap with a logistic curve of this width in octaves.")
+@cli.width()
 @cli.seeds("0-5", help="Seeds on the picture, like 0-5,33.")
 @cli.psi()
 @cli.out("out/blend")
@@ -34,17 +37,18 @@ def main(
 ) -> None:  # fmt: skip
     """Swap layers between two networks.
 
-    Writes blend.safetensors, a network that remembers its parents, and blend.png: base, toon and blend side by side.
+    Writes blend.safetensors, a network whose header names its parents, and blend.png: base, toon and blend side by
+    side.
     """
     network, picture = out / "blend.safetensors", out / "blend.png"
     refuse_overwrite([network, picture], overwrite)
-    parents = [load_network(source, device=device) for source in (base, toon)]
+    parents = load_network(base, device=device), load_network(toon, device=device)
     blended = blend(*parents, swap, width)
-    output_folder(out)
     labels = [f"{role}: {Path(name_of(G, role)).stem}" for role, G in zip(("base", "toon"), parents)]
-    sheet = comparison(dict(zip([*labels, "blend"], [*parents, blended])), seeds, psi=psi, dtype=dtype)
-    save_networks(network, {"G_ema": blended}, provenance=blended.provenance, overwrite=overwrite)
-    save_image(sheet, picture)
+    with results_folder(out):
+        sheet = comparison(dict(zip([*labels, "blend"], [*parents, blended])), seeds, psi=psi, dtype=dtype)
+        save_networks(network, {"G_ema": blended}, provenance=provenance_of(blended), overwrite=overwrite)
+        save_image(sheet, picture)
     click.echo(out)
 
 

@@ -30,21 +30,25 @@ else:
     import tomli as tomllib
 
 MAX_TOML = 1 << 20  # bytes
+# Values of options that the command line and the library share.
+ACCELERATE = ("auto", "off", "graphs", "compile")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+MAX_SEED = 2**32 - 1
 T = TypeVar("T")
 
 
 class ConfigError(ToonError, ValueError):
-    """A value that an option cannot have."""
+    """An option has a value that it cannot have."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the values of an option may be.
+    """The values that an option may have.
 
     Attributes:
-        low, high: the smallest and the largest one.
-        above: all are larger than this.
-        choices: the only ones, if there are any.
+        low, high: smallest and largest value; None = no limit.
+        above: values must be larger than this; None = no limit.
+        choices: the only values allowed; empty = any.
     """
 
     low: float | None = None
@@ -53,13 +57,15 @@ class Limits:
     choices: tuple[Any, ...] = ()
 
     def fault(self, value: Any) -> str | None:
-        """What ``value`` should be instead, or None if it may be."""
+        """What to give instead of ``value``, or None if it is allowed."""
         if self.choices and value not in self.choices:
-            return f"say {', '.join(map(str, self.choices))}"
+            return f"choose {' or '.join(map(str, self.choices))}"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "give a finite number"
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return "give a number of at most 18 digits"  # torch takes no larger integers
         if self.low is not None and value < self.low:
             return f"give {self.low} or more"
         if self.above is not None and value <= self.above:
@@ -84,12 +90,12 @@ def option(
     """A dataclass field that is an option.
 
     Args:
-        default: its value if nothing is said; without one it has to be given.
+        default: the value if none is given; without a default the option is required.
         help: a sentence for the help page.
         low, high, above, choices: see `Limits`.
-        flags: how it is written on the command line, if not as ``--its-name``.
-        metavar: what stands for its value on the help page.
-        hidden: it is no option of the command line.
+        flags: spellings on the command line; empty = ``--its-name``.
+        metavar: the placeholder for the value on the help page.
+        hidden: the field is not an option of the command line.
     """
     limits = Limits(low, high, above, tuple(choices))
     metadata = {"help": help, "limits": limits, "flags": flags, "metavar": metavar, "hidden": hidden}
@@ -98,7 +104,7 @@ def option(
 
 @dataclass(frozen=True)
 class Config:
-    """Options that are checked when an instance is made.
+    """Base class of configs: all values are checked when an instance is made.
 
     Raises:
         ConfigError: a value has the wrong type, is not finite, or lies outside its `Limits`.
@@ -110,18 +116,20 @@ class Config:
             value, name = getattr(self, entry.name), flag(entry)
             if not fits(value, hints[entry.name]):
                 raise ConfigError(f"{name} is {short(repr(value))}: give {described(hints[entry.name])}.")
+            if isinstance(value, str) and not value.strip() and value != entry.default:
+                raise ConfigError(f"{name} is empty: give a value, or leave the option out.")
             if value is not None and (fault := entry.metadata.get("limits", Limits()).fault(value)):
                 raise ConfigError(f"{name} is {short(str(value))}: {fault}.")
 
 
 def flag(entry: dataclasses.Field[Any]) -> str:
-    """How the option of a field is written on the command line."""
+    """The spelling of a field's option on the command line, such as ``--tune``."""
     flags = entry.metadata.get("flags") or (f"--{entry.name.replace('_', '-')}",)
     return flags[0]
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what a type hint asks for: numbers finite, no bool for an int, an int where a float may be."""
+    """Whether a value has the type of a hint: floats must be finite, an int passes as a float, a bool not as an int."""
     if isinstance(hint, types.UnionType):
         return any(fits(value, part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
@@ -141,26 +149,31 @@ def described(hint: Any) -> str:
 
 
 def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a config dataclass from JSON or TOML values; what is not among them keeps its default.
+    """An instance of a config dataclass from JSON or TOML values; fields that are not given keep their defaults.
 
     Raises:
-        ConfigError: a field it does not have, or a value of the wrong type; the dataclass may refuse more.
+        ConfigError: an unknown field, a value of the wrong type, or one that the dataclass refuses.
     """
     hints = typing.get_type_hints(cls)
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in known.items():
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in fields.items():
         if name not in hints:
-            raise ConfigError(f"There is no option {short(name)}: take it out.")
+            raise ConfigError(f"There is no option {short(name)}: remove it.")
         if not fits(value, hints[name]):
             raise ConfigError(f"The option {name} is {short(repr(value))}: give {described(hints[name])}.")
-    return cls(**known)
+    return cls(**fields)
 
 
 def read_toml(cls: type[T], path: Path, given: Mapping[str, Any] | None = None) -> T:
-    """An instance of ``cls`` from a TOML file, with what was ``given`` over it; what neither says keeps its default.
+    """An instance of ``cls`` from a TOML file.
+
+    Args:
+        cls: a config dataclass.
+        path: the TOML file, at most 1 MiB.
+        given: values that replace those of the file. Fields in neither keep their defaults.
 
     Raises:
-        ToonError: no such file, not TOML, an unknown key, or a value that cannot be.
+        ToonError: no such file, not TOML, an unknown key, or a value that an option cannot have.
     """
     try:
         with open(path, "rb") as file:

@@ -1,8 +1,7 @@
-"""Carry networks between this package, the NVIDIA repositories and rosinality's, and prove that nothing was lost."""
+"""Convert networks between this package, the NVIDIA repositories and rosinality's, and compare their pictures."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -14,17 +13,17 @@ from .weights.nvlabs_writer import LAYOUTS
 
 
 @cli.command(
-    "python -m stylegan_toon.convert ffhq.pkl --out ffhq.safetensors\n"
+    "python -m stylegan_toon.convert comic --resolution 256 --half --out comic-256.safetensors\n"
     "python -m stylegan_toon.convert network-snapshot.pkl --out mine.safetensors\n"
     "python -m stylegan_toon.convert random_face-2021.7.21.1-py3-none-any.whl --resolution 256 --out face.safetensors"
 )
-@click.argument("network")
+@click.argument("network", type=cli.TEXT)
 @click.option("--out", type=cli.PATH, required=True, help="File to write: .safetensors, .pkl or .pt.")
-@click.option("--only", help="Members to take, like G_ema,D; all by default.")
-@click.option("--layout", type=click.Choice(list(LAYOUTS)), default="ada", help="Repository that shall load the .pkl.")
+@click.option("--only", type=cli.TEXT, help="Members to take, like G_ema,D; all by default.")
+@click.option("--layout", type=click.Choice(list(LAYOUTS)), default="ada", help="Repository that will load the .pkl.")
 @click.option("--half", is_flag=True, help="Store .safetensors in float16.")
-@click.option("--resolution", type=int, help="Cut a mobile generator to this size of picture.")
-@click.option("--mirror", help="https folder to download networks from instead of their own address.")
+@click.option("--resolution", type=cli.integer(1, 65_536), help="Cut a mobile generator to pictures of this side.")
+@click.option("--mirror", type=cli.TEXT, help="https folder to download networks from instead of their own address.")
 @cli.overwrite()
 def main(
     network: str, out: Path, only: str | None, layout: str, half: bool, resolution: int | None, mirror: str | None,
@@ -32,14 +31,14 @@ def main(
 ) -> None:  # fmt: skip
     """Convert NETWORK (name, file or https address) between formats.
 
-    Prints what was found, and the largest difference between the pictures of the original and of the written file.
+    Prints the configuration of the networks, and the largest difference between the pictures of the original and of
+    the written file.
     """
-    if mirror:
-        os.environ["STYLEGAN_TOON_MIRROR"] = mirror
     members = [part.strip() for part in only.split(",")] if only else None
     networks, notes = convert(
-        network, out, only=members, layout=layout, half=half, resolution=resolution, overwrite=overwrite
-    )
+        network, out, only=members, layout=layout, half=half, resolution=resolution, mirror=mirror,
+        overwrite=overwrite,
+    )  # fmt: skip
     click.echo(table(networks))
     for note in notes:
         click.echo(f"note: {note}")

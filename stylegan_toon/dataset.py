@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,32 +17,36 @@ from .dataset_builder.filters import BLUR, DUPLICATE
 from .dataset_builder.labels import KINDS
 from .dataset_builder.recipe import FORMATS, Recipe
 from .drawing import STYLES
-from .errors import ToonError
+from .errors import ToonError, short
 from .pipelines.dataset import avatars, dataset, index_shards
 
+MANY = 2**31 - 1  # pictures
 
-def _tell(summary: Summary) -> None:
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Ctrl-C ends the command and says that it can be continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("The pictures so far are kept: the same command continues from them.", err=True)
+        raise click.Abort from None
+
+
+def _report(summary: Summary) -> None:
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(summary.dropped.items()))
     click.echo(f"{summary.kept} pictures kept" + (f", left out: {left_out} ({summary.report})" if left_out else ""))
     click.echo(summary.out)
 
 
-def _run(make: Any, *args: Any, **how: Any) -> None:
-    try:
-        _tell(make(*args, **how))
-    except KeyboardInterrupt:
-        click.echo("What was done is kept: the same command goes on with it.", err=True)
-        raise click.Abort from None
-
-
-_SOURCES = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-_SIZE = click.option("--size", type=click.IntRange(8, 4096), default=256, help="Side of the pictures in pixels.")
-_FORMAT = click.option("--format", type=click.Choice(list(FORMATS)), default="png", help="Of the pictures.")
-_PER_SHARD = click.option("--per-shard", type=click.IntRange(1), default=1000, help="Pictures in a tar shard.")
-_WORKERS = click.option("--workers", type=click.IntRange(1), default=2, help="Processes.")
+_SOURCES = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=cli.TEXT)
+_SIZE = click.option("--size", type=cli.integer(8, 4096), default=256, help="Side of the pictures in pixels.")
+_FORMAT = click.option("--format", type=click.Choice(list(FORMATS)), default="png", help="Format of the pictures.")
+_PER_SHARD = click.option("--per-shard", type=cli.integer(1, MANY), default=1000, help="Pictures in a tar shard.")
+_WORKERS = click.option("--workers", type=cli.integer(1, 1024), default=2, help="Processes.")
 _LABELS = click.option("--labels", type=click.Choice(KINDS), default="auto", help="Where labels come from.")
-_START = click.option("--start", type=click.IntRange(0), default=0, help="First picture to take, in order of name.")
-_STOP = click.option("--stop", type=click.IntRange(1), help="Picture to stop before.")
+_START = click.option("--start", type=cli.integer(0, MANY), default=0, help="First picture to take, in order of name.")
+_STOP = click.option("--stop", type=cli.integer(1, MANY), help="Picture to stop before.")
 
 
 @cli.command_group(
@@ -56,7 +62,7 @@ def main() -> None:
 
     "dataset SOURCE... --out SET.zip" is short for "dataset make SOURCE... --out SET.zip"; a SOURCE is a folder, a
     zip, tar shards (a folder, a pattern, an http address), an lmdb or a video. An --out that does not end in .zip
-    becomes a folder of tar shards. "dataset make --help" tells all.
+    becomes a folder of tar shards. "dataset make --help" lists the options.
     """
 
 
@@ -75,23 +81,30 @@ python -m stylegan_toon.dataset drawings/ --size 128 --labels folders --duplicat
     help="The largest square about the centre; faces, as FFHQ cuts them; or only squares are taken.",
 )
 @click.option("--all-faces", is_flag=True, help="With --crop align: all faces of a photo, not just the largest.")
-@click.option("--enlarge", type=click.FloatRange(0), default=2.0, help="Leave out what would grow by more than this.")
-@click.option("--front", type=click.FloatRange(0, 90), help="Leave out heads turned by more than so many degrees.")
+@click.option(
+    "--enlarge",
+    type=cli.number(0, 1000),
+    default=2.0,
+    help="Leave out what would be enlarged by more than this factor.",
+)
+@click.option("--front", type=cli.number(0, 90), help="Leave out heads turned by more than this many degrees.")
 @click.option("--no-glasses", is_flag=True, help="Leave out faces with glasses (aligned faces only).")
 @click.option("--sharp", is_flag=True, help="Leave out blurred pictures.")
-@click.option("--max-blur", type=click.FloatRange(0, 1), help=f"The same with another limit than {BLUR}.")
+@click.option("--max-blur", type=cli.number(0, 1), help=f"The same with another limit than {BLUR}.")
 @click.option("--duplicates", is_flag=True, help="Leave out near-duplicates, by perceptual hash.")
-@click.option("--max-distance", type=click.IntRange(0, 127), help=f"... up to this distance instead of {DUPLICATE}.")
+@click.option("--max-distance", type=cli.integer(0, 127), help=f"... up to this distance instead of {DUPLICATE}.")
 @click.option(
     "--background",
     type=click.Choice(["keep", "white", "transparent"]),
     default="keep",
-    help="What becomes of what is behind an aligned face.",
+    help="The background of aligned faces.",
 )
-@click.option("--matting", type=click.Choice(["walker", "rembg"]), default="walker", help="How that is found.")
+@click.option(
+    "--matting", type=click.Choice(["walker", "rembg"]), default="walker", help="How the background is found."
+)
 @_FORMAT
 @_LABELS
-@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames taken from each second of a video.")
+@click.option("--fps", type=cli.number(above=0, high=1000), help="Frames taken from each second of a video.")
 @_START
 @_STOP
 @_PER_SHARD
@@ -107,24 +120,26 @@ def make(
     """Make a set from folders, zips, tar shards, lmdbs and videos.
 
     Every picture is cropped, resized with antialiasing, and judged; what is left out is shown with the reason in
-    NAME-report.html. Damaged files are left out, too. Killed, it goes on where it was when run again.
+    NAME-report.html. Damaged files are left out, too. A run that was killed is resumed by the same command.
     """
     recipe = Recipe(
         size, crop, "all" if all_faces else "largest", enlarge, front, not no_glasses,
         BLUR if sharp and max_blur is None else max_blur, background, matting, format=format,
     )  # fmt: skip
     distance = DUPLICATE if duplicates and max_distance is None else max_distance
-    _run(
-        dataset, sources, out, recipe, labels=labels, fps=fps, start=start, stop=stop, distance=distance,
-        workers=workers, per_shard=per_shard, overwrite=overwrite, quiet=quiet,
-    )  # fmt: skip
+    with _resumable():
+        summary = dataset(
+            sources, out, recipe, labels=labels, fps=fps, start=start, stop=stop, distance=distance, workers=workers,
+            per_shard=per_shard, overwrite=overwrite, quiet=quiet,
+        )  # fmt: skip
+    _report(summary)
 
 
 @main.subcommand("draw", "python -m stylegan_toon.dataset draw faces.zip --style ink --out ink.zip")
 @_SOURCES
 @click.option("--style", type=click.Choice(sorted(STYLES)), default="comic", help="Manner of the drawings.")
 @cli.out("drawings.zip", help="A .zip, or a folder for tar shards.")
-@click.option("--size", type=click.IntRange(32, 4096), default=256, help="Side of the pictures in pixels.")
+@click.option("--size", type=cli.integer(32, 4096), default=256, help="Side of the pictures in pixels.")
 @click.option("--align", is_flag=True, help="The sources are photos: find and cut out the faces first.")
 @_FORMAT
 @_LABELS
@@ -140,19 +155,26 @@ def draw_command(
 ) -> None:  # fmt: skip
     """Draw faces: a cartoon set for people who have none."""
     recipe = Recipe(size, crop="align" if align else "none", style=style, format=format)
-    _run(
-        dataset, sources, out, recipe, labels=labels, start=start, stop=stop, workers=workers, per_shard=per_shard,
-        overwrite=overwrite, quiet=quiet,
-    )  # fmt: skip
+    with _resumable():
+        summary = dataset(
+            sources, out, recipe, labels=labels, start=start, stop=stop, workers=workers, per_shard=per_shard,
+            overwrite=overwrite, quiet=quiet,
+        )  # fmt: skip
+    _report(summary)
 
 
 @main.subcommand("avatars", "python -m stylegan_toon.dataset avatars --count 5000 --styles toon-head --out avatars.zip")
 @cli.out("avatars.zip", help="A .zip, or a folder for tar shards.")
-@click.option("--count", type=click.IntRange(1), default=1000, help="Pictures.")
-@click.option("--styles", default=",".join(FRONTAL), help="DiceBear styles, each of them a class.")
+@click.option("--count", type=cli.integer(1, MANY), default=1000, help="Number of pictures.")
+@click.option("--styles", type=cli.TEXT, default=",".join(FRONTAL), help="DiceBear styles, each of them a class.")
 @_SIZE
 @click.option("--background", type=click.Choice(["pastel", "white"]), default="pastel", help="Behind the heads.")
-@click.option("--crop", default="0,0,1", help="Left, upper and side of what is kept, as parts of the drawing's side.")
+@click.option(
+    "--crop",
+    type=cli.TEXT,
+    default="0,0,1",
+    help="Left, upper and side of what is kept, as parts of the drawing's side.",
+)
 @_FORMAT
 @_PER_SHARD
 @_WORKERS
@@ -168,24 +190,29 @@ def avatars_command(
     The styles and their licences, which differ, are written into dataset.json.
     """
     artist = Avatars(tuple(dict.fromkeys(styles.split(","))), size, seed, background, format, _three(crop))
-    how = dict(workers=workers, per_shard=per_shard, overwrite=overwrite, quiet=quiet)
-    _run(avatars, out, count, artist, **how)
-    for row in artist.licences():
+    with _resumable():
+        summary = avatars(out, count, artist, workers=workers, per_shard=per_shard, overwrite=overwrite, quiet=quiet)
+    _report(summary)
+    for row in [] if quiet else artist.licences():
         click.echo(f"{row['style']}: {row['artist']}, {row['licence']}", err=True)
 
 
 def _three(text: str) -> tuple[float, float, float]:
     try:
         left, upper, part = (float(number) for number in text.split(","))
+        if not math.isfinite(left + upper + part):
+            raise ValueError
     except ValueError:
-        raise ToonError(f"--crop is {text!r}: give left, upper and side, such as 0.15,0.18,0.7.") from None
+        raise ToonError(f"--crop is {short(repr(text))}: give left, upper and side, such as 0.15,0.18,0.7.") from None
     return left, upper, part
 
 
 @main.subcommand("check", "python -m stylegan_toon.dataset check faces.zip")
-@click.argument("source", metavar="SET")
-@click.option("--resolution", type=click.IntRange(1), help="Side they must have; that of the first if not given.")
-@click.option("--resize", is_flag=True, help="Any size will do, as for `train`.")
+@click.argument("source", metavar="SET", type=cli.TEXT)
+@click.option(
+    "--resolution", type=cli.integer(1, 65_536), help="Side the pictures must have; that of the first if not given."
+)
+@click.option("--resize", is_flag=True, help="Accept pictures of any size, as train does.")
 @click.option("--write-index", is_flag=True, help="Write index.json for the tar shards in the folder SET.")
 @cli.quiet()
 def check(source: str, resolution: int | None, resize: bool, write_index: bool, quiet: bool) -> None:
@@ -202,8 +229,8 @@ def check(source: str, resolution: int | None, resize: bool, write_index: bool, 
                 bar.write(problem)
             bar.update()
     if bad:
-        raise ToonError(f"{bad} of {len(pictures)} pictures of {source} cannot be used: mend or remove them.")
-    click.echo(f"{len(pictures)} pictures of {pictures.resolution}x{pictures.resolution}, all well")
+        raise ToonError(f"{bad} of {len(pictures)} pictures of {source} cannot be used: repair or remove them.")
+    click.echo(f"{len(pictures)} pictures of {pictures.resolution}x{pictures.resolution}, all usable")
     click.echo(source)
 
 

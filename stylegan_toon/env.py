@@ -1,4 +1,4 @@
-"""Show what is installed and what is live: the first thing to look at, and to send along with a question."""
+"""Show versions, devices, kernels, networks and folders: the first thing to look at when something does not work."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .pipelines.env import env
 
 
 @cli.command("python -m stylegan_toon.env --json")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(as_json: bool) -> None:
-    """Show versions, devices, which kernels are live and why, networks and folders."""
+    """Show versions, devices, which kernels are in use and why, networks and folders."""
     report = env()
     if as_json:
         click.echo(json.dumps(report, indent=2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from . import __version__, cli
 from .data.datasets import ImageDataset
 from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
-from .files import append_line, atomic_path, output_folder, refuse_overwrite
+from .features.extractors import EXTRA, NAMES, OFFLINE
+from .files import append_line, atomic_path, refuse_overwrite, results_folder
 from .metrics import DEFAULT, Suite, evaluate, evaluate_pictures, parse_metric
 from .metrics.batches import labels_of, latents
 from .metrics.names import COMPARED
@@ -55,11 +58,11 @@ python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metr
 python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity-dlib,detection"""
 )
 @cli.network(None)
-@click.option("--pictures", help="Measure these pictures instead: folder, zip or tar shards.")
+@click.option("--pictures", type=cli.TEXT, help="Measure these pictures instead: folder, zip or tar shards.")
 @click.option("--photos", type=cli.PATH, help="Measure pairs instead: a folder of photos ...")
 @click.option("--toons", type=cli.PATH, help="... and one of their toons, as toonify writes it.")
-@click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
-@click.option("--data", help="Real pictures to compare with: folder, zip or tar shards (also http).")
+@cli.aligned("The photos are aligned square crops already.")
+@click.option("--data", type=cli.TEXT, help="Real pictures to compare with: folder, zip or tar shards (also http).")
 @click.option(
     "--metrics", type=MetricsType(), metavar="NAME,...",
     help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or efficientnet-lite0, which works offline), "
@@ -68,12 +71,14 @@ python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics i
 )  # fmt: skip
 @cli.base(None, help="Network that identity compares --network with, at the same latents.")
 @click.option(
-    "--samples", type=click.IntRange(2, 200_000),
+    "--samples", type=cli.integer(2, 200_000),
     help=f"Pictures to measure: {SAMPLES} of a network (papers take 50000), all of a set.",
 )  # fmt: skip
-@click.option("--reals", type=click.IntRange(2), help="Real pictures to compare with; all, up to 50000, if not given.")
+@click.option(
+    "--reals", type=cli.integer(2, 50_000_000), help="Real pictures to compare with; all, up to 50000, if not given."
+)
 @cli.psi(1.0)
-@click.option("--batch", type=click.IntRange(1, 1024), default=16, help="Pictures computed at once.")
+@cli.batch(16)
 @cli.out("out/evaluate")
 @cli.device()
 @cli.dtype()
@@ -87,8 +92,8 @@ def main(
 ) -> None:  # fmt: skip
     """Measure a network, a set of pictures, or how much toons look like their photos.
 
-    Prints the figures; writes NAME.json and NAME.png to --out and appends a line to metrics.jsonl there. What is
-    measured on the real pictures is kept for the next time.
+    Prints the results; writes NAME.json and NAME.png to --out and appends a line to metrics.jsonl there. Features of
+    the real pictures are kept for the next time. The default metrics need: pip install 'stylegan_toon[evaluate]'.
     """
     given = [source for source in (network, pictures, photos) if source is not None]
     if len(given) != 1 or (photos is None) != (toons is None):
@@ -96,65 +101,86 @@ def main(
     name = Path(str(given[0]).partition("#")[0]).resolve().stem
     files = [out / f"{name}.json", out / f"{name}.png"]
     refuse_overwrite(files, overwrite)
-    metrics = metrics or (DEFAULT if photos is None else ["identity-dlib"])
-    if data is None and photos is None and any(parse_metric(metric).kind in COMPARED for metric in metrics):
+    metrics = metrics or list(DEFAULT if photos is None else ["identity-dlib"])
+    _check_packages(metrics)
+    compares = any(parse_metric(metric).kind in COMPARED for metric in metrics)
+    if data is None and photos is None and compares:
         raise ToonError("These metrics compare with real pictures: give a set of them with --data.")
-    # What is to be measured first: the networks that measure it may have to be downloaded.
-    G = load_network(network, device=device) if network is not None else None
-    measured = ImageDataset(pictures, resize=True) if pictures is not None else None
-    matched = match(photos, toons) if photos is not None else None
-    known: ImageDataset | None = None
-    if data is not None and matched is None:
-        resolution = measured.resolution if G is None else G.config.resolution
-        known = ImageDataset(data, resolution, resize=True, labels=G is not None and G.config.c_dim > 0)
-    suite = Suite(metrics, device=device)
-    output_folder(out)
-    report: dict[str, Any] = {"name": name, "metrics": {}}
-    if G is not None:
-        samples = samples or SAMPLES
-        figures = evaluate(
-            G, known, suite, samples=samples, reals=reals, base=load_network(base, device=device) if base else None,
-            seed=seed, psi=psi, dtype=dtype, batch=batch, quiet=quiet,
-        )  # fmt: skip
-        picture = sheet(_some(G, known, samples, seed, psi), known)
-        report |= {"sha256": provenance_of(G).get("sha256"), "psi": psi, "seed": seed, "samples": samples}
-        report |= {"base": Path(base).name} if base else {}
-    elif measured is not None:
-        samples = min(samples or len(measured), len(measured))
-        figures = evaluate_pictures(
-            measured, known, suite, samples=samples, real_samples=reals, batch=batch, quiet=quiet
-        )
-        picture = sheet([measured.image(i) for i in range(min(16, len(measured)))], known)
-        report |= {"samples": samples}
-    else:
-        pairs = evaluate_pairs(matched, suite, aligned=aligned, quiet=quiet)
-        figures, picture = pairs.metrics, pairs.sheet
-        report |= {"toons": toons.name, "pairs": pairs.count}
-    if suite.compares:
-        report |= {"data": Path(data).name, "reals": min(reals or MAX_REALS, len(known))}
-        report["resolution"] = known.resolution
-    report |= {"metrics": figures, "networks": suite.digests(), "version": __version__}
-    with atomic_path(files[0]) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    append_line(out / "metrics.jsonl", json.dumps(report))
-    save_image(picture, files[1])
-    _print(suite, figures)
+    with results_folder(out):
+        if photos is not None and toons is not None:
+            matched = match(photos, toons)
+            suite = Suite(metrics, device=device)
+            pairs = evaluate_pairs(matched, suite, aligned=aligned, quiet=quiet)
+            picture = pairs.sheet
+            report = {"toons": toons.name, "pairs": pairs.count, **_results(suite, pairs.metrics)}
+        elif pictures is not None:
+            measured = ImageDataset(pictures, resize=True)
+            real = _real_pictures(data, measured.resolution)
+            suite = Suite(metrics, device=device)
+            count = min(samples or len(measured), len(measured))
+            results = evaluate_pictures(
+                measured, real, suite, samples=count, real_samples=reals, batch=batch, quiet=quiet
+            )
+            picture = sheet([measured.image(i) for i in range(min(16, len(measured)))], real)
+            report = {"samples": count, **_about_reals(suite, data, real, reals), **_results(suite, results)}
+        else:
+            G = load_network(str(network), device=device)
+            real = _real_pictures(data, G.config.resolution, labels=G.config.c_dim > 0)
+            suite = Suite(metrics, device=device)
+            count = samples or SAMPLES
+            results = evaluate(
+                G, real, suite, samples=count, reals=reals, base=load_network(base, device=device) if base else None,
+                seed=seed, psi=psi, dtype=dtype, batch=batch, quiet=quiet,
+            )  # fmt: skip
+            picture = sheet(_some(G, real, count, seed, psi), real)
+            report = {"sha256": provenance_of(G).get("sha256"), "psi": psi, "seed": seed, "samples": count}
+            report |= {"base": Path(base).name} if base else {}
+            report |= {**_about_reals(suite, data, real, reals), **_results(suite, results)}
+        report = {"name": name, **report, "version": __version__}
+        with atomic_path(files[0]) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        append_line(out / "metrics.jsonl", json.dumps(report))
+        save_image(picture, files[1])
+    _print(metrics, report["metrics"])
     click.echo(files[0])
 
 
-def _some(G: Generator, known: ImageDataset | None, samples: int, seed: int, psi: float) -> list[Image.Image]:
+def _check_packages(metrics: Sequence[str]) -> None:
+    """Refuse metrics whose packages are not installed, before anything is loaded."""
+    for name in metrics:
+        network = parse_metric(name).network
+        package = "efficientnet_lite_pytorch" if network == OFFLINE else "torch_fidelity"
+        if network in NAMES and find_spec(package) is None:
+            raise ToonError(f"{name} needs packages that are not installed: {EXTRA}, or use --metrics detection.")
+
+
+def _real_pictures(data: str | None, resolution: int | None, labels: bool = False) -> ImageDataset | None:
+    return None if data is None else ImageDataset(data, resolution, resize=True, labels=labels)
+
+
+def _about_reals(suite: Suite, data: str | None, real: ImageDataset | None, reals: int | None) -> dict[str, Any]:
+    if not suite.compares or data is None or real is None:
+        return {}
+    return {"data": Path(data).name, "reals": min(reals or MAX_REALS, len(real)), "resolution": real.resolution}
+
+
+def _results(suite: Suite, results: dict[str, float]) -> dict[str, Any]:
+    return {"metrics": results, "networks": suite.digests()}
+
+
+def _some(G: Generator, real: ImageDataset | None, samples: int, seed: int, psi: float) -> list[Image.Image]:
     """The first 16 pictures that were measured."""
     z = latents(G, samples, seed)[:16].to(G.mapping.w_avg.device)
-    c = labels_of(known, samples, seed)[:16].to(z.device) if G.config.c_dim else None
+    c = labels_of(real, samples, seed)[:16].to(z.device) if real is not None and G.config.c_dim else None
     with torch.no_grad():
         return [to_pil(img) for img in G(z, c, psi=psi)]
 
 
-def _print(suite: Suite, figures: dict[str, float]) -> None:
-    width = max(len(name) for name in figures)
-    for metric in suite.metrics:
+def _print(metrics: Sequence[str], results: dict[str, float]) -> None:
+    width = max(len(name) for name in results)
+    for metric in map(parse_metric, dict.fromkeys(metrics)):
         for name in metric.results:
-            click.echo(f"{name:<{width}}  {figures[name]:12.5g}  {metric.better} is better")
+            click.echo(f"{name:<{width}}  {results[name]:12.5g}  {metric.better} is better")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one, and reading zips that nobody vouches for."""
+"""Writing files completely or not at all, and reading zips from untrusted sources within bounded memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BoundedReader:
 
 
 def explain_os_error(error: OSError, path: Path) -> ToonError:
-    """Turn a failed write into a sentence (full disk, no permission, missing folder)."""
+    """A ToonError that says why writing ``path`` failed: full disk, no permission, missing folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ToonError(f"The disk is full, so {path} could not be written: free some space or choose another --out.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -50,7 +50,8 @@ def explain_os_error(error: OSError, path: Path) -> ToonError:
 def output_folder(path: str | Path) -> Path:
     """Make the folder if it is missing and check that it can be written to, before any long work starts.
 
-    Raises ToonError if a file is in the way or the folder cannot be written.
+    Raises:
+        ToonError: a file is in the way, or the folder cannot be made or written to.
     """
     path = Path(path)
     try:
@@ -58,22 +59,40 @@ def output_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except (FileExistsError, NotADirectoryError) as error:
-        in_the_way = next((place for place in (path, *path.parents) if place.is_file()), None)
-        if in_the_way is None:
-            raise ToonError(f"{path} is a link to nothing: remove it, or choose another --out.") from error
-        raise ToonError(f"{in_the_way} is a file, not a folder: choose another --out.") from error
+        file = next((place for place in (path, *path.parents) if place.is_symlink() or place.is_file()), path)
+        if file.is_symlink() and not file.exists():
+            raise ToonError(f"{file} is a link to nothing: remove it, or choose another --out.") from error
+        raise ToonError(f"{file} is a file, not a folder: choose another --out.") from error
     except OSError as error:
         raise explain_os_error(error, path) from error
     return path
 
 
+@contextlib.contextmanager
+def results_folder(path: str | Path) -> Iterator[Path]:
+    """Like `output_folder`, for the time of a block: folders made here that are empty after an error are removed.
+
+    Raises:
+        ToonError: as `output_folder` does.
+    """
+    path = Path(path)
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        yield output_folder(path)
+    except BaseException:
+        for place in missing:  # from the inside out; one that is not empty stays, and so do those around it
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
+
+
 def refuse_overwrite(paths: list[Path], overwrite: bool) -> None:
-    """Raise ToonError if one of ``paths`` exists and ``overwrite`` was not asked for."""
+    """Raise ToonError if one of ``paths`` exists, unless ``overwrite`` is set."""
     if overwrite:
         return
     for path in paths:
         if path.exists():
-            raise ToonError(f"{path} exists already: choose another --out, or say --overwrite.")
+            raise ToonError(f"{path} exists already: choose another --out, or add --overwrite.")
 
 
 @contextlib.contextmanager
@@ -81,7 +100,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success fsync it and rename it to ``path``.
 
     On any failure the temporary file is removed and ``path`` is left as it was.
-    Raises ToonError for what the operating system refuses.
+
+    Raises:
+        ToonError: the operating system refuses to write.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -108,7 +129,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; on success fsync its files and rename it to ``path``.
 
     A folder that is there already is replaced. On any failure the temporary one is removed and ``path`` is left as
-    it was. Raises ToonError for what the operating system refuses.
+    it was.
+
+    Raises:
+        ToonError: the operating system refuses to write.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -130,15 +154,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that nobody meets half of it; does nothing if there is none."""
+    """Remove a folder by renaming it first, so that no reader sees half of it; does nothing if there is none."""
     if path.exists():
-        gone = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        os.replace(path, gone)
-        shutil.rmtree(gone)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        os.replace(path, aside)
+        shutil.rmtree(aside)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had half-written into ``folder``."""
+    """Remove temporary files that a killed process left in ``folder``."""
     for path in folder.glob(".*.tmp*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -153,7 +177,7 @@ def _umask() -> int:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Append one line to a text file; raises ToonError for what the operating system refuses."""
+    """Append one line to a text file; raises ToonError if the operating system refuses."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -16,12 +16,13 @@ import torch
 
 from . import cli
 from .data.images import save_image
-from .files import output_folder, refuse_overwrite
+from .features.identity import face_embedder
+from .files import refuse_overwrite, results_folder
 from .memory import keep_pages
 from .models import Generator
 from .pipelines.blend import comparison
-from .pipelines.finetoon import Progress, triplet, tune
-from .weights import load_network, save_networks
+from .pipelines.finetoon import FinetoonConfig, Progress, triplet, tune
+from .weights import load_network, provenance_of, save_networks
 
 ROWS = 6  # seeds on the sample grid at most
 
@@ -33,24 +34,17 @@ ROWS = 6  # seeds on the sample grid at most
 @cli.base()
 @cli.toon()
 @cli.swap("fine-toon")
-@click.option("--negative-swap", help="The same for the toonier blend to move away from; --swap and the block below it "
-              "if not given.")  # fmt: skip
+@click.option("--negative-swap", type=cli.TEXT, help="The same for the toonier blend to move away from; --swap and the "
+              "block below it if not given.")  # fmt: skip
 @cli.seeds("0-99", help="Fixed pool of seeds to learn from, like 0-99.")
-@click.option("--epochs", type=click.IntRange(0), default=10, help="Rounds through the pool.")
-@click.option("--batch", type=click.IntRange(1, 1024), default=4, help="Pictures per step.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-5, help="Learning rate, for all of G.")
-@click.option("--margin", type=click.FloatRange(0), default=1.0, help="Of the triplet loss.")
-@click.option("--legacy-sign", is_flag=True, help="The mistake of the first fine-tooning: move away from the person.")
-@click.option("--identity", default="dlib", help="Face embedding: dlib, facenet, or a file with FaceNet's weights.")
-@cli.psi()
+@cli.with_config(FinetoonConfig)
 @cli.out("out/finetoon")
-@cli.seed(help="Seed of the order of the pictures.")
 @cli.device()
 @cli.quiet()
 @cli.overwrite()
 def main(
-    base: str, toon: str, swap: str, negative_swap: str | None, out: Path, device: torch.device, quiet: bool,
-    overwrite: bool, **options,
+    base: str, toon: str, swap: str, negative_swap: str | None, seeds: list[int], config: FinetoonConfig, out: Path,
+    device: torch.device, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Tune a blended network to keep the face.
 
@@ -59,35 +53,36 @@ def main(
     blend, the fine-tooned network and the toonier blend side by side.
     """
     network, picture = out / "finetoon.safetensors", out / "finetoon.png"
-    epochs, shown = options["epochs"], options["seeds"][:ROWS]
-    pages = [out / f"finetoon-epoch{epoch:02d}.png" for epoch in range(1, epochs + 1)]
+    pages = [out / f"finetoon-epoch{epoch:02d}.png" for epoch in range(1, config.epochs + 1)]
     refuse_overwrite([network, picture, *pages], overwrite)
     keep_pages()
-    parents = [load_network(source, device=device) for source in (base, toon)]
-    networks = triplet(*parents, swap, negative_swap)
-    output_folder(out)
+    embedder = face_embedder(config.identity, device=device)
+    networks = triplet(load_network(base, device=device), load_network(toon, device=device), swap, negative_swap)
     before = copy.deepcopy(networks.anchor)
 
     def sheet(now: Generator, path: Path) -> None:
         columns = {"base": networks.positive, "blend": before, "fine-tooned": now, "toonier": networks.negative}
-        save_image(comparison(columns, shown, psi=options["psi"], dtype=torch.float32), path)
+        save_image(comparison(columns, seeds[:ROWS], psi=config.psi, dtype=torch.float32), path)
 
-    def tell(progress: Progress) -> None:
-        bar.set_description(f"epoch {progress.epoch}/{epochs}", refresh=False)
-        bar.set_postfix(loss=f"{progress.loss:.3f}", person=f"{progress.to_person:.3f}", toon=f"{progress.to_toon:.3f}")
+    def report(at: Progress) -> None:
+        bar.set_description(f"epoch {at.epoch}/{config.epochs}", refresh=False)
+        bar.set_postfix(loss=f"{at.loss:.3f}", person=f"{at.to_person:.3f}", toon=f"{at.to_toon:.3f}")
         bar.update()
-        if progress.step == progress.steps:
-            sheet(progress.generator, pages[progress.epoch - 1])
+        if at.step == at.steps:
+            sheet(at.generator, pages[at.epoch - 1])
 
-    steps = epochs * -(-len(set(options["seeds"])) // options["batch"])
-    with cli.progress(total=steps, quiet=quiet, unit="step") as bar:
-        G = tune(networks, callback=tell, **options)
-    save_networks(network, {"G_ema": G}, provenance=G.provenance, overwrite=overwrite)
-    sheet(G, picture)
-    if G.provenance["interrupted"]:
-        click.echo(f"Stopped; what was learnt is in {out}.", err=True)
+    steps = config.epochs * -(-len(set(seeds)) // config.batch)
+    with results_folder(out):
+        with cli.progress(total=steps, quiet=quiet, unit="step") as bar:
+            G = tune(networks, seeds=seeds, config=config, embedder=embedder, callback=report)
+        history = provenance_of(G)
+        save_networks(network, {"G_ema": G}, provenance=history, overwrite=overwrite)
+        sheet(G, picture)
+    if history["interrupted"]:
+        click.echo(f"Stopped early; the network so far is in {out}.", err=True)
         raise click.Abort
-    click.echo(f"Faces were compared by {G.provenance['identity']}.", err=True)
+    if not quiet:
+        click.echo(f"Faces were compared by {history['identity']}.", err=True)
     click.echo(out)
 
 

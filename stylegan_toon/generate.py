@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 import torch
+from PIL import Image
 
 from . import cli
 from .data.images import image_grid, save_image, to_pil
-from .files import output_folder, refuse_overwrite
+from .files import refuse_overwrite, results_folder
 from .models.family import NOISE_MODES
-from .pipelines.generate import _batches
+from .pipelines.generate import batches
 from .weights import load_network
 
 GRID = 64  # pictures on grid.png at most
@@ -22,9 +23,9 @@ GRID = 64  # pictures on grid.png at most
 @cli.network()
 @cli.seeds("0-15")
 @cli.psi()
-@click.option("--class", "label", type=int, help="Class, for conditional networks.")
+@click.option("--class", "label", type=cli.integer(0, 1_000_000), help="Class, for conditional networks.")
 @click.option("--noise-mode", type=click.Choice(NOISE_MODES), default="const", help="Noise inputs.")
-@click.option("--batch", type=click.IntRange(1, 1024), default=8, help="Pictures computed at once.")
+@cli.batch(8)
 @cli.out("out/generate")
 @cli.seed(help="Seed of --noise-mode random.")
 @cli.device()
@@ -41,18 +42,17 @@ def main(
     files = {number: out / f"seed{number:04d}.png" for number in seeds}
     refuse_overwrite([*files.values(), out / "grid.png"], overwrite)
     G = load_network(network, device=device)
-    output_folder(out)
     torch.manual_seed(seed)
-    shown = []
-    made = _batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
-    with cli.progress(total=len(seeds), quiet=quiet, unit="img") as bar:
+    shown: list[Image.Image] = []
+    made = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
+    with results_folder(out), cli.progress(total=len(seeds), quiet=quiet, unit="img") as bar:
         for start, pictures in zip(range(0, len(seeds), batch), made):
             for number, picture in zip(seeds[start:], map(to_pil, pictures)):
                 save_image(picture, files[number])
                 shown += [picture] if len(shown) < GRID else []
             bar.update(len(pictures))
-    grid = image_grid(shown, math.ceil(math.sqrt(len(shown))), captions=[f"seed {number}" for number in seeds[:GRID]])
-    save_image(grid, out / "grid.png")
+    captions = [f"seed {number}" for number in seeds[:GRID]]
+    save_image(image_grid(shown, math.ceil(math.sqrt(len(shown))), captions=captions), out / "grid.png")
     click.echo(out)
 
 

@@ -1,45 +1,41 @@
-"""Project a photo: find the latent (and the noise) with which a generator shows it."""
+"""Project a photo: find the latent, and the noise, with which a generator shows it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
 from . import cli
-from .data.images import image_grid, save_image, to_pil
-from .faces.photo import open_photo
-from .features.identity import face_embedder
-from .features.perceptual import perceptual
-from .files import atomic_path, output_folder, refuse_overwrite
-from .memory import keep_pages
-from .pipelines.project import STEPS, progress_bar, project, save_projection, search_size
-from .weights import descend, load_network, save_networks
+from .files import atomic_path, refuse_overwrite, results_folder
+from .inversion.config import InversionConfig
+
+if TYPE_CHECKING:
+    import torch
+
+# The modules that need torch are imported when a command runs, so that a missing photo is reported at once.
 
 
 @cli.command(
     "python -m stylegan_toon.project photo.jpg\n"
     "python -m stylegan_toon.project photo.jpg --space w --steps 1000 --out out/w"
 )
-@click.argument("photo", type=cli.PATH)
+@click.argument("photo", type=cli.PHOTO, is_eager=True)
 @cli.network()
-@click.option("--space", type=click.Choice(list(STEPS)), default="w+", help="One w for all layers, or one for each.")
-@click.option("--steps", type=click.IntRange(1), help="Steps; 400 in w+, 1000 in w.")
-@click.option("--tune", "tune_steps", type=click.IntRange(0), default=0, help="Steps of pivotal tuning afterwards.")
-@click.option("--features", default="vgg", help="Perceptual distance: vgg, lpips or a file.")
-@click.option("--aligned", is_flag=True, help="The photo is an aligned square crop already.")
-@click.option("--face", type=click.IntRange(1), default=1, help="Which face, counted from the left.")
+@cli.with_config(
+    InversionConfig, defaults={"tune_steps": 0}, help={"steps": "Steps of the search; 400 in w+, 1000 in w."}
+)
+@cli.aligned("The photo is an aligned square crop already.")
+@click.option("--face", type=cli.integer(1, 1000), default=1, help="Which face, counted from the left.")
 @cli.out("out/project")
 @cli.device()
-@cli.accelerate()
-@cli.seed(303)
 @cli.quiet()
 @cli.overwrite()
 def main(
-    photo: Path, network: str, space: str, steps: int | None, tune_steps: int, features: str, aligned: bool, face: int,
-    out: Path, device: torch.device, accelerate: str, seed: int, quiet: bool, overwrite: bool,
+    photo: Path, network: str, config: InversionConfig, aligned: bool, face: int, out: Path, device: torch.device,
+    quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Find the latent behind a photo.
 
@@ -49,34 +45,42 @@ def main(
     latent, picture, report, tuned = (
         out / f"{photo.stem}{ending}" for ending in (".safetensors", "-projected.png", ".json", "-network.safetensors")
     )
-    refuse_overwrite([latent, picture, report, *([tuned] if tune_steps else [])], overwrite)
+    refuse_overwrite([latent, picture, report, *([tuned] if config.tune_steps else [])], overwrite)
+
+    import torch
+
+    from .data.images import image_grid, save_image, to_pil
+    from .faces.photo import open_photo
+    from .features.identity import face_embedder
+    from .features.perceptual import perceptual
+    from .memory import keep_pages
+    from .pipelines.project import project, save_projection, search_size
+    from .weights import descend, load_network, save_networks
 
     keep_pages()
     G = load_network(network, device=device)
     crop = open_photo(photo, search_size(G), aligned=aligned, face=None if aligned else face).faces[0].image
-    output_folder(out)
-    measure = perceptual(features, device=device)
-    embedder = face_embedder(device=device)
-    bar, move = progress_bar((steps or STEPS[space]) + tune_steps, "project", quiet)
-    with bar:
-        found = project(
-            G, crop, space=space, steps=steps, tune_steps=tune_steps, seed=seed, features=measure,
-            accelerate=accelerate, callback=move,
-        )  # fmt: skip
-    with torch.no_grad():
-        identity = float(embedder.similarity(found.image, found.target))
-    scores = {**found.scores(), "identity": round(identity, 4), "identity_network": embedder.name}
-    options = {"space": space, "steps": steps, "tune": tune_steps, "seed": seed, "features": features}
-    history = descend("project", options, [G])
-    save_projection(found, latent, history)
-    if tune_steps:
-        save_networks(tuned, {"G_ema": found.generator}, provenance=history, overwrite=overwrite)
-    sheet = image_grid([crop, to_pil(found.image[0])], columns=2, size=256, column_labels=["aligned", "projected"])
-    save_image(sheet, picture)
-    with atomic_path(report) as temporary:
-        temporary.write_text(json.dumps(scores, indent=2) + "\n")
-    if found.interrupted:
-        click.echo(f"Stopped early; what was found is in {out}.", err=True)
+    measure, embedder = perceptual(config.features, device=device), face_embedder(device=device)
+    with results_folder(out):
+        with cli.search_progress(config.total_steps, "project", quiet) as move:
+            projection = project(G, crop, config, measure=measure, callback=move)
+        with torch.no_grad():
+            identity = float(embedder.similarity(projection.image, projection.target))
+        scores = {**projection.scores(), "identity": round(identity, 4), "identity_network": embedder.name}
+        options = {
+            "space": config.space, "steps": config.steps, "tune": config.tune_steps, "seed": config.seed,
+            "features": Path(config.features).name,
+        }  # fmt: skip
+        history = descend("project", options, [G])
+        save_projection(projection, latent, history)
+        if config.tune_steps:
+            save_networks(tuned, {"G_ema": projection.generator}, provenance=history, overwrite=overwrite)
+        pictures = [crop, to_pil(projection.image[0])]
+        save_image(image_grid(pictures, columns=2, size=256, column_labels=["aligned", "projected"]), picture)
+        with atomic_path(report) as temporary:
+            temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    if projection.interrupted:
+        click.echo(f"Stopped early; the best so far is in {out}.", err=True)
         raise click.Abort
     click.echo(out)
 

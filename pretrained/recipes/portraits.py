@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from stylegan_toon.data.images import image_grid, read_image, save_image
 from stylegan_toon.drawing import draw_comic
 from stylegan_toon.errors import ToonError
-from stylegan_toon.faces.align import crop
+from stylegan_toon.faces.align import crop, largest
 from stylegan_toon.faces.mesh import Mesh, face_mesh
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import atomic_path, output_folder
@@ -94,7 +94,7 @@ def draw(photo: Path) -> dict[str, Image.Image]:
         if "No face" in str(error):
             return {}
         raise
-    face = max(faces, key=lambda face: np.hypot(*(face.quad[3] - face.quad[0])))
+    face = largest(faces)
     return {"aligned": face.image, "drawn": draw_comic(face.image)}
 
 

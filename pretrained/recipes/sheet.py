@@ -14,9 +14,10 @@ from stylegan_toon import load_network
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.drawing import draw
 from stylegan_toon.faces.photo import open_photo
+from stylegan_toon.inversion.config import InversionConfig
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.pipelines.project import project
-from stylegan_toon.pipelines.toonify import RESOLUTION, STEPS, TUNE, carry_over
+from stylegan_toon.pipelines.toonify import RESOLUTION, STEPS, TUNE_STEPS, carry_over
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     cells, labels = [], ["photo", "projected", *args.styles, *(f"{style}, drawn" for style in args.drawn)]
     for photo in args.photos:
         crop = open_photo(photo, RESOLUTION).faces[0].image
-        found = project(faces, crop, steps=STEPS, tune_steps=TUNE, noise=False)
+        found = project(faces, crop, InversionConfig(steps=STEPS, tune_steps=TUNE_STEPS), noise=False)
         networks = [found.generator, *(carry_over(faces, found.generator, toon) for toon in toons)]
         with torch.no_grad():
             shown = [to_pil(G.synthesis(found.ws, noise_mode="const", resolution=RESOLUTION)[0]) for G in networks]

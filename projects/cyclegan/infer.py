@@ -13,6 +13,7 @@ from stylegan_toon import cli
 from stylegan_toon.data.images import to_rgb
 from stylegan_toon.dataset_builder.filters import remove_background
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.align import largest
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.weights import load_networks
 
@@ -43,9 +44,8 @@ def cut_out(photo: Image.Image, white: bool = False) -> Image.Image:
     Raises:
         ToonError: there is no face in it.
     """
-    faces = open_photo(photo, WORKING_SIZE).faces
-    largest = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).max())
-    return to_rgb(remove_background(largest.image)) if white else largest.image
+    face = largest(open_photo(photo, WORKING_SIZE).faces)
+    return to_rgb(remove_background(face.image)) if white else face.image
 
 
 @cli.command(

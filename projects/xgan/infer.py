@@ -13,6 +13,7 @@ from stylegan_toon import cli
 from stylegan_toon.data.images import image_grid, read_image, save_image, to_pil, to_rgb, to_tensor
 from stylegan_toon.dataset_builder.filters import remove_background
 from stylegan_toon.errors import ToonError
+from stylegan_toon.faces.align import largest
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.memory import keep_pages
@@ -47,9 +48,8 @@ def segment(photo: Image.Image, *, aligned: bool = False, matting: str = "walker
     Raises:
         ToonError: there is no face in it.
     """
-    faces = open_photo(photo, SEGMENTED_AT, aligned=aligned).faces
-    largest = max(faces, key=lambda face: abs(face.quad[3] - face.quad[0]).sum())
-    return to_rgb(remove_background(largest.image, matting))
+    face = largest(open_photo(photo, SEGMENTED_AT, aligned=aligned).faces)
+    return to_rgb(remove_background(face.image, matting))
 
 
 def translate(xgan: Xgan, picture: Image.Image, source: int, *, clean: bool = True) -> Image.Image:

@@ -1,11 +1,13 @@
-"""What the commands share: the group, types of options, options, and how mistakes are reported."""
+"""What the commands share: the group, types of options, options, progress, and how mistakes are reported."""
 
 from ..progress import progress
 from .commands import COMMANDS, Command, command, command_group, main
 from .from_config import options_of, with_config
 from .options import (
     accelerate,
+    aligned,
     base,
+    batch,
     device,
     dtype,
     network,
@@ -17,18 +19,24 @@ from .options import (
     seeds,
     swap,
     toon,
+    width,
 )
-from .types import DEVICE, DTYPE, PATH, SEEDS, integer, number
+from .search import search_progress
+from .types import DEVICE, DTYPE, PATH, PHOTO, SEEDS, TEXT, integer, number
 
 __all__ = [
     "COMMANDS",
     "DEVICE",
     "DTYPE",
     "PATH",
+    "PHOTO",
     "SEEDS",
+    "TEXT",
     "Command",
     "accelerate",
+    "aligned",
     "base",
+    "batch",
     "command",
     "command_group",
     "device",
@@ -43,9 +51,11 @@ __all__ = [
     "progress",
     "psi",
     "quiet",
+    "search_progress",
     "seed",
     "seeds",
     "swap",
     "toon",
+    "width",
     "with_config",
 ]

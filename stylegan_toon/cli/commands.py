@@ -1,7 +1,7 @@
 """The ``stylegan-toon`` command, the classes of commands, and how mistakes are reported.
 
 A command is a module with ``main = command(...)(function)``; ``python -m stylegan_toon.NAME`` and
-``stylegan-toon NAME`` run the same thing. Nothing heavier than click is imported until a command runs.
+``stylegan-toon NAME`` run the same function. Nothing heavier than click is imported until a command is used.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import ToonError
-
-if TYPE_CHECKING:
-    pass
-
-T = TypeVar("T")
 
 COMMANDS = {
     "toonify": "Turn photos of people into cartoons.",
@@ -29,7 +24,7 @@ COMMANDS = {
     "project": "Find the latent behind a photo.",
     "dataset": "Make a training set: crop, filter, draw.",
     "train": "Train a network, or teach one a new style.",
-    "convert": "Carry networks between formats.",
+    "convert": "Convert networks between formats.",
     "finetoon": "Tune a blended network to keep the face.",
     "evaluate": "Measure a network or pictures: FID, KID, identity ...",
     "env": "Show versions, kernels, weights and folders.",
@@ -37,7 +32,7 @@ COMMANDS = {
 
 
 def _explain(error: BaseException) -> str | None:
-    """One sentence for what a user can mend; None for a defect of ours, which deserves its traceback."""
+    """One sentence for an error that the user can correct; None for a defect, which keeps its traceback."""
     if isinstance(error, ToonError):
         return str(error)
     if isinstance(error, click.ClickException):
@@ -45,7 +40,7 @@ def _explain(error: BaseException) -> str | None:
     text = str(error)
     # torch raises a plain RuntimeError when the CPU has no memory left.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in text:
-        return "There is not enough memory for this: take fewer or smaller pictures at once, or another --device."
+        return "There is not enough memory for this: use fewer or smaller pictures at once, or another --device."
     if isinstance(error, OSError):
         what = f"{error.filename}: " if error.filename else ""
         return f"{what}{error.strerror or text or type(error).__name__}."
@@ -61,8 +56,8 @@ def _warn(message: Warning | str, *_: Any) -> None:
         click.echo(f"warning: {message}", err=True)
 
 
-class _Told:
-    """Mixin for click commands: mistakes end in ``error: ...`` on stderr and exit code 2, never in a traceback."""
+class _Reporting(click.Command):
+    """Base of all commands: mistakes end in ``error: ...`` on stderr and exit code 2, never in a traceback."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
@@ -83,7 +78,7 @@ class _Told:
         sys.exit(result if isinstance(result, int) else 0)
 
 
-class Command(_Told, click.Command):
+class Command(_Reporting):
     """A command whose help page ends in an example."""
 
     def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
@@ -97,7 +92,7 @@ class Command(_Told, click.Command):
 
 
 class CommandGroup(Command, click.Group):
-    """A command with subcommands; arguments that begin with none of them go to the one named ``default``."""
+    """A command with subcommands; without the name of one, the arguments go to the one named ``default``."""
 
     def __init__(self, *args: Any, default: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,14 +108,14 @@ class CommandGroup(Command, click.Group):
         return self.command(name, cls=Command, example=example, context_settings=_SETTINGS)
 
 
-class _Commands(_Told, click.Group):
-    """Imports a command's module when it is asked for."""
+class _Commands(_Reporting, click.Group):
+    """The group of all commands; imports the module of a command when that command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return importlib.import_module(f"stylegan_toon.{name}").main if name in COMMANDS else None
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return importlib.import_module(f"stylegan_toon.{cmd_name}").main if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -141,7 +136,7 @@ def command(example: str) -> Callable[[Callable[..., None]], Command]:
 
 
 def command_group(example: str, default: str) -> Callable[[Callable[..., None]], CommandGroup]:
-    """Decorator: like `command`, for a command with subcommands, of which ``default`` may be left out."""
+    """Decorator: like `command`, for a command with subcommands; the name of ``default`` may be left out."""
 
     def decorate(function: Callable[..., None]) -> CommandGroup:
         name = function.__module__.rpartition(".")[2]
@@ -156,9 +151,9 @@ def command_group(example: str, default: str) -> Callable[[Callable[..., None]],
 @click.version_option(__version__, prog_name="stylegan-toon")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """A photo goes in, a cartoon that still looks like the person comes out.
+    """Turn photos into cartoons that still look like the person.
 
-    "stylegan-toon COMMAND --help" tells more about a command.
+    "stylegan-toon COMMAND --help" shows the options of a command, with an example.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,13 +1,19 @@
-"""Types of options: seeds, devices, precisions."""
+"""Types of options: numbers, texts, paths, photos, seeds, devices, precisions.
+
+They refuse on the command line what no command can use (``nan``, an empty text, a missing photo), before torch is
+imported.
+"""
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import Limits
+from ..config import DTYPES, MAX_SEED, Limits
+from ..errors import ToonError, short
 
 if TYPE_CHECKING:
     import torch
@@ -15,23 +21,31 @@ if TYPE_CHECKING:
 MAX_SEEDS = 100_000
 
 
-class Number(click.ParamType):
-    """A finite number within limits: ``nan`` and ``inf`` are refused, and so is ``1e400``."""
+class Number(click.FloatRange):
+    """A finite number within limits; ``nan``, ``inf`` and ``1e400`` are refused.
+
+    Args:
+        kind: int or float.
+        limits: the smallest and the largest value, shown on the help page.
+    """
 
     def __init__(self, kind: type[int] | type[float] = float, limits: Limits | None = None) -> None:
         self.kind, self.limits = kind, limits or Limits()
+        low, high, above = self.limits.low, self.limits.high, self.limits.above
+        super().__init__(low if above is None else above, high, min_open=above is not None)
         self.name = "integer" if kind is int else "number"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name.upper()
+    def _describe_range(self) -> str:
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             number = self.kind(value)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no {'whole ' * (self.kind is int)}number.", param, ctx)
+            what = "a whole number" if self.kind is int else "a number"
+            self.fail(f"{short(repr(value))} is not {what}.", param, ctx)
         if fault := self.limits.fault(number):
-            self.fail(f"{value!r} does not do: {fault}.", param, ctx)
+            self.fail(f"{short(repr(value))} is not allowed: {fault}.", param, ctx)
         return number
 
 
@@ -43,6 +57,51 @@ def number(low: float | None = None, high: float | None = None, *, above: float 
 def integer(low: int | None = None, high: int | None = None) -> Number:
     """The type of an option that is a whole number."""
     return Number(int, Limits(low, high))
+
+
+class TextType(click.ParamType):
+    """A text that is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not value.strip():
+            self.fail("it is empty: give a value, or leave the option out.", param, ctx)
+        return value
+
+
+class PathType(click.Path):
+    """A path that is not empty, as a `Path`; nothing need be there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("it is empty: give a path, or leave the option out.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class PhotoType(PathType):
+    """The path of an ordinary file that can be read: what a photo must at least be."""
+
+    name = "photo"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode):
+                with open(path, "rb"):
+                    return path
+        except FileNotFoundError:
+            raise ToonError(f"{path} does not exist: check the path.") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ToonError(f"{path} cannot be read ({reason}): check the path.") from error
+        if stat.S_ISDIR(mode):
+            raise ToonError(f"{path} is a folder: give one picture file.")
+        raise ToonError(f"{path} is not an ordinary file: give a picture file.")
 
 
 class SeedsType(click.ParamType):
@@ -58,12 +117,14 @@ class SeedsType(click.ParamType):
             first, dash, last = (text.strip() for text in part.partition("-"))
             last = last if dash else first
             if not (first.isdecimal() and last.isdecimal() and len(first) <= 10 and len(last) <= 10):
-                self.fail(f"{part!r} is no seed and no range of seeds: write them like 0-15,33.", param, ctx)
+                self.fail(
+                    f"{short(repr(part))} is neither a seed nor a range of seeds: write them like 0-15,33.", param, ctx
+                )
             low, high = int(first), int(last)
-            if not low <= high < 2**32:
-                self.fail(f"{part!r} is no range from 0 up to 4294967295.", param, ctx)
+            if not low <= high <= MAX_SEED:
+                self.fail(f"{part!r} is not a range within 0 to {MAX_SEED}.", param, ctx)
             if len(seeds) + high - low >= MAX_SEEDS:
-                self.fail(f"that is more than {MAX_SEEDS} seeds: make them in parts.", param, ctx)
+                self.fail(f"that is more than {MAX_SEEDS} seeds: use several runs.", param, ctx)
             seeds.extend(range(low, high + 1))
         return seeds
 
@@ -82,13 +143,13 @@ class DeviceType(click.ParamType):
         if value == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
         kind, _, index = value.partition(":")
-        if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
-            self.fail(f"{value!r} is not one of {self.choices}.", param, ctx)
+        if kind not in ("cpu", "cuda", "mps") or (index and not (index.isdecimal() and len(index) <= 4)):
+            self.fail(f"{short(repr(value))} is not one of {self.choices}.", param, ctx)
         count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(_has_mps())}[kind]
         if count == 0:
-            self.fail(f"torch sees no {kind} device here: use auto or cpu.", param, ctx)
+            self.fail(f"torch finds no {kind} device on this machine: use auto or cpu.", param, ctx)
         if int(index or 0) >= count:
-            self.fail(f"{value!r} is not there: the last one is {kind}:{count - 1}.", param, ctx)
+            self.fail(f"there is no {value}: the last device is {kind}:{count - 1}.", param, ctx)
         return torch.device(value)
 
 
@@ -102,17 +163,17 @@ class DtypeType(click.ParamType):
     """``auto`` -> None (as the network is configured); otherwise the torch dtype."""
 
     name = "dtype"
-    choices = "auto|float32|bfloat16|float16"
+    choices = "|".join(DTYPES)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> torch.dtype | None:
         import torch
 
         if isinstance(value, torch.dtype):
             return value
-        if value not in self.choices.split("|"):
-            self.fail(f"{value!r} is not one of {self.choices}.", param, ctx)
+        if value not in DTYPES:
+            self.fail(f"{short(repr(value))} is not one of {self.choices}.", param, ctx)
         return None if value == "auto" else getattr(torch, value)
 
 
 SEEDS, DEVICE, DTYPE = SeedsType(), DeviceType(), DtypeType()
-PATH = click.Path(path_type=Path)
+TEXT, PATH, PHOTO = TextType(), PathType(), PhotoType()

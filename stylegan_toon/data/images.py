@@ -46,6 +46,8 @@ def read_image(
     """
     if isinstance(source, (str, Path)):
         name = name or str(source)
+        if Path(source).is_fifo():  # opening one waits until something writes into it
+            raise ToonError(f"{name} is not an ordinary file: give a picture file.")
         try:
             with open(source, "rb") as file:
                 return read_image(file, name=name, max_side=max_side, max_pixels=max_pixels)

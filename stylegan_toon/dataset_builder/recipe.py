@@ -15,7 +15,7 @@ from ..data.images import read_image, shrink
 from ..data.sources import Source
 from ..drawing import draw
 from ..errors import ToonError
-from ..faces.align import Face, align, detect_faces
+from ..faces.align import Face, align, detect_faces, largest
 from .filters import GLASSES, blur, glasses, head_pose, perceptual_hash, remove_background
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
@@ -128,7 +128,7 @@ def prepare(data: bytes, name: str, recipe: Recipe) -> list[Outcome]:
     except ToonError:
         return [_dropped("no face", photo)]
     if recipe.faces == "largest":
-        faces = [max(faces, key=lambda face: face.area)]
+        faces = [largest(faces)]
     return [_judged(photo, face, recipe) for face in faces]
 
 
@@ -171,7 +171,7 @@ def _cropped(photo: Image.Image, face: Face | None, recipe: Recipe) -> tuple[Ima
     size = (recipe.size, recipe.size)
     if face is not None:
         aligned = align(photo, face, recipe.size)
-        return aligned.image, float(np.hypot(*(aligned.quad[3] - aligned.quad[0])))
+        return aligned.image, aligned.side
     if recipe.crop == "none" and photo.width != photo.height:
         raise ToonError(f"it is {photo.width}x{photo.height}, not square")
     return ImageOps.fit(photo, size, Image.Resampling.LANCZOS), min(photo.size)
@@ -179,7 +179,7 @@ def _cropped(photo: Image.Image, face: Face | None, recipe: Recipe) -> tuple[Ima
 
 def _landmarks(crop: Image.Image) -> np.ndarray | None:
     try:
-        return max(detect_faces(crop), key=lambda face: face.area).landmarks
+        return largest(detect_faces(crop)).landmarks
     except ToonError:
         return None
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, ImageStat
@@ -44,9 +45,9 @@ class Face:
     confidence: float
 
     @property
-    def area(self) -> float:
-        """Area of the box in pixels."""
-        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+    def side(self) -> float:
+        """Side in pixels of the square that FFHQ would cut out."""
+        return _side(ffhq_quad(self.landmarks))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,19 @@ class Aligned:
 
     image: Image.Image
     quad: np.ndarray
+
+    @property
+    def side(self) -> float:
+        """Side of the square in pixels of the photo."""
+        return _side(self.quad)
+
+
+AnyFace = TypeVar("AnyFace", Face, Aligned)
+
+
+def largest(faces: Iterable[AnyFace]) -> AnyFace:
+    """The face whose square has the longest side; a tilted head counts as an upright one."""
+    return max(faces, key=lambda face: face.side)
 
 
 def detect_faces(

@@ -1,4 +1,4 @@
-"""Inversion: the latent, the noise and, if wished, the weights with which a generator shows a given picture.
+"""Inversion: the latent, the noise and, on request, the weights with which a generator shows a given picture.
 
 The schedules and the noise regularisation are those of StyleGAN2's projector (Karras et al., "Analyzing and
 Improving the Image Quality of StyleGAN", arXiv 1912.04958, appendix D).
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..features.perceptual import Perceptual
 from ..models import Generator
 from ..models.accelerate import accelerate as accelerated
+from .config import InversionConfig
 
 NOISE_WEIGHT = 1e5  # appendix D: alpha
 PIXEL_WEIGHT = 0.4
@@ -27,14 +28,14 @@ SPREAD_WEIGHT = 0.02
 
 
 def learning_rate(step: int, steps: int, initial: float = 0.1) -> float:
-    """Rate at ``step`` of ``steps``: up linearly over the first 5 %, down as a half cosine over the last 25 %."""
+    """Learning rate at ``step`` of ``steps``: linear rise over the first 5 %, half-cosine fall over the last 25 %."""
     t = step / steps
     down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
     return initial * min(1.0, t / 0.05) * down
 
 
 def w_noise_scale(step: int, steps: int, w_std: float) -> float:
-    """Deviation of the noise added to w: 5 % of ``w_std``, falling quadratically to 0 at three quarters of the way."""
+    """Standard deviation of the noise added to w: 5 % of ``w_std``, falling quadratically to 0 at 75 % of the steps."""
     return w_std * 0.05 * max(0.0, 1 - step / steps / 0.75) ** 2
 
 
@@ -71,13 +72,13 @@ def noise_maps(G: Generator) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class LatentPrior:
-    """What w's look like: mean and covariance of 10,000 samples of the mapping network.
+    """The distribution of w: mean and covariance of 10,000 samples of the mapping network.
 
     Attributes:
         mean: ``[w_dim]``.
         std: root mean squared distance from the mean (one number for the whole vector, as in appendix D).
         axes: ``[w_dim, w_dim]``; ``v @ axes`` turns unit-variance coordinates into an offset from the mean.
-        inverse: its inverse, damped for directions the samples do not use.
+        inverse: the inverse of ``axes``, damped in directions of almost no variance.
     """
 
     mean: Tensor
@@ -123,7 +124,7 @@ def pixel_distance(a: Tensor, b: Tensor, levels: int = 4) -> Tensor:
 
 @dataclass
 class Progress:
-    """Where a run stands: handed to the callback after every step.
+    """The state of a search or of tuning, given to the callback after every step.
 
     Attributes:
         stage: "w", "w+" or "tune".
@@ -155,17 +156,13 @@ def invert(
     G: Generator,
     target: Tensor,
     perceptual: Perceptual,
+    config: InversionConfig | None = None,
     *,
-    space: str = "w+",
-    steps: int = 400,
-    lr: float = 0.1,
-    seed: int = 303,
     noise: bool = True,
     sizes: Sequence[tuple[float, int]] = (),
-    accelerate: str = "auto",
     callback: Callback | None = None,
 ) -> Inversion:
-    """Find ws and noise for ``target``. The noise of ``G`` is overwritten with what was found.
+    """Find ws and noise with which ``G`` shows ``target``.
 
     "w" is the published projector: one w from the mean, noise on w that dies away, perceptual distance only.
     "w+" starts the same way and, from a third of the steps on, lets every layer have a w of its own. It works in
@@ -173,27 +170,33 @@ def invert(
     layers towards each other, because a latent far from both does not survive the change to another network.
 
     Args:
-        G: gradients of its parameters must be off; it is changed, so hand in a copy.
-        target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes: what larger ones need is not computed.
-        noise: search for the noise, too; else it stays what it is.
-        sizes: (share of the steps until which it is compared, side of the pictures compared), rising, sides that G
-            makes: a small picture costs a fraction of a large one and shows most. R for the rest.
-        accelerate: see `models.accelerate.accelerate`: graphs of whole steps, or a compiled synthesis network.
-        callback: gets a `Progress` after every step. KeyboardInterrupt ends the run and keeps what is there.
+        G: gradients of its parameters must be off. Its noise is overwritten with the noise of the search.
+        target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes.
+        perceptual: the distance that is minimised, on the device of ``G``.
+        config: how to search; its tuning and ``features`` are not used here. None = the defaults.
+        noise: search for the noise, too; otherwise the noise of ``G`` stays.
+        sizes: pairs of (share of the steps until which it is used, side of the pictures that are compared), in rising
+            order, sides that G makes: a small picture costs a fraction of a large one. R afterwards.
+        callback: gets a `Progress` after every step. KeyboardInterrupt ends the search and keeps its last result.
+
+    Returns:
+        The latent, and the perceptual distance at every step.
     """
+    config = (config or InversionConfig()).with_defaults()
+    steps, lr, accelerate, dtype = config.steps or 0, config.lr, config.accelerate, config.torch_dtype
     prior = latent_prior(G)
-    plus = space == "w+"
+    plus = config.space == "w+"
     maps = list(noise_maps(G).values()) if noise else []
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(config.seed)
     for one in maps:
         one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
     v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
     apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
-    # A recorded step reads its rate from memory.
+    # CUDA graphs replay a step with the numbers of its recording, so the learning rate has to be a tensor.
     graphs = target.is_cuda and accelerate in ("auto", "graphs")
     rate = torch.tensor(lr, device=target.device) if graphs else lr
     optimizer = torch.optim.Adam([v, *maps, *([apart] if plus else [])], lr=rate, betas=(0.9, 0.999), capturable=graphs)
-    paint = accelerated(G.synthesis, accelerate if accelerate == "compile" else "off")
+    synthesise = accelerated(G.synthesis, accelerate if accelerate == "compile" else "off")
     targets, goals = {}, {}
     for size in {*(size for _, size in sizes), target.shape[-1]}:
         targets[size] = F.interpolate(target, size=(size, size), mode="area")
@@ -201,9 +204,9 @@ def invert(
             goals[size] = perceptual(targets[size])
 
     def advance(jitter: Tensor, wide: bool, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """One step; perceptual distance, picture and ws before it."""
+        """One step of the optimiser; perceptual distance, picture and ws as they were before it."""
         ws = prior.color(v + apart) if plus else (prior.mean + v).expand(-1, G.num_ws, -1)
-        image = paint(ws + jitter, noise_mode="const", resolution=size)
+        image = synthesise(ws + jitter, noise_mode="const", resolution=size, dtype=dtype)
         distance = (perceptual(image) - goals[size]).square().sum()
         loss = distance + NOISE_WEIGHT * noise_regularization(maps) if maps else distance
         if plus:
@@ -212,13 +215,13 @@ def invert(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if not wide:
-            apart.grad = None  # Adam skips it: one w for all layers so far
+            apart.grad = None  # Adam skips parameters without a gradient: one w for all layers so far
         optimizer.step()
         normalize_(maps)
         return distance.detach(), image.detach(), ws.detach()
 
     advance = accelerated(advance, "off" if accelerate == "compile" else accelerate)
-    found = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
+    result = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
     try:
         for step in range(steps):
             for group in optimizer.param_groups:
@@ -227,15 +230,15 @@ def invert(
             wide = plus and step >= steps // 3
             jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
             size = next((side for share, side in sizes if step < share * steps), target.shape[-1])
-            distance, image, found.ws = advance(jitter, wide, size)
-            found.history.append(distance.item())
+            distance, image, result.ws = advance(jitter, wide, size)
+            result.history.append(distance.item())
             if callback is not None:
-                callback(Progress(space if wide else "w", step + 1, steps, found.history[-1], image))
+                callback(Progress(config.space if wide else "w", step + 1, steps, result.history[-1], image))
     except KeyboardInterrupt:
-        found.interrupted = True
+        result.interrupted = True
     for one in maps:
         one.requires_grad_(False)
-    return found
+    return result
 
 
 def tune(
@@ -248,25 +251,33 @@ def tune(
     lr: float = 2e-3,
     stop: float | None = None,
     heads_stay: bool = False,
+    dtype: torch.dtype | None = None,
     callback: Callback | None = None,
 ) -> Inversion:
     """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
 
-    The latent stays what it is, so whatever other networks do with it stays the same. The rate is several times the
-    paper's 3e-4 and a pixel distance is added, for few steps on a small network.
+    The latent stays as it is, so other networks still do the same with it. The learning rate is several times the
+    paper's 3e-4 and a pixel distance is added, because few steps are taken on a small network.
 
     Args:
         G: changed in place; its noise and mapping network are not touched.
-        heads_stay: leave the torgb layers alone.
+        ws: ``[1, num_ws, w_dim]``.
+        target: ``[1, C, R, R]`` in [-1, 1].
+        perceptual: the distance that is minimised.
+        steps: at most this many.
+        lr: of Adam.
         stop: perceptual distance at which to stop early; None = 0.06 for LPIPS as in the paper, 0 for other measures.
+        heads_stay: leave the torgb layers as they are.
+        dtype: precision of the four highest blocks; None = as the network is configured.
+        callback: as for `invert`.
 
     Returns:
-        ws as given, and the distance at every step.
+        ws as given, and the perceptual distance at every step.
     """
     if stop is None:
         stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
-    found = Inversion(ws)
-    # The heads stay: a colour that only they get right is lost when another network, or another head, shows the face.
+    result = Inversion(ws)
+    # A colour that only the torgb layers learn is lost when another network, or another head, shows the face.
     parameters = [p for name, p in G.synthesis.named_parameters() if ".torgb." not in f".{name}" or not heads_stay]
     for p in parameters:
         p.requires_grad_()
@@ -275,19 +286,19 @@ def tune(
         goal = perceptual(target)
     try:
         for step in range(steps):
-            image = G.synthesis(ws, noise_mode="const", resolution=target.shape[-1])
+            image = G.synthesis(ws, noise_mode="const", resolution=target.shape[-1], dtype=dtype)
             distance = (perceptual(image) - goal).square().sum()
-            found.history.append(distance.item())
+            result.history.append(distance.item())
             if callback is not None:
-                callback(Progress("tune", step + 1, steps, found.history[-1], image.detach()))
-            if found.history[-1] <= stop:
+                callback(Progress("tune", step + 1, steps, result.history[-1], image.detach()))
+            if result.history[-1] <= stop:
                 break
             optimizer.zero_grad(set_to_none=True)
             pixels = (image - target).square().mean() + TUNE_PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
             (distance + pixels).backward()
             optimizer.step()
     except KeyboardInterrupt:
-        found.interrupted = True
+        result.interrupted = True
     for p in parameters:
         p.requires_grad_(False)
-    return found
+    return result

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ToonError
+from ..errors import ToonError, short
 from ..features.extractors import NAMES, OFFLINE
 from .perceptual_path import PATHS
 
@@ -68,7 +68,7 @@ def parse_metric(name: str, networks: Sequence[str] = NAMES) -> Metric:
     elif text == "detection":
         return Metric(name, "detection", "mtcnn")
     raise ToonError(
-        f"There is no metric named {name!r}: choose from fid, kid, fd-NET, kd-NET, pr-NET (NET is one of "
+        f"There is no metric named {short(repr(name))}: choose from fid, kid, fd-NET, kd-NET, pr-NET (NET is one of "
         f"{', '.join(networks)}), {', '.join(f'ppl-{path}' for path in PATHS)}, each also "
         "with -vgg, identity, identity-dlib, detection."
     )

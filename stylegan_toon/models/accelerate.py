@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-ACCELERATE = ("auto", "off", "graphs", "compile")
+from ..config import ACCELERATE
+
 SMALL = 8  # the batch up to which "auto" takes graphs
 _WARM_UP = 3  # calls of a kind before it is recorded: libraries choose their algorithms then
 _MOST = 8  # recordings kept; each holds the memory of its activations

@@ -1,4 +1,4 @@
-"""Make training sets: from photos, drawings, videos; rendered comics; vector avatars."""
+"""Make training sets from photos, drawings and videos; from vector avatars; index tar shards."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import click
-
 from ..data.shards import Shards, is_url, write_index
 from ..data.sources import Source, open_source
 from ..dataset_builder.avatars import Avatars
 from ..dataset_builder.build import Summary, make_set
-from ..dataset_builder.labels import KINDS, labels_of
-from ..dataset_builder.recipe import FORMATS, Preparation, Recipe
+from ..dataset_builder.labels import labels_of
+from ..dataset_builder.recipe import Preparation, Recipe
 from ..errors import ToonError
 
 
@@ -29,25 +27,33 @@ def dataset(
     start: int = 0,
     stop: int | None = None,
     distance: int | None = None,
-    **how: Any,
+    workers: int = 1,
+    per_shard: int = 1000,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> Summary:
-    """Make a set from folders, zips, tar shards, lmdbs and videos; going on where an earlier call was killed.
+    """Make a set from folders, zips, tar shards, lmdbs and videos, resuming where an earlier call was killed.
 
     Args:
         sources: one or several of what `open_source` takes.
         out: a ``.zip``, or a folder for tar shards.
-        recipe: what is done with each picture.
+        recipe: how each picture is cropped, judged and drawn; None = the defaults.
         labels: see `labels_of`.
-        fps: frames taken from each second of a video; all if None.
-        start, stop: only these of all pictures, in order of name.
-        distance: bits of 256 in which near-duplicates may differ; None keeps them.
-        how: ``workers``, ``per_shard``, ``overwrite``, ``quiet`` as for `make_set`.
+        fps: frames taken from each second of a video; None = all.
+        start, stop: take the pictures from ``start`` up to, but not including, ``stop``, in order of name.
+        distance: bits of 256 in which near-duplicates may differ; None keeps duplicates.
+        workers: processes.
+        per_shard: pictures in a tar shard.
+        overwrite: replace ``out`` if it exists.
+        quiet: show no progress.
 
     Raises:
-        ToonError: as `open_source`, `labels_of` and `make_set` do. A damaged picture is left out and reported.
+        ToonError: ``out`` is or contains a source; and as `open_source`, `labels_of` and `make_set` do. A damaged
+            picture is left out and reported.
     """
     recipe = recipe or Recipe()
     places = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    _refuse_sources(Path(out), places)
     opened = [open_source(place, fps=fps) for place in places]
     given, about = labels_of(labels, opened)
     items = [
@@ -57,45 +63,74 @@ def dataset(
     ]
     chosen = items[start:stop]
     if not chosen:
-        raise ToonError(f"There are {len(items)} pictures, none of them from {start} to {stop}.")
+        raise ToonError(f"There are {len(items)} pictures, none of them from {start} to {stop}: choose other limits.")
     plan = {"sources": [_fingerprint(source) for source in opened], "labels": labels, "start": start, **asdict(recipe)}
     work = Preparation(opened, recipe)
-    return make_set(out, chosen, work, plan, format=recipe.format, distance=distance, about=about, **how)
+    return make_set(
+        out, chosen, work, plan, format=recipe.format, distance=distance, about=about, workers=workers,
+        per_shard=per_shard, overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
+
+
+def _refuse_sources(out: Path, places: Sequence[str | Path]) -> None:
+    """Refuse an ``out`` whose replacement would delete a source."""
+    target = out.resolve()
+    for place in places:
+        if is_url(place):
+            continue
+        source = Path(place).resolve()  # of a pattern such as shards/*.tar, the folder counts
+        source = source.parent if any(letter in source.name for letter in "*?[") else source
+        if source == target or target in source.parents:
+            raise ToonError(f"{out} is a source of the set, or contains one: choose another --out.")
 
 
 def _fingerprint(source: Source) -> list[Any]:
-    """Tells a source from others without reading its pictures, wherever it lies."""
+    """What distinguishes a source from others: name, number of pictures and a digest of their names."""
     names = hashlib.sha256("\n".join(source.names).encode(errors="surrogatepass")).hexdigest()
     return [Path(str(source.path)).name, len(source.names), names]
 
 
-_SOURCES = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-_SIZE = click.option("--size", type=click.IntRange(8, 4096), default=256, help="Side of the pictures in pixels.")
-_FORMAT = click.option("--format", type=click.Choice(list(FORMATS)), default="png", help="Of the pictures.")
-_PER_SHARD = click.option("--per-shard", type=click.IntRange(1), default=1000, help="Pictures in a tar shard.")
-_WORKERS = click.option("--workers", type=click.IntRange(1), default=2, help="Processes.")
-_LABELS = click.option("--labels", type=click.Choice(KINDS), default="auto", help="Where labels come from.")
-_START = click.option("--start", type=click.IntRange(0), default=0, help="First picture to take, in order of name.")
-_STOP = click.option("--stop", type=click.IntRange(1), help="Picture to stop before.")
-
-
-def avatars(out: str | Path, count: int, artist: Avatars, **how: Any) -> Summary:
+def avatars(
+    out: str | Path,
+    count: int,
+    artist: Avatars,
+    *,
+    workers: int = 1,
+    per_shard: int = 1000,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Summary:
     """Make a set of ``count`` vector avatars; the class of a picture is its style.
 
     Args:
         out: a ``.zip``, or a folder for tar shards; ``dataset.json`` names artist and licence of every class.
-        how: as for `make_set`.
+        count: pictures.
+        artist: what draws them.
+        workers, per_shard, overwrite, quiet: as for `dataset`.
+
+    Raises:
+        ToonError: as `make_set` does.
     """
     about = {"classes": list(artist.styles), "licences": artist.licences(), "made_with": artist.versions()}
     plan = {**asdict(artist), **artist.versions()}
-    return make_set(out, range(count), artist, plan, format=artist.format, about=about, **how)
+    return make_set(
+        out, range(count), artist, plan, format=artist.format, about=about, workers=workers, per_shard=per_shard,
+        overwrite=overwrite, quiet=quiet,
+    )  # fmt: skip
 
 
 def index_shards(folder: str | Path) -> Path:
-    """Write ``index.json`` for the tars of a folder, so that they can be read over http. Returns its path."""
+    """Write ``index.json`` for the tar shards of a folder, so that they can be read over http.
+
+    Returns:
+        the path of ``index.json``.
+
+    Raises:
+        ToonError: not a folder, or no tar shards in it.
+    """
     path = Path(folder)
     if is_url(folder) or not path.is_dir():
-        raise ToonError(f"{folder} is no folder: --write-index needs the folder in which the tars lie.")
+        raise ToonError(f"{folder} is not a folder: --write-index needs the folder of the tar shards.")
     shards = Shards(path / "*.tar", index=False)
     labels = shards.labels()
     ends = [sum(shards.sizes[: number + 1]) for number in range(len(shards.sizes))]

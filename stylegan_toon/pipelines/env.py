@@ -1,4 +1,4 @@
-"""Show what is installed and what is live: the first thing to look at, and to send along with a question."""
+"""Versions, devices, kernels, networks and folders: the first thing to look at when something does not work."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PACKAGES = (
 
 
 def env() -> dict[str, Any]:
-    """Versions, devices, which kernels are live and why, networks and folders; nothing is compiled or fetched.
+    """Versions, devices, which kernels are in use and why, networks and folders; nothing is compiled or downloaded.
 
     Returns:
-        JSON-able sections: ``versions``, ``machine``, ``kernels``, ``networks``, ``folders``.
+        sections that can be written as JSON: ``versions``, ``machine``, ``kernels``, ``networks``, ``folders``.
     """
     status = ops.status()
     return {
@@ -63,8 +63,8 @@ def _version(package: str) -> str:
 def _cuda_devices() -> list[str]:
     if not torch.cuda.is_available():
         return []
-    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return [f"{p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB" for p in found]
+    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [f"{p.name}, sm_{p.major}{p.minor}, {p.total_memory / 2**30:.0f} GiB" for p in devices]
 
 
 def _networks() -> dict[str, str]:

@@ -9,7 +9,7 @@ towards the person's and away from the cartoon's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,17 +17,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import ACCELERATE, DTYPES, MAX_SEED, Config, option
 from ..errors import ToonError
 from ..features.identity import FaceEmbedder, face_embedder
 from ..models import Generator
+from ..models.accelerate import accelerate
 from ..models.swap import layer_names, parse_swap, swap_layers
 from ..weights import descend, load_network, name_of
 from .blend import blend
 from .generate import latents
 
 
+@dataclass(frozen=True)
+class FinetoonConfig(Config):
+    """How to fine-tune a blend.
+
+    Attributes:
+        epochs: rounds through the seeds; 0 leaves the blend as it is.
+        batch: pictures per step.
+        lr: of Adam.
+        margin, legacy_sign: see `triplet_loss`.
+        identity: the face embedding, see `features.identity.face_embedder`.
+        psi: truncation of every picture.
+        dtype: precision of the four highest blocks: "float32", "bfloat16", "float16", or "auto" for what the network
+            is configured for. The gradient of the loss on one pixel is small enough to vanish in float16.
+        accelerate: how the two networks that do not change are run, see `models.accelerate.accelerate`; "compile" also
+            compiles the one that is trained.
+        seed: of the order of the pictures, 0 to 2**32 - 1.
+
+    Raises:
+        ConfigError: a value has the wrong type, is not finite, or lies outside its limits.
+    """
+
+    epochs: int = option(10, "Rounds through the seeds.", low=0, high=99_999)
+    batch: int = option(4, "Pictures per step.", low=1, high=1024)
+    lr: float = option(1e-5, "Learning rate, for all of G.", above=0)
+    margin: float = option(1.0, "Margin of the triplet loss.", low=0, high=100)
+    legacy_sign: bool = option(False, "The mistake of the first fine-tooning: move away from the person.")
+    identity: str = option("dlib", "Face embedding: dlib, facenet, or a file with FaceNet's weights.")
+    psi: float = option(0.7, "Truncation: 1 is the full variety, 0 the mean face.", low=-2, high=2)
+    dtype: str = option(
+        "float32", "Precision of the four highest blocks; float16 loses small gradients.", choices=DTYPES
+    )
+    accelerate: str = option(
+        "auto", "CUDA graphs at small batch (auto), none (off), CUDA graphs always, or torch.compile.",
+        choices=ACCELERATE,
+    )  # fmt: skip
+    seed: int = option(0, "Seed of the order of the pictures.", low=0, high=MAX_SEED)
+
+
 class Triplet(NamedTuple):
-    """The three networks, and where they come from."""
+    """The three networks, the toon network and the swaps they were made with."""
 
     anchor: Generator
     positive: Generator
@@ -39,7 +79,7 @@ class Triplet(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """What `tune` tells after every step.
+    """The state of the training, given to the callback after every step.
 
     Attributes:
         epoch: from 1.
@@ -89,7 +129,7 @@ def toonier(swap: str, names: list[str]) -> str:
     swapped = {name.partition(".")[0] for name in names if shares[name] > 0}
     lowest = next((index for index, block in enumerate(blocks) if block in swapped), 0)
     if lowest == 0:
-        raise ToonError(f"No block lies below those of --swap {swap!r} to make it toonier: say --negative-swap.")
+        raise ToonError(f"No block lies below those of --swap {swap!r} to make it toonier: add --negative-swap.")
     return f"{swap},{blocks[lowest - 1]}"
 
 
@@ -99,7 +139,7 @@ def triplet(
     """Anchor, positive and negative; see `finetoon` for arguments and errors."""
     base, toon = (load_network(part) if isinstance(part, (str, Path)) else part for part in (base, toon))
     if base.config.c_dim:
-        raise ToonError("Networks with classes cannot be fine-tooned: give --base and --toon without.")
+        raise ToonError("Networks with classes cannot be fine-tooned: give a --base and a --toon without classes.")
     anchor = blend(base, toon, swap)
     negative_swap = toonier(swap, layer_names(base)) if negative_swap is None else negative_swap
     negative = swap_layers(base, toon, negative_swap, names=(name_of(base, "base"), name_of(toon, "toon")))
@@ -112,7 +152,10 @@ def finetoon(
     swap: str = "fine-toon",
     *,
     negative_swap: str | None = None,
-    **options,
+    seeds: Sequence[int] = range(100),
+    config: FinetoonConfig | None = None,
+    embedder: FaceEmbedder | None = None,
+    callback: Callable[[Progress], object] = lambda progress: None,
 ) -> Generator:
     """Blend two networks and tune the blend so that it keeps the face of the base.
 
@@ -121,97 +164,90 @@ def finetoon(
         toon: the drawing's; its layers make the blend.
         swap: the layers of the anchor that come from the toon, see `models.swap.parse_swap`.
         negative_swap: the same for the negative. None = ``swap`` and the block below it, see `toonier`.
-        **options: how to tune, see `tune`.
+        seeds, config, embedder, callback: see `tune`.
 
     Returns:
         A generator in eval mode, with ``.provenance``. Base and toon are left as they are.
 
     Raises:
-        ToonError: networks that do not fit together or know classes, swaps that cannot be, and those of `tune`.
+        ToonError: networks that do not fit together or have classes, swaps that name no part of them, and as `tune`.
     """
-    return tune(triplet(base, toon, swap, negative_swap), **options)
+    networks = triplet(base, toon, swap, negative_swap)
+    return tune(networks, seeds=seeds, config=config, embedder=embedder, callback=callback)
 
 
 def tune(
     networks: Triplet,
     *,
     seeds: Sequence[int] = range(100),
-    epochs: int = 10,
-    batch: int = 4,
-    psi: float = 0.7,
-    lr: float = 1e-5,
-    margin: float = 1.0,
-    legacy_sign: bool = False,
-    identity: str | Path | FaceEmbedder = "dlib",
-    seed: int = 0,
+    config: FinetoonConfig | None = None,
+    embedder: FaceEmbedder | None = None,
     callback: Callable[[Progress], object] = lambda progress: None,
 ) -> Generator:
-    """Train the anchor, in place, mapping network and all, with Adam on the triplet loss; noise inputs are constant.
+    """Train the anchor, in place and mapping network included, with Adam on the triplet loss; the noise is constant.
 
     Args:
         networks: from `triplet`, on one device.
-        seeds: the fixed pool of pictures; each is seen once an epoch.
-        epochs: 0 leaves the blend as it is.
-        batch: pictures per step.
-        psi: truncation of every picture.
-        lr: of Adam.
-        margin, legacy_sign: see `triplet_loss`.
-        identity: the face embedding, see `features.identity.face_embedder`.
-        seed: of the order of the pictures.
-        callback: called after every step. Ctrl-C from the first step on ends the training, and what was learnt is
-            returned with ``provenance["interrupted"]`` true.
+        seeds: the fixed pool of pictures; each is used once an epoch.
+        config: how to train; None = the defaults.
+        embedder: a face embedding to use in place of the one that ``config.identity`` names.
+        callback: called after every step. Ctrl-C from the first step on ends the training, and the network of the
+            last step is returned with ``provenance["interrupted"]`` true.
 
     Returns:
         The anchor in eval mode. Its provenance holds the parents, the options, ``identity`` (name of the
         embedding), ``epochs`` (completed), ``steps``, ``loss`` (mean of each completed epoch) and ``interrupted``.
 
     Raises:
-        ToonError: no seeds, no such embedding, or a loss that is no longer a number.
+        ToonError: no seeds, an unknown face embedding, or a loss that is not finite.
     """
-    G, pool = networks.anchor, list(dict.fromkeys(seeds))
+    config = config or FinetoonConfig()
+    G, pool, batch = networks.anchor, list(dict.fromkeys(seeds)), config.batch
     if not pool:
         raise ToonError("Fine-tooning needs at least one seed.")
     device = G.mapping.w_avg.device
-    embedder = face_embedder(identity, device=device)
+    embedder = face_embedder(embedder or config.identity, device=device)
+    dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     z = latents(pool, G.config.z_dim).to(device)
 
-    def embed(network: Generator, part: Tensor) -> Tensor:
-        # float32 throughout: the loss's gradient on one pixel is small enough to vanish in float16.
-        return embedder(network(part, psi=psi, noise_mode="const", dtype=torch.float32))
+    def embed(network: Callable[..., Tensor], part: Tensor) -> Tensor:
+        return embedder(network(part, psi=config.psi, noise_mode="const", dtype=dtype))
 
-    with torch.no_grad():  # these two never change
+    with torch.no_grad():  # these two networks do not change
         person, cartoon = (
-            torch.cat([embed(network, part) for part in z.split(batch)])
+            torch.cat([embed(accelerate(network, config.accelerate), part) for part in z.split(batch)])
             for network in (networks.positive, networks.negative)
         )
-    optimizer = torch.optim.Adam(G.requires_grad_(True).parameters(), lr=lr)
-    order = torch.Generator().manual_seed(seed)
+    # CUDA graphs have no gradients, so the anchor is only ever compiled.
+    anchor = accelerate(G, config.accelerate if config.accelerate == "compile" else "off")
+    optimizer = torch.optim.Adam(G.requires_grad_(True).parameters(), lr=config.lr)
+    order = torch.Generator().manual_seed(config.seed)
     means: list[float] = []
     steps, interrupted = 0, False
     try:
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, config.epochs + 1):
             total, parts = 0.0, torch.randperm(len(pool), generator=order).to(device).split(batch)
             for step, rows in enumerate(parts, 1):
-                face = embed(G, z[rows])
-                to_person, to_toon = (F.cosine_similarity(face, known[rows]) for known in (person, cartoon))
-                loss = triplet_loss(to_person, to_toon, margin, legacy_sign).mean()
+                face = embed(anchor, z[rows])
+                to_person, to_toon = (F.cosine_similarity(face, fixed[rows]) for fixed in (person, cartoon))
+                loss = triplet_loss(to_person, to_toon, config.margin, config.legacy_sign).mean()
                 if not torch.isfinite(loss):
-                    raise ToonError(f"The loss is no longer a number in epoch {epoch}: choose a lower --lr.")
+                    raise ToonError(f"The loss is not finite in epoch {epoch}: choose a lower --lr.")
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 steps += 1
-                figures = [float(tensor.detach().mean()) for tensor in (loss, to_person, to_toon)]
-                total += figures[0] * len(rows)
+                value, person_cosine, toon_cosine = (float(t.detach().mean()) for t in (loss, to_person, to_toon))
+                total += value * len(rows)
                 if step == len(parts):
                     means.append(total / len(pool))
-                callback(Progress(epoch, step, len(parts), *figures, G))
+                callback(Progress(epoch, step, len(parts), value, person_cosine, toon_cosine, G))
     except KeyboardInterrupt:
         interrupted = True
     optimizer.zero_grad()
     options = {
-        "swap": networks.swap, "negative_swap": networks.negative_swap, "seeds": pool, "epochs": epochs,
-        "batch": batch, "psi": psi, "lr": lr, "margin": margin, "legacy_sign": legacy_sign, "seed": seed,
+        "swap": networks.swap, "negative_swap": networks.negative_swap, "seeds": pool,
+        **{name: value for name, value in asdict(config).items() if name not in ("identity", "accelerate")},
     }  # fmt: skip
     G.provenance = descend(
         "finetoon", options, [networks.positive, networks.toon],

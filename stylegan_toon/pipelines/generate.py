@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from ..errors import ToonError
 from ..models import Generator
 from ..models.accelerate import accelerate as accelerated
+from ..weights import load_network
 
 
 def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
-    """The z of each seed as the published tools draw it: ``RandomState(seed).randn(1, z_dim)``.
+    """The z of each seed as in NVIDIA's published tools: ``RandomState(seed).randn(1, z_dim)``.
 
     Returns:
         ``[len(seeds), z_dim]`` float32 on the CPU.
@@ -24,7 +26,7 @@ def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
 
 
 def generate(
-    G: Generator,
+    G: Generator | str | Path,
     seeds: Sequence[int],
     *,
     psi: float = 0.7,
@@ -37,12 +39,12 @@ def generate(
     """Pictures of seeds, on the network's device.
 
     Args:
-        G: in eval mode.
+        G: a generator in eval mode, or a source for `load_network`.
         seeds: one picture each, 0 to 2**32 - 1.
         psi: truncation, see `MappingNetwork`.
         label: class, for conditional networks.
         noise_mode: "const", "random" (from torch's global generator) or "none".
-        batch: how many to compute at once.
+        batch: pictures computed at once.
         dtype: see `SynthesisNetwork`.
         accelerate: "auto", "off", "graphs" or "compile", see `models.accelerate.accelerate`.
 
@@ -52,29 +54,35 @@ def generate(
     Raises:
         ToonError: a label the network does not have, or none where it needs one.
     """
+    if not isinstance(G, Generator):
+        G = load_network(G)
     size = (G.config.img_channels, G.config.resolution, G.config.resolution)
-    pictures = _batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
+    pictures = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
     return torch.cat([torch.empty(0, *size), *pictures])
 
 
-@torch.no_grad()
-def _batches(
+def batches(
     G: Generator, seeds: Sequence[int], psi: float, label: int | None, noise_mode: str, batch: int,
     dtype: torch.dtype | None, accelerate: str,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """What `generate` makes, ``batch`` pictures at a time."""
+    """The pictures of `generate`, ``batch`` at a time ``[batch, C, R, R]``; the label is checked before the first."""
     device = next(G.parameters()).device
     c = _one_hot(G.config.c_dim, label, device)
-    paint = accelerated(G, accelerate)
-    for z in latents(seeds, G.config.z_dim).split(batch):
-        rows = c.expand(len(z), -1) if c is not None else None
-        yield paint(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu()
+    synthesise = accelerated(G, accelerate)
+
+    @torch.no_grad()
+    def made() -> Iterator[Tensor]:
+        for z in latents(seeds, G.config.z_dim).split(batch):
+            rows = c.expand(len(z), -1) if c is not None else None
+            yield synthesise(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu()
+
+    return made()
 
 
 def _one_hot(classes: int, label: int | None, device: torch.device) -> Tensor | None:
     if classes == 0:
         if label is not None:
-            raise ToonError("This network knows no classes: leave out --class.")
+            raise ToonError("This network has no classes: leave out --class.")
         return None
     if label is None or not 0 <= label < classes:
         raise ToonError(f"This network makes one of {classes} classes: choose --class 0 to {classes - 1}.")

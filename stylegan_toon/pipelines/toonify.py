@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..data.images import image_grid, to_pil
 from ..drawing import draw
 from ..errors import ToonError
-from ..faces.align import Aligned, paste_back
+from ..faces.align import Aligned, largest, paste_back
 from ..faces.photo import Photo, open_photo
 from ..features.perceptual import Perceptual, perceptual
+from ..inversion.config import InversionConfig
 from ..inversion.optimise import Callback
 from ..models import Generator
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
-from ..weights import load_network, name_of
+from ..weights import load_network, name_of, same_file
 from .project import Projection, project
 
 SWAP = "b4-"
-STEPS, TUNE = 90, 25
+STEPS, TUNE_STEPS = 90, 25
 RESOLUTION = 512
 
 
 @dataclass(frozen=True, eq=False)
 class ToonFace:
-    """One face on its way.
+    """One face of a photo and its cartoon.
 
     Attributes:
         aligned: the crop of the photo and where it lies.
@@ -46,26 +49,40 @@ class ToonFace:
 
 
 @dataclass(frozen=True, eq=False)
-class Toon:
-    """A photo turned into cartoons.
+class Toon(Sequence[ToonFace]):
+    """A photo and its cartoons: a sequence with one `ToonFace` for each face, from left to right.
 
     Attributes:
         photo: the photo, upright RGB.
         faces: from left to right.
-        interrupted: stopped by Ctrl-C; what is there is a draft.
+        interrupted: stopped by Ctrl-C; the last face is a draft, and faces after it are missing.
     """
 
     photo: Image.Image
     faces: list[ToonFace]
     interrupted: bool = False
 
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    @overload
+    def __getitem__(self, index: int) -> ToonFace: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ToonFace]: ...
+    def __getitem__(self, index: int | slice) -> ToonFace | list[ToonFace]:
+        return self.faces[index]
+
+    def __iter__(self) -> Iterator[ToonFace]:
+        return iter(self.faces)
+
     @property
     def image(self) -> Image.Image:
         """The cartoon of the largest face."""
-        return max(self.faces, key=lambda face: np.hypot(*(face.aligned.quad[3] - face.aligned.quad[0]))).image
+        biggest = largest([face.aligned for face in self.faces])
+        return next(face.image for face in self.faces if face.aligned is biggest)
 
     def sheet(self) -> Image.Image:
-        """Photo, aligned face, what the base network made of it (if it was asked) and toon; a row for each face."""
+        """A row for each face: photo, aligned face, what the base network shows for it (if one was used), cartoon."""
         rows = [[self.photo, f.aligned.image, f.inverted, f.image] for f in self.faces]
         labels = ["photo", "aligned", "inverted", "toon"]
         if any(face.inverted is None for face in self.faces):
@@ -81,6 +98,82 @@ class Toon:
         return result
 
 
+@dataclass(frozen=True, eq=False)
+class Toonifier:
+    """Two networks and how to use them, checked once and then used for any number of photos; made by `load`.
+
+    Attributes:
+        base, toon: generators that fit together, on one device.
+        swap, width: the layers to take from ``toon``; see `blend`.
+        resolution: side of the cartoons in pixels.
+        inversion: how faces are projected into ``base``.
+        measure: the perceptual distance of the projection.
+    """
+
+    base: Generator
+    toon: Generator
+    swap: str
+    width: float | None
+    resolution: int
+    inversion: InversionConfig
+    measure: Perceptual
+
+    @classmethod
+    def load(
+        cls,
+        base: str | Path | Generator = "faces",
+        toon: str | Path | Generator = "comic",
+        swap: str = SWAP,
+        width: float | None = None,
+        *,
+        resolution: int | None = None,
+        config: InversionConfig | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Toonifier:
+        """Load the networks and check that they fit together; see `toonify` for arguments and errors."""
+        base, toon = (load_network(n, device=device) if isinstance(n, (str, Path)) else n for n in (base, toon))
+        size = side_of(base, resolution)
+        inversion = (config or InversionConfig()).with_defaults(STEPS, TUNE_STEPS)
+        measure = perceptual(inversion.features, device=device)
+        toonifier = cls(base, toon, swap, width, size, inversion, measure)
+        toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
+        if base is toon or same_file(base, toon):
+            warnings.warn(
+                f"base and toon are one network ({name_of(base, 'base')}): the cartoon will be the inverted photo.",
+                stacklevel=2,
+            )
+        return toonifier
+
+    def __call__(self, photo: Photo, callback: Callback | None = None) -> Toon:
+        """The cartoons of all faces of a photo; see `toonify`."""
+        faces: list[ToonFace] = []
+        for aligned in photo.faces:
+            face, interrupted = self.face(aligned, callback)
+            faces.append(face)
+            if interrupted:
+                return Toon(photo.image, faces, interrupted=True)
+        return Toon(photo.image, faces)
+
+    def face(self, aligned: Aligned, callback: Callback | None = None) -> tuple[ToonFace, bool]:
+        """The cartoon of one face, and whether Ctrl-C stopped its projection."""
+        projection = project(
+            self.base, aligned.image, self.inversion, noise=False, measure=self.measure, callback=callback
+        )
+        tuned = projection.generator
+        blended = self.blended(tuned, carry_over(self.base, tuned, self.toon))
+        with torch.no_grad():
+            inverted, cartoon = (
+                to_pil(network.synthesis(projection.ws, noise_mode="const", resolution=self.resolution)[0])
+                for network in (tuned, blended)
+            )
+        return ToonFace(aligned, cartoon, projection, inverted), projection.interrupted
+
+    def blended(self, base: Generator, toon: Generator) -> Generator:
+        """``base`` with the layers in ``swap`` from ``toon``."""
+        names = name_of(self.base, "base"), name_of(self.toon, "toon")
+        return swap_layers(base, toon, self.swap, self.width, names=names)
+
+
 def toonify(
     photo: str | Path | Image.Image | Photo,
     *,
@@ -91,64 +184,48 @@ def toonify(
     resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
-    space: str = "w+",
-    steps: int = STEPS,
-    tune_steps: int = TUNE,
-    features: str | Path | Perceptual = "vgg",
-    accelerate: str = "auto",
-    seed: int = 303,
+    config: InversionConfig | None = None,
     device: str | torch.device = "cpu",
     callback: Callback | None = None,
 ) -> Toon:
     """Turn the faces of a photo into cartoons.
 
-    Each face is aligned as FFHQ is, projected into ``base`` (`project`), and its latent is shown by the network that
-    has the layers in ``swap`` from ``toon`` and the others from the base as tuned to this face.
+    Each face is aligned as in FFHQ and projected into ``base`` (see `project`). Its latent is then shown by a network
+    that has the layers in ``swap`` from ``toon`` and the others from the base as tuned to this face::
+
+        for face in toonify("photo.jpg"):  # from left to right
+            face.image.show()
 
     Args:
-        photo: a path, a picture, or what `open_photo` made of one.
+        photo: a path, a picture, or the result of `open_photo`.
         base, toon: generators that fit together, or sources for `load_network`.
-        swap, width: what to take from ``toon``; see `blend`.
-        resolution: side of the cartoon, one that the networks make; None = 512, or their own where they make no such.
+        swap, width: the layers to take from ``toon``; see `blend`.
+        resolution: side of the cartoon, one that the networks make; None = 512, or their largest if they do not make
+            that.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
-        space, steps, tune_steps, features, accelerate, seed: see `project`.
-        device: where to compute.
+        config: how to project; None = `InversionConfig`'s defaults with 90 steps in W+ and 25 steps of tuning.
+        device: where to compute; networks that are given stay where they are.
         callback: gets a `inversion.optimise.Progress` after every step of every face.
+
+    Returns:
+        A `Toon`: a sequence with one `ToonFace` for each face, with ``image`` (the largest face's cartoon),
+        ``sheet()`` and ``pasted()``. Ctrl-C ends the search and returns a draft.
 
     Raises:
         ToonError: what is wrong with the photo, the networks or the swap, in one sentence.
     """
-    base, toon = (load_network(n, device=device) if isinstance(n, (str, Path)) else n for n in (base, toon))
-    names = name_of(base, "base"), name_of(toon, "toon")
-    size = side_of(base, resolution)
-    swap_layers(base, toon, swap, width, names=names)  # refuses what cannot be before the long work
+    toonifier = Toonifier.load(base, toon, swap, width, resolution=resolution, config=config, device=device)
     if not isinstance(photo, Photo):
-        photo = open_photo(photo, size, aligned=aligned, face=face)
-    measure = perceptual(features, device=device)
-    faces: list[ToonFace] = []
-    for crop in photo.faces:
-        found = project(
-            base, crop.image, space=space, steps=steps, tune_steps=tune_steps, seed=seed, noise=False,
-            features=measure, accelerate=accelerate, callback=callback,
-        )  # fmt: skip
-        blended = swap_layers(found.generator, carry_over(base, found.generator, toon), swap, width, names=names)
-        with torch.no_grad():
-            shown, drawn = (
-                to_pil(network.synthesis(found.ws, noise_mode="const", resolution=size)[0])
-                for network in (found.generator, blended)
-            )
-        faces.append(ToonFace(crop, drawn, found, shown))
-        if found.interrupted:
-            return Toon(photo.image, faces, interrupted=True)
-    return Toon(photo.image, faces)
+        photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face)
+    return toonifier(photo, callback)
 
 
 def side_of(network: Generator, resolution: int | None) -> int:
     """The side of the pictures to make.
 
     Raises:
-        ToonError: the network makes none of ``resolution``.
+        ToonError: the network does not make pictures of ``resolution``.
     """
     sides = network.config.head_resolutions
     if resolution is None:
@@ -166,16 +243,16 @@ def draw_faces(
     aligned: bool = False,
     face: int | None = None,
 ) -> Toon:
-    """Draw the faces of a photo without any network: the renderer that the networks have learnt from.
+    """Draw the faces of a photo without a network, with the renderer that made the training pictures of the networks.
 
     Args:
-        photo: a path, a picture, or what `open_photo` made of one.
+        photo: a path, a picture, or the result of `open_photo`.
         style: one of `drawing.STYLES`.
         resolution: side of the drawings in pixels.
         aligned, face: as for `toonify`.
 
     Raises:
-        ToonError: what is wrong with the photo, or no such style.
+        ToonError: what is wrong with the photo, or an unknown style.
     """
     if not isinstance(photo, Photo):
         photo = open_photo(photo, resolution, aligned=aligned, face=face)
@@ -183,10 +260,10 @@ def draw_faces(
 
 
 def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:
-    """A copy of ``toon`` whose synthesis weights have moved as those of ``base`` did when it was tuned to a face.
+    """A copy of ``toon`` whose synthesis weights are moved by what tuning changed in those of ``base``.
 
-    The toon was taught from the base, so what makes the base show this face makes the toon draw it. Not so the strength
-    of the noise: grain that a photo has does not become a drawing.
+    The toon was trained from the base, so a change that makes the base show this face makes the toon draw it. The
+    strengths of the noise are left out: a photo has grain, a drawing has none.
     """
     moved = copy.deepcopy(toon)
     before, after = dict(base.synthesis.named_parameters()), dict(tuned.synthesis.named_parameters())

@@ -1,4 +1,4 @@
-"""What all verbs share: help pages, option types, and mistakes told in one sentence with exit code 2."""
+"""What all commands share: help pages, option types, and mistakes that end in one sentence with exit code 2."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
+from tiny import tiny_generator
 
 from stylegan_toon import cli
 from stylegan_toon.errors import ToonError
+from stylegan_toon.weights import save_networks, sha256_of
 
 
 def run(command: click.Command, *args: str):
@@ -27,7 +30,7 @@ def run(command: click.Command, *args: str):
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
-def test_every_verb_has_a_page_with_an_example(name):
+def test_every_command_has_a_page_with_an_example(name):
     pages = [run(cli.main, name, "--help"), run(cli.main, name, "-h"), run(cli.main.get_command(None, name), "--help")]
     for page in pages:
         assert page.exit_code == 0
@@ -35,13 +38,12 @@ def test_every_verb_has_a_page_with_an_example(name):
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
-def test_every_verb_is_module_and_function(name):
-    """``stylegan_toon.VERB`` answers to a call, whichever way it was imported."""
+def test_every_command_is_a_module(name):
     module = importlib.import_module(f"stylegan_toon.{name}")
-    assert callable(module) and module.main.callback.__module__ == f"stylegan_toon.{name}"
+    assert module.main.name == name and module.main.callback.__module__ == f"stylegan_toon.{name}"
 
 
-def test_the_overview_lists_the_verbs_and_is_what_no_arguments_show():
+def test_the_overview_lists_the_commands_and_is_what_no_arguments_show():
     page = run(cli.main)
     assert page.exit_code == 0 and page.output == run(cli.main, "--help").output
     for name, summary in cli.COMMANDS.items():
@@ -163,7 +165,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert convert("auto") == torch.device("cuda") and convert("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(click.BadParameter, match="the last one is cuda:1"):
+    with pytest.raises(click.BadParameter, match="the last device is cuda:1"):
         convert("cuda:2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -182,3 +184,31 @@ def test_dtypes():
     assert cli.DTYPE.convert("bfloat16", None, None) is torch.bfloat16
     with pytest.raises(click.BadParameter, match="is not one of"):
         cli.DTYPE.convert("int8", None, None)
+
+
+@pytest.mark.parametrize("name", ["generate", "blend", "project", "toonify", "finetoon", "dataset", "evaluate"])
+def test_quiet_commands_print_nothing_but_results(name, tmp_path, checkpoint, crop):
+    """One line (or the table of results) on stdout, nothing on stderr."""
+    child = tmp_path / "child.safetensors"
+    save_networks(child, {"G_ema": tiny_generator(1)}, provenance={"ancestors": [sha256_of(checkpoint)]})
+    pair = ["--base", checkpoint, "--toon", child, "--swap", "b16-"]
+    options = {
+        "generate": ["--network", checkpoint, "--seeds", "0-2", "--quiet"],
+        "blend": [*pair, "--seeds", "0"],  # shows no progress at all
+        "project": [crop, "--aligned", "--network", checkpoint, "--features", checkpoint, "--steps", 2, "--quiet"],
+        "toonify": [crop, "--aligned", *pair, "--features", checkpoint, "--steps", 2, "--tune", 1, "--quiet"],
+        "finetoon": [*pair, "--seeds", "0,1", "--epochs", 1, "--quiet"],
+        "dataset": [crop, "--size", 32, "--workers", 1, "--quiet"],
+        "evaluate": ["--network", checkpoint, "--metrics", "detection", "--samples", 2, "--quiet"],
+    }[name]
+    if name == "dataset":
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        Image.open(crop).save(folder / "a.png")
+        options[0] = folder
+    out = tmp_path / ("set.zip" if name == "dataset" else "out")
+    result = run(
+        cli.main, name, *map(str, options), "--out", str(out), *([] if name == "dataset" else ["--device", "cpu"])
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "" and str(out) in result.stdout.splitlines()[-1]

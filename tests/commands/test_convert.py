@@ -111,3 +111,17 @@ def test_a_mobile_generator_is_cut_to_a_size(tmp_path):
 def test_another_family_is_not_cut(family, tmp_path):
     with pytest.raises(ToonError, match="G_ema cannot be cut to 16 px, only mobile generators can"):
         convert(family, tmp_path / "x.safetensors", resolution=16)
+
+
+def test_the_example_on_the_help_page_works(tmp_path, monkeypatch):
+    """The first line of the example, word for word but for the folder; a small network stands in for ``comic``."""
+    (tmp_path / "models.toml").write_text('[comic]\nfile = "comic.safetensors"\n')
+    network = tiny_mobile(0, resolution=512, channels=(16, 16, 16, 8, 8, 8, 8))
+    save_networks(tmp_path / "comic.safetensors", {"G_ema": network})
+    monkeypatch.setattr("stylegan_toon.weights.zoo.pretrained_folder", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command, *arguments = main.example.splitlines()[0].removeprefix("python -m ").split()
+    assert command == "stylegan_toon.convert" and arguments[0] == "comic"
+    result = shell.run(main, *arguments)
+    assert result.exit_code == 0, result.output
+    assert load_network(result.stdout.splitlines()[-1]).config.resolution == 256

@@ -51,7 +51,7 @@ def test_source_to_zip_to_shards_and_check(photos, tmp_path):
     first, second = ImageDataset(out, labels=True), ImageDataset(tmp_path / "shards", labels=True)
     sets = [{bytes(np.asarray(s.image(i))): s.label(i).tolist() for i in range(8)} for s in (first, second)]
     assert sets[0] == sets[1] and Shards(tmp_path / "shards").sizes == [3, 3, 2]
-    assert run("check", tmp_path / "shards", "--quiet").stdout.startswith("8 pictures of 32x32, all well")
+    assert run("check", tmp_path / "shards", "--quiet").stdout.startswith("8 pictures of 32x32, all usable")
     (tmp_path / "shards" / "index.json").unlink()
     assert run("check", tmp_path / "shards", "--write-index", "--quiet").exit_code == 0
     index = json.loads((tmp_path / "shards" / "index.json").read_text())["shardlist"]

@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner
 from tiny import tiny_generator
 
-from stylegan_toon import __version__, env, ops
-from stylegan_toon import env as env_module
+from stylegan_toon import __version__, ops
 from stylegan_toon.env import main
+from stylegan_toon.pipelines.env import env
 from stylegan_toon.weights import save_networks, sha256_of
 
 
@@ -50,7 +50,7 @@ def test_networks(tmp_path, monkeypatch):
         '[f]\nfile = "f.safetensors"\nurl = "https://example.invalid/f"\n'
     )
     monkeypatch.setattr("stylegan_toon.weights.zoo.pretrained_folder", lambda: tmp_path)
-    monkeypatch.setitem(vars(env_module), "pretrained_folder", lambda: tmp_path)
+    monkeypatch.setattr("stylegan_toon.pipelines.env.pretrained_folder", lambda: tmp_path)
     assert env()["networks"] == {
         "a": "shipped",
         "b": "shipped, but changed: reinstall stylegan_toon",

@@ -22,7 +22,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.finetoon import main
 from stylegan_toon.models.swap import layer_names, swap_layers
 from stylegan_toon.pipelines.blend import comparison
-from stylegan_toon.pipelines.finetoon import toonier, triplet_loss
+from stylegan_toon.pipelines.finetoon import FinetoonConfig, toonier, triplet_loss
 from stylegan_toon.pipelines.generate import generate
 from stylegan_toon.weights import lineage, save_networks, sha256_of
 
@@ -106,9 +106,13 @@ def likeness(G, other, faces) -> float:
 
 def test_the_face_comes_closer_and_with_the_legacy_sign_goes_away(tiny_G, tiny_toon, faces):
     start, negative = blend(tiny_G, tiny_toon, "b16-"), swap_layers(tiny_G, tiny_toon, "b8-")
-    settings = dict(seeds=SEEDS, epochs=10, lr=1e-3, identity=faces)
-    tuned = finetoon(tiny_G, tiny_toon, "b16-", **settings)
-    legacy = finetoon(tiny_G, tiny_toon, "b16-", legacy_sign=True, **settings)
+    tuned, legacy = (
+        finetoon(
+            tiny_G, tiny_toon, "b16-", seeds=SEEDS, embedder=faces,
+            config=FinetoonConfig(epochs=10, lr=1e-3, legacy_sign=legacy_sign),
+        )
+        for legacy_sign in (False, True)
+    )  # fmt: skip
     person, toon = ([likeness(G, other, faces) for G in (legacy, start, tuned)] for other in (tiny_G, negative))
     assert person[0] + 0.05 < person[1] < person[2] - 0.05, person
     assert toon[0] - toon[1] > 0.02 and toon[2] - toon[1] < toon[0] - toon[1], toon
@@ -118,7 +122,8 @@ def test_the_face_comes_closer_and_with_the_legacy_sign_goes_away(tiny_G, tiny_t
 
 def test_one_step_is_adam_on_the_written_out_loss(tiny_G, tiny_toon, faces):
     """A second writing with torch's loss: every parameter moves as it says, the mapping network's too."""
-    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=1, batch=8, psi=0.5, lr=1e-3, identity=faces)
+    config = FinetoonConfig(epochs=1, batch=8, psi=0.5, lr=1e-3)
+    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, config=config, embedder=faces)
     mine = swap_layers(tiny_G, tiny_toon, "b16-")
     z = torch.cat([torch.from_numpy(np.random.RandomState(seed).randn(1, 32)).float() for seed in SEEDS])
     p, n = (faces(G(z, psi=0.5)).detach() for G in (tiny_G, swap_layers(tiny_G, tiny_toon, "b8-")))
@@ -135,13 +140,15 @@ def test_one_step_is_adam_on_the_written_out_loss(tiny_G, tiny_toon, faces):
 
 
 def test_no_epochs_are_the_blend_bit_for_bit(tiny_G, tiny_toon, faces):
-    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=0, identity=faces)
+    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, config=FinetoonConfig(epochs=0), embedder=faces)
     assert same(tuned, blend(tiny_G, tiny_toon, "b16-")) and tuned.provenance["steps"] == 0
 
 
 def test_the_same_seed_gives_the_same_network(tiny_G, tiny_toon, faces):
     first, again, other = (
-        finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=1, lr=1e-3, seed=seed, identity=faces)
+        finetoon(
+            tiny_G, tiny_toon, "b16-", seeds=SEEDS, config=FinetoonConfig(epochs=1, lr=1e-3, seed=seed), embedder=faces
+        )
         for seed in (0, 0, 1)
     )
     assert same(first, again) and not same(first, other)
@@ -149,20 +156,21 @@ def test_the_same_seed_gives_the_same_network(tiny_G, tiny_toon, faces):
 
 def test_every_picture_once_an_epoch(tiny_G, tiny_toon, faces):
     seen = []
-    finetoon(tiny_G, tiny_toon, "b16-", seeds=[*range(5), 0], epochs=2, batch=2, identity=faces, callback=seen.append)
+    config = FinetoonConfig(epochs=2, batch=2)
+    finetoon(tiny_G, tiny_toon, "b16-", seeds=[*range(5), 0], config=config, embedder=faces, callback=seen.append)
     assert [(p.epoch, p.step, p.steps) for p in seen] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
 
 
 def test_a_rate_that_blows_up(tiny_G, tiny_toon, faces):
     with pytest.raises(ToonError, match="--lr"):
-        finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, epochs=3, lr=1e30, identity=faces)
+        finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, config=FinetoonConfig(epochs=3, lr=1e30), embedder=faces)
 
 
 def test_no_seeds_and_classes(tiny_G, tiny_toon, faces):
     with pytest.raises(ToonError, match="seed"):
-        finetoon(tiny_G, tiny_toon, "b16-", seeds=[], identity=faces)
+        finetoon(tiny_G, tiny_toon, "b16-", seeds=[], embedder=faces)
     with pytest.raises(ToonError, match="classes"):
-        finetoon(tiny_generator(0, c_dim=2), tiny_generator(1, c_dim=2), "b16-", seeds=SEEDS, identity=faces)
+        finetoon(tiny_generator(0, c_dim=2), tiny_generator(1, c_dim=2), "b16-", seeds=SEEDS, embedder=faces)
 
 
 # The verb
@@ -179,14 +187,14 @@ def test_the_verb_writes_network_and_pictures(tmp_path, checkpoint, child, optio
 
     network = load_network(out / "finetoon.safetensors")
     base, toon = load_network(checkpoint), load_network(child)
-    expected = finetoon(base, toon, "b16-", seeds=range(3), epochs=2, batch=2, lr=1e-3)
+    expected = finetoon(base, toon, "b16-", seeds=range(3), config=FinetoonConfig(epochs=2, batch=2, lr=1e-3))
     assert same(network, expected)
     known = network.provenance
     assert known["verb"] == "finetoon" and known["identity"] == "dlib"
     assert (known["epochs"], known["steps"], known["interrupted"], len(known["loss"])) == (2, 4, False, 2)
     assert known["options"] == {
         "swap": "b16-", "negative_swap": "b16-,b8", "seeds": [0, 1, 2], "epochs": 2, "batch": 2, "psi": 0.7,
-        "lr": 1e-3, "margin": 1.0, "legacy_sign": False, "seed": 0,
+        "lr": 1e-3, "margin": 1.0, "legacy_sign": False, "seed": 0, "dtype": "float32",
     }  # fmt: skip
     assert [parent["name"] for parent in known["parents"]] == ["tiny.safetensors", "child.safetensors"]
     assert lineage(network) >= {sha256_of(checkpoint), sha256_of(child)}
@@ -201,8 +209,8 @@ def test_the_verb_writes_network_and_pictures(tmp_path, checkpoint, child, optio
 def test_another_negative_and_the_legacy_sign_reach_the_training(options, tmp_path, checkpoint, child):
     assert run(*options, "--negative-swap", "all", "--legacy-sign", "--margin", 0.5, "--quiet").exit_code == 0
     expected = finetoon(
-        checkpoint, child, "b16-", negative_swap="all", legacy_sign=True, margin=0.5, seeds=range(3), epochs=2, batch=2,
-        lr=1e-3,
+        checkpoint, child, "b16-", negative_swap="all", seeds=range(3),
+        config=FinetoonConfig(legacy_sign=True, margin=0.5, epochs=2, batch=2, lr=1e-3),
     )  # fmt: skip
     assert same(load_network(tmp_path / "out" / "finetoon.safetensors"), expected)
 
@@ -219,7 +227,7 @@ def test_ctrl_c_saves_what_was_learnt(tmp_path, checkpoint, child, options, monk
 
     monkeypatch.setattr(module, "triplet_loss", loss)
     result = run(*options)
-    assert result.exit_code == 130 and "Stopped; what was learnt is in" in result.stderr
+    assert result.exit_code == 130 and "Stopped early; the network so far is in" in result.stderr
     out = tmp_path / "out"
     assert sorted(os.listdir(out)) == ["finetoon-epoch01.png", "finetoon.png", "finetoon.safetensors"]
     network = load_network(out / "finetoon.safetensors")

@@ -1,10 +1,12 @@
-"""Verbs that take a photo, given what they cannot work with: one sentence, exit code 2, nothing half-written."""
+"""Commands that take a photo, given bad input: one sentence, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -12,6 +14,9 @@ from pathlib import Path
 import pytest
 import shell
 from PIL import Image
+
+from stylegan_toon.data.images import read_image
+from stylegan_toon.errors import ToonError
 
 
 @pytest.fixture(params=["project", "toonify"])
@@ -50,7 +55,12 @@ def gradient(path: Path) -> None:
     Image.linear_gradient("L").save(path)
 
 
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
 PHOTOS = {
+    "pipe.jpg": (fifo, "pipe.jpg is not an ordinary file"),
     "missing.jpg": (lambda path: None, "missing.jpg does not exist"),
     "folder.jpg": (Path.mkdir, "folder.jpg is a folder"),
     "text.jpg": (lambda path: path.write_text("Dear photo,\n"), "text.jpg is not a picture"),
@@ -65,6 +75,8 @@ PHOTOS = {
 @pytest.mark.parametrize("name", PHOTOS)
 def test_no_photo_of_a_face(verb, tmp_path, name):
     make, sentence = PHOTOS[name]
+    if name == "pipe.jpg" and not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes on this system")
     make(tmp_path / name)
     assert sentence in refused(verb, tmp_path / name, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -117,7 +129,8 @@ def test_a_full_disk(verb, tmp_path, crop, monkeypatch, written):
     out = tmp_path / "out"
     line = refused(verb, crop, "--aligned", "--quiet", "--out", out)
     assert line.startswith(f"error: The disk is full, so {out / names[written]} could not be written")
-    assert sorted(os.listdir(out)) == sorted(names[:written])
+    assert (sorted(os.listdir(out)) if out.exists() else []) == sorted(names[:written])
+    assert out.exists() == bool(written)  # an empty folder is not left behind
 
 
 def test_nothing_is_overwritten_unasked(verb, tmp_path, crop):
@@ -131,3 +144,30 @@ def test_nothing_is_overwritten_unasked(verb, tmp_path, crop):
         assert os.listdir(only) == [path.name] and (only / path.name).read_bytes() == b"mine"
         assert run(verb, crop, "--aligned", "--out", only, "--overwrite").exit_code == 0
         assert (only / path.name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("name", ["project", "toonify"])
+@pytest.mark.parametrize("options", [["nobody.jpg"], ["--device", "cpu", "nobody.jpg"]])
+def test_a_missing_photo_is_reported_before_torch_is_imported(name, options, tmp_path):
+    """Also when --device, whose type needs torch, comes first on the command line."""
+    code = f"""
+import sys
+from stylegan_toon.{name} import main
+try:
+    main({options})
+except SystemExit as end:
+    print(end.code, sorted({{"torch", "numpy", "PIL"}} & set(sys.modules)))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.stdout == "2 []\n" and done.stderr == "error: nobody.jpg does not exist: check the path.\n"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_the_library_does_not_wait_for_a_named_pipe(tmp_path):
+    fifo(tmp_path / "pipe.png")
+    with pytest.raises(ToonError, match=r"pipe\.png is not an ordinary file"):
+        read_image(tmp_path / "pipe.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import json
 import math
 import os
@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import tiny_generator
 
-from stylegan_toon import load_network, project
+from stylegan_toon import InversionConfig, cli, load_network, project
 from stylegan_toon.data.images import to_pil, to_tensor
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import face_embedder
@@ -27,7 +27,6 @@ from stylegan_toon.inversion.optimise import Progress
 from stylegan_toon.project import main
 from stylegan_toon.weights import sha256_of
 
-module = importlib.import_module("stylegan_toon.project")
 TUNED = ["-network.safetensors", "-projected.png", ".json", ".safetensors"]
 
 
@@ -146,22 +145,23 @@ def test_faces_are_counted_from_the_left(options, tmp_path, two_people):
 @pytest.mark.parametrize(("stage", "steps", "tuned"), [("w", 1, 0), ("w+", 4, 0), ("tune", 6, 2)])
 def test_ctrl_c_keeps_what_was_found(options, tmp_path, crop, monkeypatch, stage, steps, tuned):
     """SIGINT in the first step of the stage with one w, in the second with many, or in the second of tuning."""
-    bar = module.progress_bar
+    shown = cli.search_progress
 
+    @contextlib.contextmanager
     def with_ctrl_c(*args):
-        shown, move = bar(*args)
+        with shown(*args) as move:
 
-        def step(at: Progress) -> None:
-            move(at)
-            if at.stage == stage and at.step == (tuned or steps):
-                signal.raise_signal(signal.SIGINT)
+            def step(at: Progress) -> None:
+                move(at)
+                if at.stage == stage and at.step == (tuned or steps):
+                    signal.raise_signal(signal.SIGINT)
 
-        return shown, step
+            yield step
 
-    monkeypatch.setattr(module, "progress_bar", with_ctrl_c)
+    monkeypatch.setattr(cli, "search_progress", with_ctrl_c)
     result = run(crop, *options, "--aligned", "--tune", 3)
     out = tmp_path / "out"
-    assert result.exit_code == 130 and f"Stopped early; what was found is in {out}." in result.stderr
+    assert result.exit_code == 130 and f"Stopped early; the best so far is in {out}." in result.stderr
     assert sorted(os.listdir(out)) == [f"face{ending}" for ending in TUNED]
     scores = json.loads((out / "face.json").read_text())
     assert (scores["steps"], scores["tuned"], scores["interrupted"]) == (steps, tuned, True)
@@ -172,12 +172,19 @@ def test_ctrl_c_keeps_what_was_found(options, tmp_path, crop, monkeypatch, stage
 # The function
 
 
+def short(features, **changes) -> InversionConfig:
+    """A search of two steps that compares pictures by a discriminator."""
+    return InversionConfig(**{"steps": 2, "features": str(features), **changes})
+
+
 def test_a_picture_of_the_network_is_found_again(tiny_G, tiny_D):
     """The truth is known: a w of the network. The search closes most of the distance the mean w leaves."""
     with torch.no_grad():
         truth = tiny_G(torch.randn(1, 32, generator=torch.Generator().manual_seed(7)), noise_mode="const")
     measure = DiscriminatorFeatures(tiny_D).requires_grad_(False)
-    far, near = (project(tiny_G, truth.clamp(-1, 1), steps=steps, features=measure) for steps in (1, 60))
+    far, near = (
+        project(tiny_G, truth.clamp(-1, 1), InversionConfig(steps=steps), measure=measure) for steps in (1, 60)
+    )
     assert near.distance < far.distance / 2 and near.psnr > far.psnr
 
 
@@ -185,7 +192,7 @@ def test_what_is_handed_in_stays_as_it_was(tiny_G, checkpoint, crop):
     before = {name: tensor.clone() for name, tensor in tiny_G.state_dict().items()}
     picture = to_tensor(Image.open(crop))
     seen: list[Progress] = []
-    found = project(tiny_G, picture[0], steps=4, tune_steps=2, features=checkpoint, callback=seen.append)
+    found = project(tiny_G, picture[0], short(checkpoint, steps=4, tune_steps=2), callback=seen.append)
     assert all(torch.equal(tensor, before[name]) for name, tensor in tiny_G.state_dict().items())
     assert all(p.requires_grad for p in tiny_G.parameters())
     assert [at.stage for at in seen] == ["w", "w+", "w+", "w+", "tune", "tune"]
@@ -196,25 +203,25 @@ def test_what_is_handed_in_stays_as_it_was(tiny_G, checkpoint, crop):
 
 
 def test_the_same_seed_finds_the_same(tiny_G, checkpoint, crop):
-    found = [project(tiny_G, Image.open(crop), steps=3, features=checkpoint, seed=seed) for seed in (1, 1, 2)]
+    found = [project(tiny_G, Image.open(crop), short(checkpoint, steps=3, seed=seed)) for seed in (1, 1, 2)]
     assert torch.equal(found[0].image, found[1].image) and not torch.equal(found[0].image, found[2].image)
 
 
 def test_grey_networks_take_photos_too(checkpoint, crop):
-    found = project(tiny_generator(0, img_channels=1), Image.open(crop), steps=2, features=checkpoint)
+    found = project(tiny_generator(0, img_channels=1), Image.open(crop), short(checkpoint))
     assert found.image.shape == found.target.shape == (1, 1, 32, 32) and math.isfinite(found.distance)
 
 
 def test_what_cannot_be_is_said(tiny_G, checkpoint, toon_checkpoint):
-    with pytest.raises(ToonError, match="--space must be w or w\\+, not 'z'"):
-        project(tiny_G, torch.zeros(3, 32, 32), space="z", features=checkpoint)
+    with pytest.raises(ToonError, match="--space is z: choose w or w\\+"):
+        InversionConfig(space="z")
     with pytest.raises(ToonError, match="64x32 pixels"):
-        project(tiny_G, Image.new("RGB", (64, 32)), features=checkpoint)
+        project(tiny_G, Image.new("RGB", (64, 32)), short(checkpoint))
     with pytest.raises(ToonError, match=r"toon\.safetensors"):
-        project(tiny_G, Image.new("RGB", (32, 32)), features=toon_checkpoint)  # holds no discriminator
+        project(tiny_G, Image.new("RGB", (32, 32)), short(toon_checkpoint))  # holds no discriminator
 
 
 def test_a_face_network_that_cannot_be_had_is_told_before_the_search(options, tmp_path, crop, monkeypatch):
     monkeypatch.setattr("stylegan_toon.features.dlib.pretrained_folder", lambda: tmp_path / "nowhere")
     assert "dlib-identity.safetensors does not exist" in refused(crop, *options, "--aligned")
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()

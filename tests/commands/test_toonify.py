@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from tiny import tiny_generator
 
-from stylegan_toon import load_network, project, toonify
+from stylegan_toon import InversionConfig, cli, load_network, project, toonify
 from stylegan_toon.data.images import read_image, to_pil
 from stylegan_toon.drawing import draw
 from stylegan_toon.errors import ToonError
@@ -26,14 +26,17 @@ from stylegan_toon.pipelines.toonify import Toon, ToonFace, carry_over, draw_fac
 from stylegan_toon.toonify import main
 from stylegan_toon.weights import save_networks
 
-module = importlib.import_module("stylegan_toon.toonify")
 LIMIT_MB = 2000
 
 
 @pytest.fixture
 def short(checkpoint) -> dict:
     """Settings of a short run of `toonify`, offline."""
-    return dict(base=checkpoint, swap="b16-", steps=5, tune_steps=0, features=checkpoint)
+    return dict(base=checkpoint, swap="b16-", config=config(checkpoint))
+
+
+def config(checkpoint, **changes) -> InversionConfig:
+    return InversionConfig(**{"steps": 5, "tune_steps": 0, "features": str(checkpoint), **changes})
 
 
 @pytest.fixture
@@ -62,9 +65,10 @@ def equal(a, b) -> bool:
 # Networks
 
 
-def test_nothing_swapped_shows_the_inverted_picture(short, crop, tiny_toon):
+def test_nothing_swapped_shows_the_inverted_picture(checkpoint, crop, tiny_toon):
     for tune_steps in (0, 3):
-        (face,) = toonify(crop, aligned=True, toon=tiny_toon, **{**short, "swap": "", "tune_steps": tune_steps}).faces
+        options = dict(base=checkpoint, toon=tiny_toon, swap="", config=config(checkpoint, tune_steps=tune_steps))
+        (face,) = toonify(crop, aligned=True, **options)
         assert equal(face.image, face.inverted)
         assert equal(face.inverted, to_pil(face.projection.image))
 
@@ -76,10 +80,11 @@ def test_all_swapped_shows_the_toon_of_the_same_latent(short, crop, tiny_toon):
     assert equal(face.image, to_pil(truth)) and not equal(face.image, face.inverted)
 
 
-def test_the_face_is_projected_into_the_base(short, crop, tiny_G, tiny_toon):
-    result = toonify(crop, aligned=True, toon=tiny_toon, space="w", seed=4, **short)
+def test_the_face_is_projected_into_the_base(short, checkpoint, crop, tiny_G, tiny_toon):
+    options = config(checkpoint, space="w", seed=4)
+    result = toonify(crop, aligned=True, toon=tiny_toon, **{**short, "config": options})
     small = Image.open(crop).resize((32, 32), Image.Resampling.LANCZOS)
-    found = project(tiny_G, small, space="w", seed=4, steps=5, noise=False, features=short["features"])
+    found = project(tiny_G, small, options, noise=False)
     assert torch.equal(result.faces[0].projection.ws, found.ws)
     assert equal(result.faces[0].inverted, to_pil(found.image)) and equal(result.image, result.faces[0].image)
 
@@ -98,9 +103,10 @@ def test_the_toon_moves_as_the_base_did(tiny_G, tiny_toon):
         assert torch.equal(tiny_toon.state_dict()[name], tensor)  # itself it stays
 
 
-def test_tuning_reaches_the_toons_layers(short, crop, tiny_G, tiny_toon):
+def test_tuning_reaches_the_toons_layers(checkpoint, crop, tiny_G, tiny_toon):
     """With everything swapped the cartoon is the toon's, its synthesis weights shifted by the tuning."""
-    result = toonify(crop, aligned=True, toon=tiny_toon, **{**short, "swap": "all", "tune_steps": 4})
+    options = dict(base=checkpoint, toon=tiny_toon, swap="all", config=config(checkpoint, tune_steps=4))
+    result = toonify(crop, aligned=True, **options)
     found, truth = result.faces[0].projection, tiny_generator(1)
     assert found.tuned == 4
     state, before, after = truth.state_dict(), tiny_G.state_dict(), found.generator.state_dict()
@@ -280,20 +286,21 @@ def test_ctrl_c_keeps_drafts(options, tmp_path, two_people, monkeypatch):
     """SIGINT in the third step of the first of two faces: its draft is there, the other face is not begun."""
     photo, out, steps = tmp_path / "party.png", tmp_path / "out", []
     two_people.save(photo)
-    bar = module.progress_bar
+    shown = cli.search_progress
 
+    @contextlib.contextmanager
     def with_ctrl_c(*args):
-        shown, move = bar(*args)
+        with shown(*args) as move:
 
-        def step(at) -> None:
-            move(at)
-            steps.append(at)
-            if len(steps) == 3:
-                signal.raise_signal(signal.SIGINT)
+            def step(at) -> None:
+                move(at)
+                steps.append(at)
+                if len(steps) == 3:
+                    signal.raise_signal(signal.SIGINT)
 
-        return shown, step
+            yield step
 
-    monkeypatch.setattr(module, "progress_bar", with_ctrl_c)
+    monkeypatch.setattr(cli, "search_progress", with_ctrl_c)
     result = run(photo, *options, "--paste-back")
     assert result.exit_code == 130 and f"Stopped early; drafts are in {out}." in result.stderr
     assert len(steps) == 3
@@ -303,12 +310,14 @@ def test_ctrl_c_keeps_drafts(options, tmp_path, two_people, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["w", "w+", "tune"])
-def test_interrupted_as_a_function(short, crop, tiny_toon, stage):
+def test_interrupted_as_a_function(short, checkpoint, crop, tiny_toon, stage):
     def stop(at) -> None:
         if at.stage == stage:
             raise KeyboardInterrupt
 
-    result = toonify(crop, aligned=True, toon=tiny_toon, callback=stop, **{**short, "tune_steps": 2})
+    result = toonify(
+        crop, aligned=True, toon=tiny_toon, callback=stop, **{**short, "config": config(checkpoint, tune_steps=2)}
+    )
     assert result.interrupted and len(result.faces) == 1 and result.image.size == (32, 32)
     scores = result.faces[0].projection.scores()
     assert (scores["steps"], scores["tuned"]) == {"w": (1, 0), "w+": (2, 0), "tune": (5, 1)}[stage]

@@ -97,7 +97,12 @@ def test_the_chip_lies_where_it_should(side):
 @pytest.mark.parametrize("side", [192, 512, 1024])
 def test_the_chip_is_what_alignment_would_cut(side):
     """Against the antialiased crop that the photos are aligned with: a face, and fine stripes, which vanish."""
-    face = Image.open(HERE.parent / "faces" / "faces.png").convert("RGB").crop((0, 0, 192, 192)).resize((side, side), Image.LANCZOS)
+    face = (
+        Image.open(HERE.parent / "faces" / "faces.png")
+        .convert("RGB")
+        .crop((0, 0, 192, 192))
+        .resize((side, side), Image.LANCZOS)
+    )
     wanted = np.asarray(crop(face, square(side), 150), np.float64)
     found = (face_chip(to_tensor(face))[0].permute(1, 2, 0).double().numpy() + 1) * 127.5
     assert np.sqrt(np.square(wanted - found).mean()) < 2.5

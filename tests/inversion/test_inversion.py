@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stylegan_toon.features.perceptual import DiscriminatorFeatures
+from stylegan_toon.inversion.config import InversionConfig
 from stylegan_toon.inversion.optimise import (
     invert,
     latent_prior,
@@ -109,7 +110,7 @@ def test_noise_maps_are_named_as_in_the_network(G):
 def test_a_picture_of_the_generator_is_found_again(G, measure, space):
     w = G.mapping(torch.randn(2, 32, generator=torch.Generator().manual_seed(7)))
     target, average = G.synthesis(w[:1]), G.synthesis(G.mapping.w_avg.expand(1, G.num_ws, -1))
-    found = invert(G, target, measure, space=space, steps=120)
+    found = invert(G, target, measure, InversionConfig(space=space, steps=120))
     shown = G.synthesis(found.ws)
     assert len(found.history) == 120 and not found.interrupted
     assert measure.distance(shown, target) < 0.05 * measure.distance(average, target)
@@ -121,7 +122,7 @@ def test_a_picture_of_the_generator_is_found_again(G, measure, space):
 def test_noise_is_optimised_and_stays_noise(G, measure):
     target = G.synthesis(G.mapping(torch.randn(1, 32)))
     before = {name: n.clone() for name, n in noise_maps(G).items()}
-    invert(G, target, measure, steps=30)
+    invert(G, target, measure, InversionConfig(steps=30))
     for name, n in noise_maps(G).items():
         assert not torch.equal(n, before[name]) and not n.requires_grad
         assert float(n.mean()) == pytest.approx(0, abs=1e-5)
@@ -130,7 +131,7 @@ def test_noise_is_optimised_and_stays_noise(G, measure):
 
 def test_the_seed_decides(G, measure):
     target = G.synthesis(G.mapping(torch.randn(1, 32)))
-    a, b, c = (invert(G, target, measure, steps=8, seed=seed).ws for seed in (303, 303, 304))
+    a, b, c = (invert(G, target, measure, InversionConfig(steps=8, seed=seed)).ws for seed in (303, 303, 304))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
@@ -139,7 +140,7 @@ def test_interrupt_keeps_what_is_there(G, measure):
         if progress.step == 5:
             raise KeyboardInterrupt
 
-    found = invert(G, torch.zeros(1, 3, 32, 32), measure, steps=50, callback=stop)
+    found = invert(G, torch.zeros(1, 3, 32, 32), measure, InversionConfig(steps=50), callback=stop)
     assert found.interrupted and len(found.history) == 5
     assert torch.isfinite(found.ws).all()
     assert not any(n.requires_grad for n in noise_maps(G).values())
@@ -147,7 +148,8 @@ def test_interrupt_keeps_what_is_there(G, measure):
 
 def test_progress_names_the_stage(G, measure):
     seen = []
-    invert(G, torch.zeros(1, 3, 32, 32), measure, steps=9, callback=lambda p: seen.append((p.stage, p.step, p.steps)))
+    config = InversionConfig(steps=9)
+    invert(G, torch.zeros(1, 3, 32, 32), measure, config, callback=lambda p: seen.append((p.stage, p.step, p.steps)))
     assert seen == [("w" if i < 3 else "w+", i + 1, 9) for i in range(9)]
 
 

@@ -18,6 +18,7 @@ from tiny import tiny_discriminator, tiny_generator
 from stylegan_toon import generate, project
 from stylegan_toon.features.perceptual import DiscriminatorFeatures
 from stylegan_toon.inversion import optimise as inversion
+from stylegan_toon.inversion.config import InversionConfig
 from stylegan_toon.models import accelerate as module
 from stylegan_toon.models.accelerate import ACCELERATE, Graphs, accelerate
 
@@ -127,12 +128,12 @@ def test_a_search_by_recordings_is_the_same_search(tiny_G, monkeypatch):
     """Each stage is recorded once; noise, w and Adam's state are changed by what is played."""
     measure = DiscriminatorFeatures(tiny_discriminator(0)).requires_grad_(False)
     target = torch.rand(1, 3, 32, 32) * 2 - 1
-    plain = project(tiny_G, target, steps=14, features=measure, accelerate="off")
+    plain = project(tiny_G, target, InversionConfig(steps=14, accelerate="off"), measure=measure)
     stand_in = StandIn()
     monkeypatch.setattr(
         inversion, "accelerated", lambda f, how: f if how == "off" else on_cpu(f, stand_in)
     )  # fmt: skip
-    played = project(tiny_G, target, steps=14, features=measure, accelerate="graphs")
+    played = project(tiny_G, target, InversionConfig(steps=14, accelerate="graphs"), measure=measure)
     assert played.history == plain.history and torch.equal(played.image, plain.image)
     assert (stand_in.recorded, stand_in.played) == (2, 14 - 2 * 3)
 
@@ -232,6 +233,8 @@ def test_on_a_gpu_a_search_is_recorded(monkeypatch):
     recorded = []
     real = module._record
     monkeypatch.setattr(module, "_record", lambda function: recorded.append(1) or real(function))
-    found = {how: project(G, target, steps=20, features=measure, accelerate=how) for how in ("off", "graphs")}
+    found = {
+        how: project(G, target, InversionConfig(steps=20, accelerate=how), measure=measure) for how in ("off", "graphs")
+    }
     assert len(recorded) == 2
     torch.testing.assert_close(found["graphs"].history, found["off"].history, rtol=1e-2, atol=1e-3)

@@ -1,0 +1,79 @@
+"""How a photo is inverted, as plain data: `project`, `toonify` and `invert` take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..config import ACCELERATE, DTYPES, MAX_SEED, Config, option
+
+if TYPE_CHECKING:
+    import torch
+
+STEPS = {"w": 1000, "w+": 400}
+MAX_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class InversionConfig(Config):
+    """How to find the latent behind a photo.
+
+    Attributes:
+        space: "w" (StyleGAN2's projector: one w for all layers) or "w+" (one w for each layer: closer to the photo).
+        steps: of the search. None = what the function that takes the config uses: `toonify` 90, `project` and
+            `invert` 1000 in "w" and 400 in "w+".
+        tune_steps: at most this many steps of pivotal tuning afterwards. None = `toonify` 25, `project` 0.
+        lr: peak learning rate of Adam in the search.
+        features: the perceptual distance, see `features.perceptual.perceptual`: "vgg", "lpips", or the path of a
+            ``.pth`` with VGG16 or of a network with a discriminator.
+        accelerate: how the search is run, see `models.accelerate.accelerate`.
+        dtype: precision of the four highest blocks in the search: "float32", "bfloat16", "float16", or "auto" for what
+            the network is configured for.
+        seed: of the noise, 0 to 2**32 - 1.
+
+    Raises:
+        ConfigError: a value has the wrong type, is not finite, or lies outside its limits.
+    """
+
+    space: str = option("w+", "One w for all layers, or one for each.", choices=tuple(STEPS))
+    steps: int | None = option(None, "Steps of the search.", low=1, high=MAX_STEPS)
+    tune_steps: int | None = option(
+        None, "Steps of pivotal tuning afterwards.", low=0, high=MAX_STEPS, flags=("--tune",)
+    )
+    lr: float = option(0.1, "Peak learning rate of the search.", above=0, high=100)
+    features: str = option("vgg", "Perceptual distance: vgg, lpips or a file.")
+    accelerate: str = option(
+        "auto", "CUDA graphs at small batch (auto), none (off), CUDA graphs always, or torch.compile.",
+        choices=ACCELERATE,
+    )  # fmt: skip
+    dtype: str = option(
+        "auto", "Precision of the four highest blocks in the search; auto is what the network is configured for.",
+        choices=DTYPES,
+    )  # fmt: skip
+    seed: int = option(303, "Seed of the noise.", low=0, high=MAX_SEED)
+
+    def with_defaults(self, steps: int | None = None, tune_steps: int = 0) -> InversionConfig:
+        """This config with numbers in place of None.
+
+        Args:
+            steps: of the search; None = 1000 in "w", 400 in "w+".
+            tune_steps: of pivotal tuning.
+        """
+        return replace(
+            self,
+            steps=self.steps or steps or STEPS[self.space],
+            tune_steps=tune_steps if self.tune_steps is None else self.tune_steps,
+        )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the search and of tuning together; tuning may stop before its last."""
+        config = self.with_defaults()
+        return (config.steps or 0) + (config.tune_steps or 0)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """``dtype`` as torch names it; None for "auto"."""
+        import torch
+
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
