@@ -248,7 +248,7 @@ def test_labels_that_some_samples_lack(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "0.png", png(PIXELS[0]))
         add(tar, "0.cls", b"cat")
-    with pytest.raises(ToonError, match="neither number nor JSON"):
+    with pytest.raises(ToonError, match="neither a number nor JSON"):
         ImageDataset(tmp_path, labels=True)
 
 
