@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import library, workspace
+from .constants import constant
 from .registration import define
 from .structs import Conv3x3, Conv3x3Pack, Conv3x3Weight, address
 from .upfirdn2d import setup_filter
@@ -54,6 +55,7 @@ def _has_network_taps(f: Tensor) -> bool:
     return has_network_taps(f)
 
 
+@constant
 def has_network_taps(f: Tensor) -> bool:
     """Whether ``f`` is the outer product of (1, 3, 3, 1) / 8, with which the kernel resamples."""
     return torch.equal(f, _FILTER)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from . import structs
+from .constants import constant
 
 ABI_VERSION = 5  # TOON_ABI_VERSION of csrc/api.h
 VARIABLE = "STYLEGAN_TOON_LIBRARY"
@@ -144,6 +145,7 @@ def available(device_type: str, index: int | None = None) -> bool:
     return _why_not(device_type, index) is None
 
 
+@constant
 def usable_on(device_type: str, index: int | None) -> bool:
     """Whether the compiled kernels run on a device; the first time that they do not, a warning tells why."""
     return _usable_once(device_type, index)
