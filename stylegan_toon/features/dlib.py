@@ -24,6 +24,7 @@ _MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, 0 to 255
 # alignment gives in 150 synthetic faces (pretrained/recipes/same_person.py place), made symmetric; 50 portraits gave
 # (0.506, 0.600) and 0.700.
 CENTRE, SHARE = (0.5, 0.601), 0.689
+_MAPS = 10  # blocks up to the last ones of 128 channels
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,12 @@ class DlibNetwork(nn.Module):
         self.head = _Conv(256, 128, 1, eight_bits=True)
 
     def forward(self, img: Tensor) -> Tensor:
+        return self.head(self.blocks[_MAPS:](self.maps(img)).mean((2, 3), keepdim=True)).flatten(1)
+
+    def maps(self, img: Tensor) -> Tensor:
+        """What the first ten blocks make of the pictures: ``[N, 128, 8, 8]``, still with places."""
         x = (img - img.new_tensor(_MEAN)[:, None, None]) / 256
-        x = F.max_pool2d(F.relu(self.start(x)), 3, 2)
-        return self.head(self.blocks(x).mean((2, 3), keepdim=True)).flatten(1)
+        return self.blocks[:_MAPS](F.max_pool2d(F.relu(self.start(x)), 3, 2))
 
 
 def recogniser(device: torch.device | str = "cpu") -> DlibNetwork:
