@@ -6,10 +6,10 @@
     $E fit --out runs/encoder --save pretrained/encoder.safetensors
 
 ``pairs`` synthesises faces of mixed latents at 512 px and keeps them at 256 px. ``--singles`` are faces with one w in
-all layers: a zip of 256 px pictures and ``w`` ``[count, w_dim]`` by sorted file name. ``features`` makes every picture a
-little like a photo (`degrade`) and keeps what the encoder sees of it. ``fit`` solves the ridge regression, tells how
-much of w it explains on faces left out, and stores the map in 8 bits. All of it goes on where it was stopped: it works
-in parts of 100 faces.
+all layers: a zip of 256 px pictures, and ``w`` ``[count, w_dim]`` in the order of their file names. ``features`` makes
+every picture a little like a photo (`degrade`) and keeps what the encoder sees of it. ``fit`` solves the ridge
+regression, prints how much of w it explains on faces left out, and stores the map in 8 bits. A run that was stopped
+goes on: the work is done in parts of 100 faces.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ class InversionConfig(Config):
         space: "w" (StyleGAN2's projector: one w for all layers) or "w+" (one w for each layer: closer to the photo).
         steps: of the search. None = what the function that takes the config uses: `toonify` 90, `project` and
             `invert` 1000 in "w" and 400 in "w+".
+        start: latent that the search in "w+" begins with: "encoder" (see `inversion.encoder`), "mean" (w_avg), or
+            "auto": the encoder's if it is made for the network. In "w" it is w_avg, as in the published projector.
         tune_steps: at most this many steps of pivotal tuning afterwards. None = `toonify` 25, `project` 0.
         lr: peak learning rate of Adam in the search.
         features: the perceptual distance, see `features.perceptual.perceptual`: "vgg", "lpips", or the path of a
@@ -37,6 +39,10 @@ class InversionConfig(Config):
 
     space: str = option("w+", "One w for all layers, or one for each.", choices=tuple(STEPS))
     steps: int | None = option(None, "Steps of the search.", low=1, high=MAX_STEPS)
+    start: str = option(
+        "auto", "Where the search in w+ begins: the encoder's latent, w_avg, or the encoder's if it fits the network.",
+        choices=("auto", "encoder", "mean"),
+    )  # fmt: skip
     tune_steps: int | None = option(
         None, "Steps of pivotal tuning afterwards.", low=0, high=MAX_STEPS, flags=("--tune",)
     )

@@ -1,7 +1,7 @@
 """Encoder: an aligned face -> ws, in one pass. Where a search for ws begins.
 
-Networks that ship look at the face, and one linear map of low rank takes what they see to w. The map is fitted in closed
-form (ridge regression) by `pretrained/recipes/encoder.py`, on pictures whose latents are known.
+Networks that ship look at the face, and one linear map of low rank takes their features to w. The map is fitted in
+closed form (ridge regression) by `pretrained/recipes/encoder.py`, on pictures whose latents are known.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ KINDS["encoder"] = (EncoderConfig, Encoder)
 
 @torch.no_grad()
 def face_features(img: Tensor) -> Tensor:
-    """What the map is applied to, ``[N, FEATURES]``, of aligned faces ``[N, 3, R, R]`` in [-1, 1].
+    """Features ``[N, FEATURES]`` of aligned faces ``[N, 3, R, R]`` in [-1, 1].
 
     Stage 3 of VGG16 at 128 px, averaged to 8x8; the 8x8 maps inside dlib's recogniser, which looks closer at the middle
     of the face; the colours of 32x32 pixels. Activations enter as square roots: they have long tails.

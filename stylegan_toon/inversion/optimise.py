@@ -158,6 +158,7 @@ def invert(
     perceptual: Perceptual,
     config: InversionConfig | None = None,
     *,
+    start: Tensor | None = None,
     noise: bool = True,
     sizes: Sequence[tuple[float, int]] = (),
     callback: Callback | None = None,
@@ -174,6 +175,8 @@ def invert(
         target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes.
         perceptual: the distance that is minimised, on the device of ``G``.
         config: how to search; its tuning and ``features`` are not used here. None = the defaults.
+        start: ws ``[1, num_ws, w_dim]`` near the target, used in "w+" only: the search begins there, with a w for every
+            layer from the first step on and without noise on w. None = the mean.
         noise: search for the noise, too; otherwise the noise of ``G`` stays.
         sizes: pairs of (share of the steps until which it is used, side of the pictures that are compared), in rising
             order, sides that G makes: a small picture costs a fraction of a large one. R afterwards.
@@ -190,8 +193,10 @@ def invert(
     random = torch.Generator().manual_seed(config.seed)
     for one in maps:
         one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
-    v = torch.zeros(1, 1, G.config.w_dim, device=target.device, requires_grad=True)
-    apart = torch.zeros(1, G.num_ws, G.config.w_dim, device=target.device, requires_grad=plus)
+    near = plus and start is not None
+    begin = prior.whiten(start.to(target.device)) if near else target.new_zeros(1, G.num_ws, G.config.w_dim)
+    v = begin.mean(dim=1, keepdim=True).requires_grad_()
+    apart = (begin - v).detach().requires_grad_(plus)
     # CUDA graphs replay a step with the numbers of its recording, so the learning rate has to be a tensor.
     graphs = target.is_cuda and accelerate in ("auto", "graphs")
     rate = torch.tensor(lr, device=target.device) if graphs else lr
@@ -221,14 +226,15 @@ def invert(
         return distance.detach(), image.detach(), ws.detach()
 
     advance = accelerated(advance, "off" if accelerate == "compile" else accelerate)
-    result = Inversion(prior.mean.expand(1, G.num_ws, -1).clone())
+    result = Inversion(prior.color(begin) if plus else prior.mean.expand(1, G.num_ws, -1).clone())
     try:
         for step in range(steps):
             for group in optimizer.param_groups:
                 now = learning_rate(step, steps, lr)
                 group["lr"] = group["lr"].fill_(now) if graphs else now
-            wide = plus and step >= steps // 3
-            jitter = torch.randn(v.shape, generator=random).to(v.device) * w_noise_scale(step, steps, prior.std)
+            wide = near or (plus and step >= steps // 3)
+            scale = 0.0 if near else w_noise_scale(step, steps, prior.std)
+            jitter = torch.randn(v.shape, generator=random).to(v.device) * scale
             size = next((side for share, side in sizes if step < share * steps), target.shape[-1])
             distance, image, result.ws = advance(jitter, wide, size)
             result.history.append(distance.item())

@@ -20,6 +20,7 @@ from ..errors import ToonError
 from ..features.perceptual import Perceptual, fit, perceptual
 from ..files import atomic_path
 from ..inversion.config import InversionConfig
+from ..inversion.encoder import encoder, fits_encoder
 from ..inversion.optimise import Callback, invert, noise_maps, tune
 from ..models import Generator, MobileGenerator
 from ..weights import load_network
@@ -119,7 +120,9 @@ def project(
 
     start = time.monotonic()
     G = copy.deepcopy(G).eval().requires_grad_(False)
-    result = invert(G, target, measure, config, noise=noise, sizes=search_sizes(G, size), callback=callback)
+    begin = start_of(G, target, config)
+    sizes = search_sizes(G, size)
+    result = invert(G, target, measure, config, start=begin, noise=noise, sizes=sizes, callback=callback)
     history, tuned, interrupted = result.history, 0, result.interrupted
     if config.tune_steps and not interrupted:
         better = tune(
@@ -144,6 +147,22 @@ def project(
         seconds=time.monotonic() - start,
         interrupted=interrupted,
     )
+
+
+def start_of(G: Generator, target: Tensor, config: InversionConfig) -> Tensor | None:
+    """ws ``[1, num_ws, w_dim]`` that the encoder gives for a target ``[1, C, R, R]``; None = begin with w_avg.
+
+    Raises:
+        ToonError: ``config`` asks for the encoder, which is made for other networks or for RGB pictures.
+    """
+    if config.start == "mean" or config.space == "w":
+        return None
+    network = encoder(target.device)
+    if fits_encoder(G, network):
+        return network(target)
+    if config.start == "encoder":
+        raise ToonError("The encoder is made for the network faces and those trained from it: use --start mean.")
+    return None
 
 
 def search_size(G: Generator) -> int:
