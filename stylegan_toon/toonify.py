@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 @click.option("--face", type=cli.integer(1, 1000), help="Only this face, counted from the left; all if not given.")
 @cli.aligned("The photos are aligned square crops already.")
 @click.option("--paste-back", is_flag=True, help="Also write the whole photo with the cartoons in it.")
-@cli.with_config(InversionConfig, defaults={"steps": 90, "tune_steps": 25})
+@cli.with_config(
+    InversionConfig, defaults={"tune_steps": 25},
+    help={"steps": "Steps of the search; 60 from the encoder's latent, 90 from w_avg."},
+)  # fmt: skip
 @cli.out("out/toonify")
 @cli.device()
 @cli.quiet()
@@ -77,7 +80,7 @@ def main(
     def turned(photo: Photo) -> Toon:
         if toonifier is None:
             return draw_faces(photo, toon)
-        with cli.search_progress(config.total_steps * len(photo.faces), photo.name, quiet) as move:
+        with cli.search_progress(toonifier.inversion.total_steps * len(photo.faces), photo.name, quiet) as move:
             return toonifier(photo, move)
 
     for path in photos:

@@ -20,8 +20,8 @@ class InversionConfig(Config):
 
     Attributes:
         space: "w" (StyleGAN2's projector: one w for all layers) or "w+" (one w for each layer: closer to the photo).
-        steps: of the search. None = what the function that takes the config uses: `toonify` 90, `project` and
-            `invert` 1000 in "w" and 400 in "w+".
+        steps: of the search. None = what the function that takes the config uses: `toonify` 60 from the encoder's
+            latent and 90 from w_avg, `project` and `invert` 1000 in "w" and 400 in "w+".
         start: latent that the search in "w+" begins with: "encoder" (see `inversion.encoder`), "mean" (w_avg), or
             "auto": the encoder's if it is made for the network. In "w" it is w_avg, as in the published projector.
         tune_steps: at most this many steps of pivotal tuning afterwards. None = `toonify` 25, `project` 0.

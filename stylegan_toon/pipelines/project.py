@@ -20,7 +20,7 @@ from ..errors import ToonError
 from ..features.perceptual import Perceptual, fit, perceptual
 from ..files import atomic_path
 from ..inversion.config import InversionConfig
-from ..inversion.encoder import encoder, fits_encoder
+from ..inversion.encoder import Encoder, encoder, fits_encoder
 from ..inversion.optimise import Callback, invert, noise_maps, tune
 from ..models import Generator, MobileGenerator
 from ..weights import load_network
@@ -120,7 +120,8 @@ def project(
 
     start = time.monotonic()
     G = copy.deepcopy(G).eval().requires_grad_(False)
-    begin = start_of(G, target, config)
+    first = starting_encoder(G, config)
+    begin = None if first is None else first(target)
     sizes = search_sizes(G, size)
     result = invert(G, target, measure, config, start=begin, noise=noise, sizes=sizes, callback=callback)
     history, tuned, interrupted = result.history, 0, result.interrupted
@@ -149,17 +150,17 @@ def project(
     )
 
 
-def start_of(G: Generator, target: Tensor, config: InversionConfig) -> Tensor | None:
-    """ws ``[1, num_ws, w_dim]`` that the encoder gives for a target ``[1, C, R, R]``; None = begin with w_avg.
+def starting_encoder(G: Generator, config: InversionConfig) -> Encoder | None:
+    """The encoder whose latent the search begins with, on the device of ``G``; None = it begins with w_avg.
 
     Raises:
-        ToonError: ``config`` asks for the encoder, which is made for other networks or for RGB pictures.
+        ToonError: ``config`` asks for the encoder, and it is not made for ``G``.
     """
     if config.start == "mean" or config.space == "w":
         return None
-    network = encoder(target.device)
+    network = encoder(G.mapping.w_avg.device)
     if fits_encoder(G, network):
-        return network(target)
+        return network
     if config.start == "encoder":
         raise ToonError("The encoder is made for the network faces and those trained from it: use --start mean.")
     return None

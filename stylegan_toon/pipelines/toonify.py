@@ -24,10 +24,10 @@ from ..models import Generator
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
-from .project import Projection, project
+from .project import Projection, project, starting_encoder
 
 SWAP = "b4-"
-STEPS, TUNE_STEPS = 90, 25
+STEPS, STEPS_FROM_ENCODER, TUNE_STEPS = 90, 60, 25
 RESOLUTION = 512
 
 
@@ -133,7 +133,9 @@ class Toonifier:
         """Load the networks and check that they fit together; see `toonify` for arguments and errors."""
         base, toon = (load_network(n, device=device) if isinstance(n, (str, Path)) else n for n in (base, toon))
         size = side_of(base, resolution)
-        inversion = (config or InversionConfig()).with_defaults(STEPS, TUNE_STEPS)
+        inversion = config or InversionConfig()
+        steps = STEPS if starting_encoder(base, inversion) is None else STEPS_FROM_ENCODER
+        inversion = inversion.with_defaults(steps, TUNE_STEPS)
         measure = perceptual(inversion.features, device=device)
         toonifier = cls(base, toon, swap, width, size, inversion, measure)
         toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
@@ -204,7 +206,8 @@ def toonify(
             that.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
-        config: how to project; None = `InversionConfig`'s defaults with 90 steps in W+ and 25 steps of tuning.
+        config: how to project; None = `InversionConfig`'s defaults with 25 steps of tuning and, in W+, 60
+            steps from the encoder's latent or 90 from w_avg.
         device: where to compute; networks that are given stay where they are.
         callback: gets a `inversion.optimise.Progress` after every step of every face.
 
