@@ -19,7 +19,7 @@ from ..features.dlib import DlibNetwork, face_chip, recogniser
 from ..features.perceptual import fit
 from ..features.vgg import Vgg16, vgg16
 from ..models import Generator
-from ..weights import KINDS, load_networks, pretrained_folder
+from ..weights import load_networks, pretrained_folder
 
 SMALLEST = 64  # pixels: smaller pictures show too little
 VGG_SIDE, PIXELS_SIDE = 128, 32
@@ -48,6 +48,13 @@ class Encoder(nn.Module):
     ws = w_avg + bias + heads mix (features - centre) / spread, with the features of `face_features`.
     """
 
+    centre: Tensor
+    spread: Tensor
+    mix: Tensor
+    heads: Tensor
+    bias: Tensor
+    w_avg: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
@@ -68,9 +75,6 @@ class Encoder(nn.Module):
 
     def forward(self, img: Tensor) -> Tensor:
         return self.decode(face_features(img))
-
-
-KINDS["encoder"] = (EncoderConfig, Encoder)
 
 
 @torch.no_grad()

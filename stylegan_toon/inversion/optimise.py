@@ -193,8 +193,9 @@ def invert(
     random = torch.Generator().manual_seed(config.seed)
     for one in maps:
         one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
-    near = plus and start is not None
-    begin = prior.whiten(start.to(target.device)) if near else target.new_zeros(1, G.num_ws, G.config.w_dim)
+    begin, near = target.new_zeros(1, G.num_ws, G.config.w_dim), False
+    if plus and start is not None:
+        begin, near = prior.whiten(start.to(target.device)), True
     v = begin.mean(dim=1, keepdim=True).requires_grad_()
     apart = (begin - v).detach().requires_grad_(plus)
     # CUDA graphs replay a step with the numbers of its recording, so the learning rate has to be a tensor.
