@@ -2,11 +2,13 @@
 
     P="python pretrained/recipes/portraits.py"
     $P draw --photos PORTRAITS --out runs/portraits
+    $P toonify --photos PORTRAITS --out runs/portraits
     $P measure runs/portraits --identity FOLDER
 
 ``draw`` aligns the portraits of ``portraits.txt`` at 512 px and draws them (`drawing/comic.py`): the columns
-``aligned`` and ``drawn``. Other columns are files NAME-COLUMN.png in the same folder from other programs: ``inverted``
-is the projection into the photo generator, ``toon`` the network's cartoon. `fill` writes such files with any function.
+``aligned`` and ``drawn``. ``toonify`` adds what the default `toonify` makes of the largest face: ``inverted``, the
+projection into the photo generator, and ``toon``; and ``animated``, the same latents shown by that network. A run that
+was stopped goes on. `fill` writes such columns with any function.
 
 ``measure`` compares all columns in the folder and writes sheet-1.png, ... and portraits.json beside them:
 
@@ -36,17 +38,20 @@ from faceres import Faceres
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from stylegan_toon.data.images import image_grid, read_image, save_image
+from stylegan_toon.data.images import image_grid, read_image, save_image, to_pil
 from stylegan_toon.drawing import draw_comic
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import crop, largest
 from stylegan_toon.faces.mesh import Mesh, face_mesh
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import atomic_path, output_folder
+from stylegan_toon.memory import keep_pages
 from stylegan_toon.metrics.skin import SkinShift, cheeks_lab, skin_shift
+from stylegan_toon.pipelines.toonify import Toonifier, carry_over
+from stylegan_toon.weights import load_network
 
 LISTED = Path(__file__).with_suffix(".txt")
-COLUMNS = ("aligned", "inverted", "toon", "drawn")
+COLUMNS = ("aligned", "inverted", "toon", "animated", "drawn")
 PER_SHEET, ACROSS, CELL = 10, 5, 256
 CHIP, PADDING = 150, 0.25
 # dlib's mean face (get_face_chip_details): of its 68 landmarks those that it aligns by, as points of the mesh, with
@@ -96,6 +101,33 @@ def draw(photo: Path) -> dict[str, Image.Image]:
         raise
     face = largest(faces)
     return {"aligned": face.image, "drawn": draw_comic(face.image)}
+
+
+def toonified(out: Path) -> Callable[[Path], dict[str, Image.Image]]:
+    """A function for `fill`: the columns ``inverted``, ``toon`` and ``animated``; those in ``out`` are kept."""
+    toonifier = Toonifier.load()
+    animated = load_network("animated")
+
+    def make(photo: Path) -> dict[str, Image.Image]:
+        done = {name: out / f"{photo.stem}-{name}.png" for name in ("inverted", "toon", "animated")}
+        if all(path.exists() for path in done.values()):
+            return {name: read_image(path) for name, path in done.items()}
+        try:
+            face = largest(open_photo(photo, toonifier.resolution).faces)
+        except ToonError as error:
+            if "No face" in str(error):
+                return {}
+            raise
+        toon, _ = toonifier.face(face)
+        assert toon.projection is not None
+        assert toon.inverted is not None
+        tuned = toon.projection.generator
+        other = toonifier.blended(tuned, carry_over(toonifier.base, tuned, animated))
+        with torch.no_grad():
+            picture = other.synthesis(toon.projection.ws, noise_mode="const", resolution=toonifier.resolution)
+        return {"inverted": toon.inverted, "toon": toon.image, "animated": to_pil(picture[0])}
+
+    return make
 
 
 def recogniser(folder: Path) -> nn.Module:
@@ -271,17 +303,22 @@ def main() -> None:
     drawing = actions.add_parser("draw", help="write the columns aligned and drawn")
     drawing.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
     drawing.add_argument("--out", type=Path, required=True)
+    toonifying = actions.add_parser("toonify", help="write the columns inverted, toon and animated")
+    toonifying.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
+    toonifying.add_argument("--out", type=Path, required=True)
     measuring = actions.add_parser("measure", help="sheets, and a report as JSON and as a table")
     measuring.add_argument("folder", type=Path, help="with NAME-aligned.png and the other columns")
     measuring.add_argument("--identity", type=Path, required=True, help="folder with dlib's recogniser")
     measuring.add_argument("--second", type=Path, help="folder with faceres.json and faceres.bin")
-    for action in (drawing, measuring):
+    for action in (drawing, toonifying, measuring):
         action.add_argument("--names", type=Path, default=LISTED, help="text file with a photo's name in each line")
     args = parser.parse_args()
     names = listed(args.names)
     try:
-        if args.action == "draw":
-            missing = fill(args.photos, names, output_folder(args.out), draw)
+        if args.action != "measure":
+            keep_pages()
+            out = output_folder(args.out)
+            missing = fill(args.photos, names, out, draw if args.action == "draw" else toonified(out))
             print(f"{len(names) - len(missing)} of {len(names)}; no face in {', '.join(missing) or 'none'}")
             return
         wanted = {args.identity: ["facenet_dlib_torch.py", "face_recognition_model.bin"]}

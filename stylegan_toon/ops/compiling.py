@@ -1,4 +1,4 @@
-"""Marks what torch.compile takes for constants. Only code that is being traced imports this module (see `constants`)."""
+"""Marks what torch.compile takes for constants; only code that is being traced imports this (see `constants`)."""
 
 from __future__ import annotations
 
