@@ -14,10 +14,9 @@ from stylegan_toon import load_network
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.drawing import draw
 from stylegan_toon.faces.photo import open_photo
-from stylegan_toon.inversion.config import InversionConfig
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.pipelines.project import project
-from stylegan_toon.pipelines.toonify import RESOLUTION, STEPS, TUNE_STEPS, carry_over
+from stylegan_toon.pipelines.toonify import Toonifier, carry_over
 
 
 def main() -> None:
@@ -29,14 +28,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     keep_pages()
-    faces, toons = load_network("faces"), [load_network(style) for style in args.styles]
+    toonifier, toons = Toonifier.load(), [load_network(style) for style in args.styles]
+    faces, side = toonifier.base, toonifier.resolution
     cells, labels = [], ["photo", "projected", *args.styles, *(f"{style}, drawn" for style in args.drawn)]
     for photo in args.photos:
-        crop = open_photo(photo, RESOLUTION).faces[0].image
-        found = project(faces, crop, InversionConfig(steps=STEPS, tune_steps=TUNE_STEPS), noise=False)
+        crop = open_photo(photo, side).faces[0].image
+        found = project(faces, crop, toonifier.inversion, noise=False, measure=toonifier.measure)
         networks = [found.generator, *(carry_over(faces, found.generator, toon) for toon in toons)]
         with torch.no_grad():
-            shown = [to_pil(G.synthesis(found.ws, noise_mode="const", resolution=RESOLUTION)[0]) for G in networks]
+            shown = [to_pil(G.synthesis(found.ws, noise_mode="const", resolution=side)[0]) for G in networks]
         cells += [crop, *shown, *(draw(crop, style) for style in args.drawn)]
         print(f"{photo.name}: {found.psnr:.1f} dB in {found.seconds:.0f} s", flush=True)
     save_image(image_grid(cells, columns=len(labels), size=args.size, column_labels=labels), args.out)

@@ -55,7 +55,8 @@ def choose(
                 return _ready(build_from(Path(choice)), device)
     except Unavailable as error:
         raise ToonError(f"{text} is not available ({error}): {instead}.") from error
-    raise ToonError(f"{text} is not {what}: take one of {', '.join((*names, *(f'*{end}' for end in files or {})))}.")
+    known = [*names, *(f"a {end or 'file'}{' file' * bool(end)}" for end in files or {})]
+    raise ToonError(f"{text} is not {what}: take {', '.join(known[:-1])} or {known[-1]}.")
 
 
 def _ready(network: Network, device: torch.device | str) -> Network:

@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_written(options, monkeypatch):
 
 def test_no_face_embedding(options, toon_checkpoint):
     """A network file does not compare faces."""
-    assert "toon.safetensors is no face embedding" in refused(*options, "--identity", toon_checkpoint)
+    assert "toon.safetensors is not a face embedding" in refused(*options, "--identity", toon_checkpoint)
 
 
 def test_strangers_are_told_once(options, toon_checkpoint):

@@ -172,7 +172,7 @@ def test_unknown_names_are_answered_with_known_ones():
     ("name", "args", "sentence"),
     [
         ("generate", ["--network", "NETWORK", "--class", "3"], "leave out --class"),
-        ("finetoon", ["--identity", "nope"], "nope is no face embedding"),
+        ("finetoon", ["--identity", "nope"], "nope is not a face embedding"),
         ("finetoon", ["--margin", "inf"], "--margin"),
         ("project", ["PHOTO", "--network", "nonet"], "no network named 'nonet'"),
         ("toonify", ["PHOTO", "--swap", ""], "--swap"),

@@ -85,7 +85,7 @@ def test_facenet_asked_for_but_not_to_be_had(offline):
 
 @pytest.mark.parametrize("name", ["auto", "discriminator", "network.safetensors"])
 def test_no_such_embedding(name):
-    with pytest.raises(ToonError, match=rf"{name} is not a face embedding: take one of dlib"):
+    with pytest.raises(ToonError, match=rf"{name} is not a face embedding: take dlib"):
         face_embedder(name)
 
 
