@@ -30,6 +30,7 @@ REQUIRED = {
     "dataset check": ["DATA"],
     "convert": ["faces", "--out", "x.safetensors"],
     "evaluate": ["--network", "faces", "--metrics", "detection"],
+    "train": ["--data", "DATA"],
 }
 # The first expensive function that each command calls: its module in the package and its name there.
 WORK = {
@@ -41,6 +42,7 @@ WORK = {
     "convert": [("pipelines.convert", "load_family")],
     "finetoon": [("finetoon", "face_embedder")],
     "evaluate": [("evaluate", "load_network")],
+    "train": [("pipelines.train", "ImageDataset")],
     "env": [],
 }
 # Options whose value is free text that only the work itself can judge: a name, a path, a list of layers.
