@@ -146,6 +146,22 @@ def assert_same(a: Path, b: Path) -> None:
     assert x.keys() == y.keys() and not [name for name in x if not torch.equal(x[name], y[name])]
 
 
+def assert_one_seed_is_close(train: Callable[[int], tuple[Path, Path]]) -> tuple[Path, Path]:
+    """``train(seed)`` gives two snapshots that are close, as `assert_close` has it, for one of three seeds.
+
+    Rounding may turn the sign of an activation that is all but 0, and that one slope changes what follows by more than
+    any tolerance. It happens to a seed now and then; an error happens to all of them.
+    """
+    for seed in (0, 1):
+        a, b = train(seed)
+        with contextlib.suppress(AssertionError):
+            assert_close(a, b)
+            return a, b
+    a, b = train(2)
+    assert_close(a, b)
+    return a, b
+
+
 def assert_close(a: Path, b: Path, tolerance: float = 1e-5) -> None:
     """Both hold the same: the error of a tensor is within ``tolerance`` of its norm, that of an entry within ten times
     ``tolerance`` of the largest, or of 1. Adam's first steps make much of the rounding of gradients near 0.

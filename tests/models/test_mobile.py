@@ -329,8 +329,8 @@ def test_the_average_follows_the_tensors_that_are_meant():
         for parameter in current.parameters():
             parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     parameters = {name.removesuffix(".value") for name, _ in current.named_parameters()}
-    for with_buffers in (False, True):
-        update_average(average, current, 0.75, with_buffers=with_buffers)
+    for average_buffers in (False, True):
+        update_average(average, current, 0.75, average_buffers=average_buffers)
         wanted, after = effective(current), effective(average)
         for name in parameters:
             mean = 0.75 * before[name] + 0.25 * wanted[name]

@@ -14,7 +14,6 @@ from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.models import Discriminator, DiscriminatorConfig
 from stylegan_toon.training.config import TrainConfig
-from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.losses import (
     PathLength,
     discriminator_loss,
@@ -25,6 +24,7 @@ from stylegan_toon.training.losses import (
     score,
     scores,
 )
+from stylegan_toon.training.stylegan2 import Batch, StyleGAN2Task
 
 
 def test_logistic_losses():
@@ -118,24 +118,24 @@ class TrainedHere:
         self.G = tiny_generator(0, c_dim=c_dim, use_noise=noise)
         self.D = tiny_discriminator(1, c_dim=c_dim)
         config = TrainConfig(batch=batch, gamma=3.0, style_mixing=0, augment="off")
-        self.trainer = Trainer(self.G, self.D, range(9), None, config)
-        self.trainer.pair = None
+        self.task = StyleGAN2Task(self.G, self.D, range(9), config)
         torch.manual_seed(3)
-        self.real = self.trainer.pictures_now = torch.randn(batch, 3, 32, 32)
-        self.c = self.trainer.labels = torch.randn(batch, c_dim) if c_dim else None
+        self.real = torch.randn(batch, 3, 32, 32)
+        self.c = torch.randn(batch, c_dim) if c_dim else None
+        self.task.batch = Batch(real=self.real, labels=self.c)
 
     def __call__(self, phase: str, seed: int = 7) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        trainer, rows = self.trainer, range(self.trainer.config.batch // (2 if phase == "PL" else 1))
+        task, rows = self.task, range(self.task.config.batch // (2 if phase == "PL" else 1))
         network = self.G if phase in ("G", "PL") else self.D
         torch.manual_seed(seed)
         if phase == "PL":
-            lengths = trainer.length_terms(rows)["loss"]
-            trainer.path_length.state.fill_(0.5)
-            trainer.path_length.move(lengths)
-            loss = trainer.path_length.penalty(lengths) * 2
+            lengths = task.length_losses(rows)["loss"]
+            task.path_length.state.fill_(0.5)
+            task.path_length.move(lengths)
+            loss = task.path_length.penalty(lengths) * 2
         else:
-            terms = {"G": trainer.generator_terms, "D": trainer.discriminator_terms, "R1": trainer.r1_terms}[phase]
-            loss = terms(rows)["loss"] / (16 if phase == "R1" else 1)  # without the gain of laziness
+            losses = {"G": task.generator_losses, "D": task.discriminator_losses, "R1": task.r1_losses}[phase]
+            loss = losses(rows)["loss"] / (16 if phase == "R1" else 1)  # without the gain of laziness
         network.zero_grad()
         loss.mean().backward()
         return loss, gradients(network)
