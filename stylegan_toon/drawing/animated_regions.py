@@ -12,11 +12,10 @@ from PIL import Image
 from scipy import ndimage
 
 from .colour import edge_guide
-from .face import Face
-from .filters import blur, fast_blur, fast_guided_filter, reduce, resized, smoothstep, weighted_blur
+from .filters import blur, derivative, fast_blur, fast_guided_filter, reduce, resized, smoothstep, weighted_blur
 from .geometry import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, grid, light_of, polygon
 from .pen import UNIT
-from .segmentation import WORK
+from .segmentation import WORK, connected, find_regions
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def skin_tone(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
 
 def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     """The person ``[n, n]``, as `face.AnimatedRegions` has it, with edges as fine as the picture's."""
-    found = Face(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0, 0.0, ()).regions.person
+    found = find_regions(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0).person
     n = lab.shape[0]
     if n == WORK:
         return found
@@ -104,10 +103,7 @@ def animated_regions(
     skin = np.maximum(skin, resized(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
 
     # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
-    upright, across = (
-        fast_blur(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s)
-        for order in ((0, 1), (1, 0))
-    )
+    upright, across = (fast_blur(np.abs(derivative(light, 0.8 * s, axis)) * s, 2.5 * s) for axis in (1, 0))
     textures = [
         smoothstep(upright, 0.012, 0.020),
         smoothstep(upright, 0.005, 0.009) * (upright > 1.6 * across),
@@ -162,7 +158,7 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     light = lab[..., 0]
     n = light.shape[0]
     s = n / UNIT
-    steep = np.abs(ndimage.gaussian_filter(light, 1.0 * s, order=(1, 0))) * s
+    steep = np.abs(derivative(light, 1.0 * s, axis=0)) * s
     bridge = (points[168] + points[6]) / 2
     rows = slice(max(0, int((bridge[1] - 9) * s)), max(2, int((bridge[1] + 12) * s)))
     columns = slice(max(0, int((bridge[0] - 4) * s)), max(2, int((bridge[0] + 4) * s)))
@@ -194,7 +190,7 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
         under.append(float(thin[index[0], index[1]].max(1).mean()))
     # What lies in pieces is a bag or a wrinkle.
     coarse = reduce(thin * zone, UNIT)
-    pieces, count = ndimage.label(coarse > 0.25, np.ones((3, 3)))
+    pieces, count = connected(coarse > 0.25, diagonally=True)
     long = [max(part.stop - part.start for part in box) > 15 for box in ndimage.find_objects(pieces)]
     kept = np.array([False, *long], bool)[pieces] if count else coarse > 2
     zone = zone * resized(ndimage.grey_dilation(kept.astype(np.float32), size=3), n).clip(0, 1)

@@ -60,7 +60,7 @@ def _draw(face: Face, sheet: int, ink: float) -> np.ndarray:
     if ink:
         line = ink * np.maximum(light.lines(), strokes.features(face, sheet))
         # Ink takes a tint of what it outlines.
-        dark = drawing * np.float32((0.20, 0.5, 0.45)) + np.float32((0.085, 0.004, 0.004))
+        dark = drawing * np.array((0.20, 0.5, 0.45), np.float32) + np.array((0.085, 0.004, 0.004), np.float32)
         drawing = mix(drawing, np.minimum(dark, drawing), 0.92 * line)
     return drawing
 
@@ -90,7 +90,7 @@ def _skin(light: Light) -> np.ndarray:
     if cheek.any():
         drawn = resized(out, WORK, Image.Resampling.BILINEAR)
         gap = np.median(light.mild[cheek], 0) - np.median(drawn[cheek], 0)
-        out = out + gap * np.float32((1, 0.7, 0.7))
+        out = out + gap * np.array((1, 0.7, 0.7), np.float32)
     rest, sure = light.odd
     return out + up(np.maximum(sure, 0.85 * face.features)[..., None] * rest)
 
@@ -155,7 +155,7 @@ def _eye(face: Face, eye: Eye, sheet: int, box: tuple[slice, slice]) -> np.ndarr
     away = np.hypot(gx - cx, gy - cy) / r
     ring = (small > 0.9) & (away > 0.45) & (away < 0.85)
     pixels = face.lab[ring] if ring.sum() > 8 else face.lab[small > 0.5]
-    hue = np.median(pixels, 0) if len(pixels) else np.float32((0.3, 0.01, 0.02))
+    hue = np.median(pixels, 0) if len(pixels) else np.array((0.3, 0.01, 0.02), np.float32)
     outside = (small > 0.9) & (away > 1.15)
     skin_light = float(face.skin_colour[0])
     white = float(np.percentile(face.lab[outside][:, 0], 70)) if outside.sum() > 8 else skin_light
@@ -178,9 +178,9 @@ def _eye(face: Face, eye: Eye, sheet: int, box: tuple[slice, slice]) -> np.ndarr
     iris = lightness * (0.72 + 0.62 * below) + 0.03 * below
     iris = iris * (1 - 0.55 * smoothstep(d, 0.78, 0.95)) * (1 - 0.45 * under)
     full = np.dstack([iris, float(chroma[0]) * (0.8 + 0.6 * below), float(chroma[1]) * (0.8 + 0.6 * below)])
-    full = mix(full, np.float32((0.10, 0, 0)), 1 - smoothstep(d, 0.42 - edge, 0.42 + 2 * edge))
+    full = mix(full, np.array((0.10, 0, 0), np.float32), 1 - smoothstep(d, 0.42 - edge, 0.42 + 2 * edge))
     ball = mix(ball, full, disc)
     big = np.hypot(x - cx + 0.36 * r, y - cy + 0.36 * r) / r
     little = np.hypot(x - cx - 0.38 * r, y - cy - 0.42 * r) / r
     spark = np.maximum(1 - smoothstep(big, 0.24 - edge, 0.24 + 2 * edge), 0.6 * (1 - smoothstep(little, 0.1, 0.2)))
-    return mix(ball, np.float32((0.98, 0, 0)), spark)
+    return mix(ball, np.array((0.98, 0, 0), np.float32), spark)

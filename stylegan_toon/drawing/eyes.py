@@ -181,7 +181,7 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
     middle = spots[0].astype(np.float64)
     radius = float(np.hypot(*(spots[1:] - spots[0]).T).mean()) * 1.2
     radius = float(np.clip(radius, 0.19 * lids.width, 0.295 * lids.width))
-    mu, mv = lids.of(middle[0], middle[1])
+    mu, mv = (float(c) for c in lids.of(middle[0], middle[1]))
 
     if eye.openness > 0.10:
         # White: round, so darker to the corners; the upper lid throws a soft shadow on it.

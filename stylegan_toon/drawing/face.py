@@ -193,7 +193,7 @@ def _landmarks(picture: Image.Image, landmarks: np.ndarray | None) -> tuple[np.n
     """Mesh in units, and how sure it is that it lies on a face."""
     mesh = M.face_mesh(picture)
     points = mesh.points * (UNIT / picture.width)
-    sure = float(smoothstep(np.float64(mesh.score), 0.3, 0.7))
+    sure = float(smoothstep(mesh.score, 0.3, 0.7))
     if landmarks is None:
         return points, sure
     given = np.asarray(landmarks, float) * (UNIT / picture.width)
@@ -222,7 +222,7 @@ def _eyes(
         # The light rarely shows both eyes alike: contrast seen in one is believed of the other.
         contrast = max(sign[1] for sign in signs)
         opened = [
-            (sure * float(smoothstep(np.float64(gap * contrast * bright), 0.3, 0.7)), sure * bright)
+            (sure * float(smoothstep(float(gap * contrast * bright), 0.3, 0.7)), sure * bright)
             for gap, _, bright in signs
         ]
     left, right = (replace(eye, open=how[0], seen=how[1]) for eye, how in zip(eyes, opened))
@@ -238,15 +238,15 @@ def _open(lab: np.ndarray, eye: Eye, points: np.ndarray) -> tuple[float, float, 
     dark, light = np.percentile(seen, (10, 92))
     skin = skin_colour(lab, points)[0]
     return (
-        float(smoothstep(np.float64(gap), 0.12, 0.20)),
-        float(smoothstep(np.float64(light - dark), 0.07, 0.15)),
-        float(smoothstep(np.float64(light / max(skin, 0.05)), 0.50, 0.66)),
+        float(smoothstep(float(gap), 0.12, 0.20)),
+        float(smoothstep(float(light - dark), 0.07, 0.15)),
+        float(smoothstep(float(light / max(skin, 0.05)), 0.50, 0.66)),
     )
 
 
 def _glasses(lab: np.ndarray, points: np.ndarray) -> float:
     """1 for spectacles: something is drawn across the bridge of the nose and below the eyes."""
-    return float(smoothstep(np.float64(glasses_score(lab, points)), 0.038, 0.055))
+    return float(smoothstep(float(glasses_score(lab, points)), 0.038, 0.055))
 
 
 def glasses_score(lab: np.ndarray, points: np.ndarray) -> float:

@@ -6,15 +6,29 @@ Arrays are float32, ``[H, W]`` or ``[H, W, C]``; lengths are in pixels. Everythi
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
 
+Scalar = float | np.floating
 
-def smoothstep(x: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
-    """0 below ``low``, 1 above ``high``, a smooth ramp between."""
+
+@overload
+def smoothstep(x: Scalar, low: Scalar, high: Scalar) -> np.floating: ...
+
+
+@overload
+def smoothstep(x: np.ndarray, low: Scalar | np.ndarray, high: Scalar | np.ndarray) -> np.ndarray: ...
+
+
+def smoothstep(x: Scalar | np.ndarray, low: Scalar | np.ndarray, high: Scalar | np.ndarray) -> np.floating | np.ndarray:
+    """The cubic ramp 3 t^2 - 2 t^3 with t = (x - low) / (high - low): 0 at and below ``low``, 1 from ``high`` on.
+
+    Numbers and arrays of any shape; ``low`` and ``high`` are broadcast against ``x``.
+    """
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -30,6 +44,13 @@ def soft_levels(x: np.ndarray, levels: int, sharpness: float) -> np.ndarray:
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur of the two spatial axes."""
     return ndimage.gaussian_filter(x, (sigma, sigma, 0)[: x.ndim], truncate=3.0, mode="nearest")
+
+
+def derivative(x: np.ndarray, sigma: float, axis: int) -> np.ndarray:
+    """Derivative of the Gaussian blur of ``[H, W]`` along ``axis`` (0 = down, 1 = right), per pixel."""
+    for each in range(x.ndim):
+        x = ndimage.gaussian_filter1d(x, sigma, axis=each, order=int(each == axis))
+    return x
 
 
 def resized(x: np.ndarray, side: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
@@ -88,7 +109,8 @@ def _linear(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> tupl
 
     def mean(a: np.ndarray) -> np.ndarray:
         side = 2 * max(1, round(radius)) + 1
-        return ndimage.uniform_filter(a, (side, side, 1)[: a.ndim], mode="nearest")
+        across = ndimage.uniform_filter1d(a, side, axis=0, mode="nearest")
+        return ndimage.uniform_filter1d(across, side, axis=1, mode="nearest")
 
     mean_guide = mean(guide)
     variance = mean(guide * guide) - mean_guide**2

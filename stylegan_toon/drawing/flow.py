@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
-from .filters import blur
+from .filters import blur, derivative
 
 
 class Flow:
@@ -21,8 +20,8 @@ class Flow:
     """
 
     def __init__(self, grey: np.ndarray, scale: float, steps: int = 5) -> None:
-        gx = ndimage.gaussian_filter(grey, 0.9 * scale, order=(0, 1))
-        gy = ndimage.gaussian_filter(grey, 0.9 * scale, order=(1, 0))
+        gx = derivative(grey, 0.9 * scale, axis=1)
+        gy = derivative(grey, 0.9 * scale, axis=0)
         weight = 1 / np.sqrt(np.hypot(gx, gy) + 1e-6)
         xx, xy, yy = (blur(g * weight, 2.2 * scale) for g in (gx * gx, gx * gy, gy * gy))
         across = 0.5 * np.arctan2(2 * xy, xx - yy)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -166,7 +167,7 @@ def relief(mesh: np.ndarray) -> Relief:
     depth = LinearNDInterpolator(points[:, :2], points[:, 2])(x, y)
     known = np.isfinite(depth)
     # Outside the mesh the head curves away: the nearest depth, less the distance.
-    away, nearest = ndimage.distance_transform_edt(~known, return_indices=True)
+    away, nearest = cast("tuple[np.ndarray, np.ndarray]", ndimage.distance_transform_edt(~known, return_indices=True))
     depth = (depth[tuple(nearest)] - 1.0 * away * (UNIT / FINE)).astype(np.float32)
     px = FINE / UNIT
     # Finest around the nose and the mouth; foreheads and cheeks are smooth, or the triangles would show.
@@ -200,6 +201,7 @@ def light_of(normal: np.ndarray, light: np.ndarray, weight: np.ndarray) -> np.nd
     weight = weight.ravel().astype(np.float64)
     wanted = light.ravel().astype(np.float64)
     ridge = np.diag([1e-6, 1, 1, 1]) * 0.002 * weight.sum()
+    solution = np.zeros(4)
     for _ in range(3):  # Hair, glare and deep shadow are outliers
         normal_equations = basis.T @ (basis * weight[:, None]) + ridge
         solution = np.linalg.solve(normal_equations, basis.T @ (weight * wanted))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from .colour import edge_guide
-from .filters import blur, fast_guided_filter, reduce, weighted_blur
+from .filters import blur, derivative, fast_guided_filter, reduce, weighted_blur
 from .pen import UNIT
 
 STEP, STEPS = 1.3, 6  # length of a step along a strand in 1/256 of the side, steps to either side
@@ -45,8 +44,8 @@ def _trace(grey: np.ndarray, at: np.ndarray, s: float) -> list[tuple[int, np.nda
     m = n // 2
     small = reduce(grey, m)
     scale = STEP * s * m / n
-    gx = ndimage.gaussian_filter(small, 0.9 * scale, order=(0, 1))
-    gy = ndimage.gaussian_filter(small, 0.9 * scale, order=(1, 0))
+    gx = derivative(small, 0.9 * scale, axis=1)
+    gy = derivative(small, 0.9 * scale, axis=0)
     weight = 1 / np.sqrt(np.hypot(gx, gy) + 1e-6)
     xx, xy, yy = (blur(g * weight, 2.2 * scale) for g in (gx * gx, gx * gy, gy * gy))
     across = 0.5 * np.arctan2(2 * xy, xx - yy)

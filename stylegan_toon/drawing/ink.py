@@ -48,7 +48,7 @@ def _skin(light: Light) -> np.ndarray:
     plain = float(light.face.skin_colour[0])
     depth = light.tones[0]
     # Light skin is left as paper, dark skin is an even tone.
-    even = PAPER - 0.50 * float(smoothstep(np.float64(0.78 - plain), 0.0, 0.45))
+    even = PAPER - 0.50 * float(smoothstep(float(0.78 - plain), 0.0, 0.45))
     shade = smoothstep(-depth, 0.06 * light.contrast, 0.20 * light.contrast)
     tone = even - 0.16 * smoothstep(-depth, 0.13 * light.contrast - 0.02, 0.13 * light.contrast + 0.02)
     tone = tone + _hatching(light.sheet, shade) * 0.8 * (max(even - 0.45, BLACK) - tone)

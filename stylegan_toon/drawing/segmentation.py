@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -39,13 +40,19 @@ def skin_colour(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.median(patch, axis=0) if len(patch) else lab.mean((0, 1))
 
 
+def connected(mask: np.ndarray, *, diagonally: bool = False) -> tuple[np.ndarray, int]:
+    """Connected components of a bool ``[H, W]``: their labels ``[H, W]`` (0 = outside) and their number."""
+    structure = np.ones((3, 3)) if diagonally else None
+    return cast("tuple[np.ndarray, int]", ndimage.label(mask, structure))
+
+
 def find_regions(lab: np.ndarray, points: np.ndarray, sure: float) -> Regions:
     """Regions of a crop on the working grid ``[WORK, WORK, 3]``, whose landmarks ``[478, 2]`` are in units."""
     n = 80
     small = resized(lab, n, Image.Resampling.BOX)
     found = segment(small, _prior(points, n))
     # Only what hangs together with the face is the person.
-    pieces, _ = ndimage.label(found[..., 0] < 0.5)
+    pieces, _ = connected(found[..., 0] < 0.5)
     at = np.clip((points[4] * (n / UNIT)).astype(int), 0, n - 1)
     found[(pieces != pieces[at[1], at[0]]) & (pieces > 0)] = (1, 0, 0, 0)
     fine = guided_filter(edge_guide(lab), resized(found[..., :3], WORK), 5 * SCALE, 1.5e-4, step=2)

@@ -92,7 +92,7 @@ def _nose(pen: Pen, face: Face) -> None:
     for wing, side in ((M.NOSE_LEFT_WING, -1), (M.NOSE_RIGHT_WING, 1)):
         line = face.line(wing, 20)
         # The wing that is turned away hides behind the tip.
-        seen = float(smoothstep(np.float64(side * (line[:, 0].mean() - p[4][0]) / unit), 3.0, 9.0))
+        seen = float(smoothstep(float(side * (line[:, 0].mean() - p[4][0]) / unit), 3.0, 9.0))
         pen.stroke(line[8:], taper(12, 0.2, 1.0, 0.3) * unit, np.linspace(0.2, 0.6, 12) * seen)
     base = face.line(M.NOSE_BASE, 40)
     t = np.linspace(0, 1, 40)
