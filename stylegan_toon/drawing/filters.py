@@ -1,6 +1,6 @@
 """Blurs, edge-preserving filters and changes of size.
 
-Arrays are float32, ``[H, W]`` or ``[H, W, C]``; lengths are in pixels. Everything here is deterministic.
+Arrays are float32, ``[H, W]`` or ``[H, W, C]``; lengths are in pixels. All functions are deterministic.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def soft_levels(x: np.ndarray, levels: int, sharpness: float) -> np.ndarray:
 
 
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of the two spatial axes."""
+    """Gaussian blur of ``[H, W]`` or ``[H, W, C]`` along the two spatial axes; same shape."""
     return ndimage.gaussian_filter(x, (sigma, sigma, 0)[: x.ndim], truncate=3.0, mode="nearest")
 
 
@@ -53,13 +53,13 @@ def derivative(x: np.ndarray, sigma: float, axis: int) -> np.ndarray:
     return x
 
 
-def resized(x: np.ndarray, side: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """A square field ``[n, n]`` or ``[n, n, C]`` at another size."""
+def resized(x: np.ndarray, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """A square field ``[n, n]`` or ``[n, n, C]`` at ``side`` pixels."""
     if x.shape[0] == side:
         return x
     if x.ndim == 3:
-        return np.stack([resized(x[..., c], side, how) for c in range(x.shape[2])], -1)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(x, np.float32)).resize((side, side), how))
+        return np.stack([resized(x[..., c], side, resampling) for c in range(x.shape[2])], -1)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(x, np.float32)).resize((side, side), resampling))
 
 
 def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
@@ -75,7 +75,7 @@ def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
     both = np.concatenate([x * weight, weight], -1) if x.ndim == 3 else np.stack([x * weight, weight], -1)
     both = resized(both, small, Image.Resampling.BOX)
     mean = both[..., :-1].sum((0, 1)) / (both[..., -1].sum() + 1e-6)
-    # Far from everything that counts, a wider blur takes over, and at last the mean.
+    # Where the weight is low nearby, a wider blur is used, and where it is low there too, the mean.
     wide = blur(both, 6 * sigma)
     far = (wide[..., :-1] + 1e-3 * mean) / (wide[..., -1:] + 1e-3)
     near = blur(both, sigma)
@@ -96,8 +96,8 @@ def guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: float, s
     """
     if step > 1:
         side = len(guide)
-        small, of = (resized(a, side // step, Image.Resampling.BOX) for a in (guide, x))
-        slope, offset = _linear(small, of, radius / step, eps)
+        small_guide, small_x = (resized(a, side // step, Image.Resampling.BOX) for a in (guide, x))
+        slope, offset = _linear(small_guide, small_x, radius / step, eps)
         slope, offset = (resized(a, side, Image.Resampling.BILINEAR) for a in (slope, offset))
     else:
         slope, offset = _linear(guide, x, radius, eps)
@@ -159,7 +159,7 @@ def fast_guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: flo
 
 
 def enlarge(field: np.ndarray, n: int) -> np.ndarray:
-    """`resized` of ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear: faster, and nothing overshoots."""
+    """`resized` of ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear, which is faster and does not overshoot."""
     times = n // field.shape[0]
     if n in (2 * field.shape[0], 4 * field.shape[0]):
         planes = np.array(np.atleast_3d(field).transpose(2, 0, 1), np.float32, order="C")
