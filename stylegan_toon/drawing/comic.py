@@ -18,7 +18,7 @@ from .pen import Pen, curve
 from .segmentation import SCALE, WORK
 
 GROW, SLIM = 0.20, 0.05  # how much larger eyes are, how much narrower a chin
-SHEET = 448  # in pixels: smaller drawings are drawn at least this large and then reduced, for smooth lines
+SHEET = 448  # px; smaller drawings are drawn at least this large, then reduced
 
 
 def draw_comic(

@@ -1,4 +1,4 @@
-"""Eyes of the animated style: lids, whites, irises and catchlights drawn from a dense mesh, in the person's own colours.
+"""Eyes of the animated style: lids, whites, irises and catchlights in the person's own colours.
 
 Lengths are in 1/256 of the side of the crop; colours are Oklab.
 """
@@ -142,7 +142,7 @@ def _window(centre: np.ndarray, half: float, n: int) -> tuple[slice, slice]:
 
 
 def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) -> None:
-    """Draw one eye over a smooth lid, in place.
+    """Draw one eye over smooth skin, in place.
 
     Args:
         picture: ``[n, n, 3]``.
@@ -239,7 +239,7 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
     rim = np.exp(-(((v - low - 1.2) / 0.75) ** 2)) * middle_part * (1 - 0.5 * on)
     over(skin * (0.62, 1, 1), 0.30 * rim)
 
-    # Upper lid: a tapering dark rim that swings out a little at the outer corner, as lashes seen from the front.
+    # Upper lid: a tapering dark rim that extends beyond the outer corner, as lashes do from the front.
     dark = (0.17, 0.012, 0.012) if skin[0] < 0.8 else (0.20, 0.016, 0.016)
     wing = np.clip(u, -0.07, 1)
     bend = up - np.where(u < 0, (-wing) * 0.35 * lids.width, 0)

@@ -1,4 +1,4 @@
-"""What the renderers share about a face: its curves, its proportions made stronger, and what is skin, hair, clothes.
+"""What the renderers share: the curves of a face, its regions, and the warp that changes its proportions.
 
 Positions and lengths are in 1/256 of the side of the crop, whatever its size. Fields are computed on one grid of
 `WORK` pixels and enlarged or reduced before they are thresholded, so that a drawing is the same at any size.
@@ -20,7 +20,6 @@ from .pen import UNIT, Pen, curve, grown
 from .segmentation import SCALE, WORK, Regions, find_regions, skin_colour
 
 SMALLEST = 32
-LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)  # of the alignment
 
 _EYES = (
     (M.LEFT_EYE_UPPER, M.LEFT_EYE_LOWER, M.LEFT_IRIS, M.LEFT_BROW_UPPER, M.LEFT_BROW_LOWER),
@@ -98,16 +97,6 @@ class Face:
         x = ((np.arange(WORK, dtype=np.float32) + 0.5) / SCALE)[None, :]
         return x, x.T
 
-    def area(self, outline: np.ndarray, soft: float = 0.8) -> np.ndarray:
-        """The inside of an outline ``[k, 2]``, ``[WORK, WORK]`` in [0, 1], blurred with a sigma of ``soft`` units."""
-        return blur(Pen(WORK, 2).shape(outline).ink(), soft * SCALE)
-
-    def spot(self, centre: np.ndarray | tuple[float, float], a: float, b: float) -> np.ndarray:
-        """A Gaussian of height 1 at ``centre`` with sigmas ``a`` (x) and ``b`` (y) in units, ``[WORK, WORK]``."""
-        x, y = self.grid
-        centre = float(centre[0]), float(centre[1])
-        return np.exp(-(((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2) / 2)
-
     @cached_property
     def lips(self) -> tuple[np.ndarray, np.ndarray]:
         """Outlines ``[k, 2]`` of the lips and of the mouth's opening."""
@@ -117,7 +106,7 @@ class Face:
 
     @cached_property
     def mouth_gap(self) -> float:
-        """How far the mouth is open, in units."""
+        """Distance of the inner edges of the lips at their middle, in units."""
         return float(np.hypot(*(self.points[13] - self.points[14])))
 
     @cached_property
@@ -160,13 +149,13 @@ def square(image: Image.Image | np.ndarray, at_least: int = SMALLEST) -> tuple[I
 
 
 def analyse(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: float = 0.0, slim: float = 0.0) -> Face:
-    """Find what is in a face crop, and make its proportions a little stronger.
+    """Locate the parts of a face crop, and warp it to larger eyes and a narrower chin.
 
     Args:
         picture: RGB, square.
         landmarks: ``[5, 2]`` in pixels of the picture, as of `align.Face`, or a mesh ``[478, 2]``; None detects them.
-        grow: by how much the eyes are enlarged: 0.2 is a fifth. Eyes that are closed or behind glasses are not.
-        slim: by how much the chin is narrowed, likewise.
+        grow: enlargement of the eyes: 0.2 is a fifth. Eyes that are closed or behind glasses are not enlarged.
+        slim: narrowing of the chin, as a share of its width.
     """
     points, confidence = _landmarks(picture, landmarks)
     work = picture.resize((WORK, WORK), Image.Resampling.LANCZOS)

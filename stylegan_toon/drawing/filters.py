@@ -84,7 +84,7 @@ def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``a`` where ``weight`` is 0, ``b`` where it is 1; ``[H, W, C]`` and ``[H, W]``."""
+    """``a`` where ``weight`` is 0, ``b`` where it is 1; ``[H, W, C]``, with a weight ``[H, W]``."""
     return a + weight[..., None].astype(a.dtype, copy=False) * (b - a)
 
 
@@ -105,7 +105,7 @@ def guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: float, s
 
 
 def _linear(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean slope and offset of ``x`` as a linear function of ``guide`` around every pixel."""
+    """Slope and offset of ``x`` as a linear function of ``guide`` around every pixel, each of the shape of ``x``."""
 
     def mean(a: np.ndarray) -> np.ndarray:
         side = 2 * max(1, round(radius)) + 1
@@ -142,7 +142,7 @@ def weighted_blur(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray
 
 
 def fast_blur(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; a wide one is computed on a smaller grid."""
+    """`blur`, for a ``sigma`` of 4 px and more computed on a grid of half or a quarter of the side."""
     n = x.shape[0]
     if sigma < 4 or n % 2:
         return blur(x, sigma)

@@ -1,4 +1,4 @@
-"""The geometry of a face: its depth from a dense mesh, the light that falls on it, and the warp of the film look.
+"""The geometry of a face: its depth from a dense mesh, the light that falls on it, and the warp of the animated style.
 
 Points of the mesh are numbered as MediaPipe's face mesh numbers them. Lengths are in 1/256 of the side of the crop.
 """
@@ -30,8 +30,8 @@ BROW_BOTTOM = (M.LEFT_BROW_LOWER, M.RIGHT_BROW_LOWER[::-1])
 LIPS_OUTER = (*M.LIPS_OUTER_UPPER, *M.LIPS_OUTER_LOWER[-2:0:-1])
 LIPS_INNER = (*M.LIPS_INNER_UPPER, *M.LIPS_INNER_LOWER[-2:0:-1])
 OVAL = M.FACE_OVAL
-NOSE_TIP, NOSE_BASE, BRIDGE, CHIN, FOREHEAD = 4, 2, 168, 152, 10
-NOSTRILS, WINGS = (97, 326), (129, 358)
+NOSE_TIP, BRIDGE, CHIN = 4, 168, 152
+WINGS = (129, 358)
 CHEEKS = (50, 280)
 HAIRLINE = (54, 103, 67, 109, 10, 338, 297, 332, 284)
 BROW_LINE = (70, 63, 105, 66, 9, 296, 334, 293, 300)  # below each of the points of the hairline
@@ -55,7 +55,7 @@ def polygon(points: np.ndarray, n: int, soft: float = 0.0) -> np.ndarray:
     low = np.clip(np.floor(curve.min(0) - 3 * sigma - 2), 0, n - 1).astype(int)
     high = np.clip(np.ceil(curve.max(0) + 3 * sigma + 2), low + 1, n).astype(int)
     width, height = high - low
-    # Beyond the window the curve is only cut off where the picture ends.
+    # The window holds the whole curve, except where the picture cuts it off.
     canvas = Image.new("L", (4 * width, 4 * height) if n <= 256 else (2 * width, 2 * height))
     times = canvas.width // width
     ImageDraw.Draw(canvas).polygon([tuple(p) for p in (curve - low) * times - 0.5], fill=255)
@@ -94,7 +94,7 @@ class Warp:
 
 
 def film_warp(mesh: np.ndarray, growth: Sequence[float]) -> Warp:
-    """Larger eyes with their lids, a smaller nose, a softer jaw: a sum of smooth bumps, so the map does not fold.
+    """Larger eyes with their lids, a smaller nose, a softer jaw: a sum of smooth bumps.
 
     Args:
         mesh: ``[478, 3]``.

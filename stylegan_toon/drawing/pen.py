@@ -69,12 +69,6 @@ class Pen:
         self._draw.polygon([tuple(q) for q in self._at(points)], fill=round(255 * strength))
         return self
 
-    def disc(self, centre: np.ndarray | tuple[float, float], radius: float, strength: float = 1.0) -> Pen:
-        """A filled circle around ``centre`` (x, y); its radius is in units, its strength from 0 to 1."""
-        (x, y), r = self._at(np.asarray(centre)), radius * self.side * self.over / UNIT
-        self._draw.ellipse((x - r, y - r, x + r, y + r), fill=round(255 * strength))
-        return self
-
     def ink(self) -> np.ndarray:
         """The sheet, float32 ``[side, side]`` in [0, 1]."""
         return np.asarray(self._sheet.reduce(self.over), np.float32) / 255

@@ -1,4 +1,4 @@
-"""The strokes of a face: lids, brows, nose, lips and jaw, as curves of varying width; shared by the comic and the ink style."""
+"""The strokes of lids, brows, nose and lips, as curves of varying width; shared by the comic and the ink style."""
 
 from __future__ import annotations
 
