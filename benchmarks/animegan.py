@@ -61,13 +61,14 @@ def load_peer(checkout: Path | None) -> tuple[str, nn.Module, dict[str, bool]]:
     if checkout is None:
         return "plain PyTorch", Plain(), {}
     spec = importlib.util.spec_from_file_location("peer_model", checkout / "model.py")
+    assert spec is not None and spec.loader is not None  # as for every file that ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return "animegan2-pytorch", module.Generator(), {"align_corners": False}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--peer", type=Path, help="checkout of bryandlee/animegan2-pytorch")
     parser.add_argument("--size", type=int, default=256, help="side of the photo in pixels")
     parser.add_argument("--threads", type=int, default=2)

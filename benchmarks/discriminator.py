@@ -13,6 +13,8 @@ import functools
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from timing import alternately, describe, peer_module, resident
@@ -22,11 +24,11 @@ from stylegan_toon.models import Discriminator, DiscriminatorConfig, Generator, 
 RESOLUTION, BASE = 256, 16384
 
 
-def build(networks) -> tuple[torch.nn.Module, torch.nn.Module, dict]:
+def build(networks: ModuleType | None) -> tuple[Any, Any, dict[str, Any]]:
     """G and D, ours (None) or the peer's, and further arguments of the peer's forward."""
     if networks is None:
-        common = dict(resolution=RESOLUTION, channel_base=BASE)
-        return Generator(GeneratorConfig(**common)), Discriminator(DiscriminatorConfig(**common)), {}
+        G = Generator(GeneratorConfig(resolution=RESOLUTION, channel_base=BASE))
+        return G, Discriminator(DiscriminatorConfig(resolution=RESOLUTION, channel_base=BASE)), {}
     options = dict(channel_base=BASE, channel_max=512)
     G = networks.Generator(512, 0, 512, RESOLUTION, 3, synthesis_kwargs=options)
     return G, networks.Discriminator(0, RESOLUTION, 3, **options), {"force_fp32": True}

@@ -44,7 +44,7 @@ def measure(section: str, place: Path, step: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--portraits", type=Path, help="folder of the 272 portraits")
     parser.add_argument("--faces", type=Path, help="faces-256.zip")
     args = parser.parse_args()

@@ -116,17 +116,18 @@ def cases(args: argparse.Namespace) -> list[Case]:
     n, c, h, w = args.shape
     f = ops.setup_filter([1, 3, 3, 1], device=args.device)
     with_compile = args.compile and can_compile(args.device)
-    if args.peer:
-        peer_add = peer_module(args.peer, "torch_utils.ops.bias_act").bias_act
-        peer_fir = peer_module(args.peer, "torch_utils.ops.upfirdn2d").upfirdn2d
+    peer_add = peer_module(args.peer, "torch_utils.ops.bias_act").bias_act if args.peer else None
+    peer_fir = peer_module(args.peer, "torch_utils.ops.upfirdn2d").upfirdn2d if args.peer else None
     impl = "cuda" if args.device.type == "cuda" else "ref"
 
-    def case(name: str, ours: Callable, peer: Callable, size: int, *inputs: Tensor) -> Case:
-        others = {"reference": partial(_as_reference, ours)}
+    def case(
+        name: str, ours: Callable[..., Tensor], peer: Callable[..., Tensor] | None, size: int, *inputs: Tensor
+    ) -> Case:
+        others: dict[str, Callable[..., Tensor]] = {"reference": partial(_as_reference, ours)}
         others |= {"compile": compiled(ours)} if with_compile else {}
-        others |= {"peer": peer} if args.peer else {}
-        inputs = [t.contiguous(memory_format=memory) if t.ndim == 4 else t for t in inputs]
-        return Case(name, ours, others, inputs, size)
+        others |= {"peer": peer} if peer else {}
+        placed = [t.contiguous(memory_format=memory) if t.ndim == 4 else t for t in inputs]
+        return Case(name, ours, others, placed, size)
 
     def add(x: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return ops.bias_act(x, b, **OPTIONS, out=out)
@@ -136,12 +137,12 @@ def cases(args: argparse.Namespace) -> list[Case]:
 
     x = torch.randn(n, c, h, w, device=args.device).to(args.dtype)
     b = torch.randn(c, device=args.device).to(args.dtype)
-    peer = (lambda x, b: peer_add(x, b, **OPTIONS, impl=impl)) if args.peer else None
+    peer = partial(peer_add, **OPTIONS, impl=impl) if peer_add else None
     selected = [case("bias_act", add, peer, x.numel(), x, b)]
     for name, options in RESAMPLINGS.items():
         small = x[:, :, : h // 2, : w // 2] if "up" in options else x
         size = x.numel() // 4 if "down" in options else x.numel()
-        peer = (lambda x, o=options: peer_fir(x, f, **o, impl=impl)) if args.peer else None
+        peer = partial(peer_fir, f=f, **options, impl=impl) if peer_fir else None
         selected.append(case(f"upfirdn2d {name}", partial(fir, options), peer, size, small))
     return selected
 
@@ -152,9 +153,11 @@ def measure(case: Case, mode: str, copy: Callable[[], object], args: argparse.Na
     functions += [case.prepare(mode, case.others[k], takes_out=False) for k in names]
     seconds = alternately(functions, args.rounds, warm_up=2, device=args.device)
     moved = case.bytes_moved(mode)
-    copy = seconds[0] * moved / (2 * args.numel * args.dtype.itemsize)
+    copy_seconds = seconds[0] * moved / (2 * args.numel * args.dtype.itemsize)
     milliseconds = [1e3 * s for s in seconds]
-    return Row(f"{case.name}, {mode}", moved / 1e6, 1e3 * copy, milliseconds[1], dict(zip(names, milliseconds[2:])))
+    return Row(
+        f"{case.name}, {mode}", moved / 1e6, 1e3 * copy_seconds, milliseconds[1], dict(zip(names, milliseconds[2:]))
+    )
 
 
 def table(rows: list[Row], names: list[str]) -> str:

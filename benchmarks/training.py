@@ -103,7 +103,7 @@ def theirs(checkout: Path, job: Job, data: Path, turn: Callable[[], contextlib.A
     networks, losses, augment, dataset = (
         peer_module(checkout, f"training.{name}") for name in ("networks", "loss", "augment", "dataset")
     )
-    sampler = peer_module(checkout, "torch_utils.ops.grid_sample_gradfix")
+    sampler: Any = peer_module(checkout, "torch_utils.ops.grid_sample_gradfix")
 
     def gradient(ctx, *args: torch.Tensor) -> tuple[torch.Tensor, None]:
         ctx.save_for_backward(args[2])
@@ -222,7 +222,8 @@ def main() -> None:
             batch, args.resolution, args.channel_base, args.channel_max, args.p, threads=args.threads,
             rounds=args.rounds,
         )  # fmt: skip
-        sides = [(None, replace(job, dtype=dtype)) for dtype in args.dtype] + [(args.peer, job)] * bool(args.peer)
+        sides: list[tuple[Path | None, Job]] = [(None, replace(job, dtype=dtype)) for dtype in args.dtype]
+        sides += [(args.peer, job)] * bool(args.peer)
         with tempfile.TemporaryDirectory() as folder:
             figures = alternate(sides, write_pictures(Path(folder) / "pictures.zip", args.resolution))
         for dtype, (here, mib) in zip(args.dtype, figures, strict=False):

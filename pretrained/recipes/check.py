@@ -27,7 +27,7 @@ from stylegan_toon.pipelines.generate import latents
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--network", required=True)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--psi", type=float, default=0.7)

@@ -28,7 +28,7 @@ def redraw(face: Path, style: str, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--faces", type=Path, required=True)
     parser.add_argument("--style", choices=sorted(STYLES), required=True)
     parser.add_argument("--out", type=Path, required=True)

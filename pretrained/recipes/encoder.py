@@ -125,7 +125,7 @@ def _to_bytes(img: Tensor) -> np.ndarray:
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def sources(
@@ -233,7 +233,7 @@ def _read(paths: list[Path]) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("step", choices=["pairs", "features", "fit"])
     parser.add_argument("--network", default="faces")
     parser.add_argument("--out", type=Path, required=True)

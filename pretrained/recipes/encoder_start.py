@@ -22,7 +22,7 @@ from torch import Tensor
 from stylegan_toon import InversionConfig, load_network, project
 from stylegan_toon.data.images import save_image, to_pil, to_tensor
 from stylegan_toon.faces.photo import open_photo
-from stylegan_toon.features.identity import face_embedder
+from stylegan_toon.features.identity import DlibFaces, face_embedder
 from stylegan_toon.features.perceptual import perceptual
 from stylegan_toon.inversion.encoder import encoder
 from stylegan_toon.memory import keep_pages
@@ -45,7 +45,7 @@ def searched(G: Generator, picture: Tensor, start: str, steps: int) -> tuple[Ten
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--names", default=NAMES)
     parser.add_argument("--steps", default="mean:0,encoder:0")
@@ -54,7 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     keep_pages()
     G = load_network(args.network).requires_grad_(False)
-    measure, embedder = perceptual(), face_embedder()
+    measure, embedder = perceptual(), face_embedder("dlib")
+    assert isinstance(embedder, DlibFaces)
     runs = [(start, int(steps)) for start, steps in (run.split(":") for run in args.steps.split(","))]
     table: dict[tuple[str, int], list[list[float]]] = {run: [] for run in runs}
     for name in args.names.split(","):

@@ -146,7 +146,7 @@ def read(data: bytes) -> FaceMesh:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("wheel", type=Path, help="mediapipe-0.10.21-....whl")
     parser.add_argument("--out", type=Path, default=Path("pretrained/face-mesh.safetensors"))
     args = parser.parse_args()

@@ -43,8 +43,8 @@ class Faceres:
     @torch.inference_mode()
     def embed(self, face: Image.Image) -> Tensor:
         """FFHQ-aligned crop of any size -> unit vector ``[1024]``."""
-        box = tuple(share * face.width for share in BOX)
-        small = face.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+        left, top, right, bottom = (share * face.width for share in BOX)
+        small = face.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
         bgr = torch.from_numpy(np.array(small)[..., ::-1].copy()).float() - torch.tensor(MEAN_BGR)
         return F.normalize(self(bgr.permute(2, 0, 1)[None]))[0]
 

@@ -46,7 +46,7 @@ def latent(G: Generator, number: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--network", default="faces")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--resolution", type=int, default=512)

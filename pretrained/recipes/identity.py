@@ -77,7 +77,7 @@ class Source:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", type=Path, help=f"folder with {BIN} and {MANIFEST}")
     parser.add_argument("--out", type=Path, default=Path("pretrained/dlib-identity.safetensors"))
     args = parser.parse_args()

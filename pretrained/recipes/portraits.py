@@ -31,6 +31,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,6 +134,7 @@ def toonified(out: Path) -> Callable[[Path], dict[str, Image.Image]]:
 def recogniser(folder: Path) -> nn.Module:
     """dlib's network: float ``[N, 3, 150, 150]``, RGB from 0 to 255 -> ``[N, 128]``."""
     spec = importlib.util.spec_from_file_location("facenet_dlib_torch", folder / "facenet_dlib_torch.py")
+    assert spec is not None and spec.loader is not None  # as for every file that ends in .py
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     stem = folder / "face_recognition_model"
@@ -180,7 +182,7 @@ def complete_columns(folder: Path, stems: Sequence[str]) -> list[str]:
     return columns
 
 
-def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | None = None) -> dict[str, object]:
+def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | None = None) -> dict[str, Any]:
     """The report: ``people`` by name, and ``identity``, ``cheeks`` and the second recogniser's ``cosine`` by column."""
     stems = [Path(name).stem for name in names if (folder / f"{Path(name).stem}-aligned.png").exists()]
     if len(stems) < 3:
@@ -298,7 +300,7 @@ def sheets(folder: Path, stems: Sequence[str]) -> list[Image.Image]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     actions = parser.add_subparsers(dest="action", required=True)
     drawing = actions.add_parser("draw", help="write the columns aligned and drawn")
     drawing.add_argument("--photos", type=Path, required=True, help="folder with the portraits")

@@ -30,7 +30,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "mirrored": ImageOps.mirror,
     "turned by 5 degrees": lambda picture: picture.rotate(5, Image.Resampling.BICUBIC),
     "blurred, sigma 1 % of the side": lambda picture: picture.filter(ImageFilter.GaussianBlur(0.01 * picture.width)),
-    "half as bright": lambda picture: picture.point(lambda level: level // 2),
+    "half as bright": lambda picture: picture.point([level // 2 for level in range(256)] * len(picture.getbands())),
     "64 px": lambda picture: picture.resize((64, 64), Image.Resampling.LANCZOS),
 }
 
@@ -89,7 +89,7 @@ def _row(name: str, a: Tensor, b: Tensor, *, worst_is_far: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     placing = verbs.add_parser("place")
     placing.add_argument("set", help="aligned faces: folder, zip or shards")

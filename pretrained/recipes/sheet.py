@@ -20,7 +20,7 @@ from stylegan_toon.pipelines.toonify import Toonifier, carry_over
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--styles", nargs="+", default=["comic", "animated"])
     parser.add_argument("--drawn", nargs="+", default=["comic", "ink"])

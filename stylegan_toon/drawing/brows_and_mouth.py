@@ -1,4 +1,4 @@
-"""Brows and mouth of the film look: clean shapes in the person's own colours, drawn from a dense mesh.
+"""Brows and mouth of the animated style: clean shapes in the person's own colours, drawn from a dense mesh.
 
 Lengths are in 1/256 of the side of the crop; colours are Oklab.
 """
@@ -22,16 +22,16 @@ class Brow:
     Attributes:
         middle: ``[k, 2]`` positions from the outer end to the inner one.
         half: ``[k]`` half its width.
-        colour: ``[3]``.
-        dark: 0 nothing dark is there, 1 a full brow.
-        seen: the same, but 0 where hair or a cap hides it.
+        colour: Oklab ``[3]``.
+        darkness: 0 (nothing darker than the skin) to 1 (a full brow).
+        visibility: the same, lowered to 0 where hair or a cap hides the brow.
     """
 
     middle: np.ndarray
     half: np.ndarray
     colour: np.ndarray
-    dark: float
-    seen: float
+    darkness: float
+    visibility: float
 
 
 def measure_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
@@ -58,7 +58,7 @@ def measure_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
     light = profile[..., 0]
     beside = np.percentile(light[:, :31], 85, axis=1)  # the skin around it
     dark = np.maximum(0, beside[:, None] - light - 0.03)
-    dark *= np.exp(-((reach[None] / 5.5) ** 2))  # near where the mesh has it: below lie lids and rims
+    dark *= np.exp(-((reach[None] / 5.5) ** 2))  # weight by distance from the mesh's brow: lids and rims lie below
     total = dark.sum(1)
     shift = (dark * reach).sum(1) / (total + 0.05)
     spread = np.sqrt((dark * (reach[None] - shift[:, None]) ** 2).sum(1) / (total + 1e-6))
@@ -69,25 +69,27 @@ def measure_brow(lab: np.ndarray, points: np.ndarray, side: int) -> Brow:
     strength = float(smoothstep(np.median(depth), 0.012, 0.075))
     # Hair hanging over the brow, or a cap drawn down, leaves no gap of skin above it.
     gap = beside - np.percentile(light[:, :13], 85, axis=1)
-    seen = strength * float(1 - smoothstep(np.median(gap / (depth + 0.02)), 0.5, 0.9))
+    visibility = strength * float(1 - smoothstep(np.median(gap / (depth + 0.02)), 0.5, 0.9))
     body = profile[4:21][centre[4:21]]
     colour = body[body[:, 0] <= np.percentile(body[:, 0], 70)].mean(0)
-    seen *= float(smoothstep(colour[2], -0.015, -0.005))  # no hair is blue, but a hat may be
+    visibility *= float(smoothstep(colour[2], -0.015, -0.005))  # no hair is blue, but a hat may be
     half = 0.8 * width + 0.2 * np.clip(half, 1.5, 4)
-    return Brow(middle + shift[:, None] * across, half, colour, strength, seen)
+    return Brow(middle + shift[:, None] * across, half, colour, strength, visibility)
 
 
 def measure_brows(lab: np.ndarray, points: np.ndarray) -> list[Brow]:
-    """Both. One that is dark, but hard to tell from what is around it, follows the other."""
+    """The left and the right brow. One that is dark but hardly stands out takes its visibility from the other."""
     one, two = (measure_brow(lab, points, side) for side in range(2))
-    found = []
+    brows = []
     for own, other in ((one, two), (two, one)):
-        if own.seen < 0.6 * other.seen:
-            seen = 0.85 * other.seen * float(smoothstep(own.dark, 0.02, 0.3))
+        if own.visibility < 0.6 * other.visibility:
+            visibility = 0.85 * other.visibility * float(smoothstep(own.darkness, 0.02, 0.3))
             colour = own.colour if own.colour[0] < other.colour[0] else other.colour
-            own = replace(own, seen=max(own.seen, seen), colour=colour, half=(own.half + other.half) / 2)
-        found.append(own)
-    return found
+            own = replace(
+                own, visibility=max(own.visibility, visibility), colour=colour, half=(own.half + other.half) / 2
+            )
+        brows.append(own)
+    return brows
 
 
 def _across(middle: np.ndarray) -> np.ndarray:
@@ -99,7 +101,7 @@ def _across(middle: np.ndarray) -> np.ndarray:
 
 
 def _calm(x: np.ndarray) -> np.ndarray:
-    """A cubic through noisy measurements."""
+    """The cubic fitted to noisy measurements ``[k]`` by least squares, ``[k]``."""
     t = np.linspace(-1, 1, len(x))
     return np.polynomial.polynomial.polyval(t, np.polynomial.polynomial.polyfit(t, x, 3))
 
@@ -115,7 +117,7 @@ def brow_ribbon(brow: Brow, n: int, grow: float = 0.0) -> np.ndarray:
 
 def draw_brow(picture: np.ndarray, brow: Brow) -> None:
     """Draw a brow as a soft solid, a little lighter on top, in place."""
-    if brow.seen < 0.05:
+    if brow.visibility < 0.05:
         return
     n = picture.shape[0]
     low = np.clip(((brow.middle.min(0) - 8) * n / UNIT).astype(int), 0, n - 2)
@@ -132,7 +134,7 @@ def draw_brow(picture: np.ndarray, brow: Brow) -> None:
     paint = np.empty_like(out)
     paint[..., 0] = brow.colour[0] - 0.015 + 0.04 * lift
     paint[..., 1:] = brow.colour[1:] * 1.1
-    out += (0.94 * brow.seen * shape)[..., None] * (paint - out)
+    out += (0.94 * brow.visibility * shape)[..., None] * (paint - out)
 
 
 def draw_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, skin: np.ndarray) -> None:
@@ -140,9 +142,9 @@ def draw_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, skin
 
     Args:
         picture: ``[n, n, 3]``, with smooth skin where the mouth is.
-        source: the photo, warped alike.
+        source: the photo after the same warp, ``[n, n, 3]``.
         points: ``[478, 2]`` in the picture.
-        skin: the colour of the face ``[3]``.
+        skin: Oklab of the face ``[3]``.
     """
     n = picture.shape[0]
     s = n / UNIT
@@ -158,12 +160,12 @@ def draw_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, skin
     x, y = grid(n)
     x, y = x[:, window[1]], y[window[0]]
 
-    sure = lips * (blur(lips, 1.0 * s) > 0.55)
-    weight = sure + 1e-4
+    core = lips * (blur(lips, 1.0 * s) > 0.55)
+    weight = core + 1e-4
     tone = blur(photo * weight[..., None], 2.6 * s) / (blur(weight, 2.6 * s)[..., None] + 1e-6)
     mean = (photo * weight[..., None]).sum((0, 1)) / weight.sum()
     paint = tone + 0.35 * (mean - tone)
-    # A little redder than the skin around, as lips in good light are; never more than that.
+    # Lips should be redder than the skin by 0.02 on the green-red axis, but are changed by 0.012 at most.
     redder = np.clip(skin[1] + 0.020 - paint[..., 1], 0, 0.012)
     paint[..., 1] += redder
     paint[..., 2] += 0.3 * (skin[2] * 0.75 - paint[..., 2])
@@ -174,7 +176,7 @@ def draw_mouth(picture: np.ndarray, source: np.ndarray, points: np.ndarray, skin
     curve = np.interp(x[0], outer[[0, 10], 0], outer[[0, 10], 1])[None, :]
     bow = (part - outer[[0, 10], 1].mean()) * (1 - ((x - mid_x) / half) ** 2).clip(0) + curve
     upper_part = smoothstep(bow - y, -0.8, 0.8)
-    paint[..., 0] -= 0.045 * upper_part  # it faces down
+    paint[..., 0] -= 0.045 * upper_part  # the upper lip faces down, so it is darker
     # The lower lip catches the light.
     shine_y = (inner[13:18, 1].mean() + bottom) / 2 - 0.3
     thick = max((bottom - inner[13:18, 1].mean()) / 2, 0.8)

@@ -27,17 +27,20 @@ _LINEAR = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.0
 
 
 def to_oklab(rgb: np.ndarray) -> np.ndarray:
-    """uint8 sRGB ``[H, W, 3]`` -> Oklab."""
+    """uint8 sRGB ``[H, W, 3]`` -> float32 Oklab ``[H, W, 3]``."""
     return np.cbrt(_LINEAR[rgb] @ _TO_LMS.T.astype(np.float32)) @ _TO_LAB.T.astype(np.float32)
 
 
 def from_oklab(lab: np.ndarray) -> np.ndarray:
-    """Oklab ``[H, W, 3]`` -> uint8 sRGB; colours beyond sRGB are clipped."""
+    """Oklab ``[H, W, 3]`` -> uint8 sRGB ``[H, W, 3]``; colours beyond sRGB are clipped."""
     linear = np.clip((lab @ _FROM_LAB.T) ** 3 @ _FROM_LMS.T, 0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)
     return np.rint(encoded * 255).astype(np.uint8)
 
 
 def edge_guide(lab: np.ndarray) -> np.ndarray:
-    """A grey guide in which warm skin and a background of the same lightness differ, so no colour spills over."""
+    """The guide of `guided_filter`, ``[H, W]``: L + a + b of Oklab ``[H, W, 3]``.
+
+    Warm skin differs in it from a background of the same lightness, so their colours do not mix.
+    """
     return lab[..., 0] + lab[..., 1] + lab[..., 2]

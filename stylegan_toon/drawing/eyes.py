@@ -1,4 +1,4 @@
-"""Film eyes: lids, whites, irises and catchlights drawn from a dense mesh, in the person's own colours.
+"""Eyes of the animated style: lids, whites, irises and catchlights in the person's own colours.
 
 Lengths are in 1/256 of the side of the crop; colours are Oklab.
 """
@@ -17,20 +17,20 @@ from .pen import UNIT
 
 @dataclass(frozen=True)
 class Eye:
-    """What is known of one eye of the photo.
+    """Measurements of one eye of the photo.
 
     Attributes:
         side: 0 for the image-left eye, 1 for the other.
-        seen: 1 an eye was found open to the eye of the camera, 0 covered (dark glasses, a patch, hair).
+        visibility: 1 if the eye is visible, 0 if it is covered by dark glasses, a patch or hair.
         openness: height over width between the lids.
-        iris: colour ``[3]``.
-        white: lightness of the white.
+        iris: Oklab ``[3]``.
+        white: lightness of the white, 0 to 1.
         crease: strength of the fold above the lid, 0 to 1.
         lash: how dark the rim of the upper lid is, 0 to 1.
     """
 
     side: int
-    seen: float
+    visibility: float
     openness: float
     iris: np.ndarray
     white: float
@@ -39,7 +39,7 @@ class Eye:
 
 
 class _Lids:
-    """Coordinates of one eye: u runs from corner to corner (0 to 1), v across, in units of length."""
+    """Coordinates of one eye: u runs from the outer corner (0) to the inner one (1), v downwards, in 1/256."""
 
     def __init__(self, points: np.ndarray, side: int, wider: float = 1.0) -> None:
         upper, lower = points[list(UPPER_LID[side])], points[list(LOWER_LID[side])]
@@ -55,17 +55,19 @@ class _Lids:
         middle = np.linspace(0.2, 0.8, 9)
         self.height = max(float((self.lower(middle) - self.upper(middle)).max()), 0.1)
 
-    def of(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def coordinates(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         dx, dy = x - self.origin[0], y - self.origin[1]
         return (dx * self.along[0] + dy * self.along[1]) / self.width, dx * self.down[0] + dy * self.down[1]
 
     def _curve(self, points: np.ndarray, wider: float) -> PchipInterpolator:
         """v of a lid as a smooth function of u; flat beyond the corners."""
-        u, v = self.of(points[:, 0], points[:, 1])
+        u, v = self.coordinates(points[:, 0], points[:, 1])
         u[0], u[-1], v[0], v[-1] = 0, 1, 0, 0
-        u = np.maximum.accumulate(u) + 1e-4 * np.arange(len(u))  # a turned head folds the corner over
+        u = np.maximum.accumulate(u) + 1e-4 * np.arange(
+            len(u)
+        )  # u must increase, but in a turned head points at the corner can swap
         coarse = PchipInterpolator(u / u[-1], v)
-        # Rounded once more: eight chords are seen at 1024 px, a curve is not.
+        # Smoothed once more: at 1024 px the knots of the first curve are visible.
         knots = np.linspace(0, 1, 25)
         value = coarse(knots) * wider
         for _ in range(3):
@@ -74,10 +76,10 @@ class _Lids:
 
 
 def measure_eye(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray) -> Eye:
-    """Look at one eye of the photo.
+    """Measure one eye of the photo: whether it is visible, how far it is open, and its colours.
 
     Args:
-        lab: ``[n, n, 3]``.
+        lab: Oklab ``[n, n, 3]``.
         points: ``[478, 2]``.
         side: 0 for the image-left eye.
         skin: the colour of the face ``[3]``.
@@ -89,7 +91,7 @@ def measure_eye(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray
     window = _window(centre, 1.4 * lids.width, n)
     lab, x, y = lab[window], x[:, window[1]], y[window[0]]
     light = lab[..., 0]
-    u, v = lids.of(x, y)
+    u, v = lids.coordinates(x, y)
     on = np.clip(u, 0, 1)
     up, low = lids.upper(on), lids.lower(on)
     within = (u > 0.04) & (u < 0.96) & (v > up) & (v < low)
@@ -100,37 +102,37 @@ def measure_eye(lab: np.ndarray, points: np.ndarray, side: int, skin: np.ndarray
     rho = np.hypot(x - middle[0], y - middle[1]) / radius
     disc = within & (rho < 0.85) & (v > up + 0.15 * lids.height)
     pale = within & (rho > 1.1)
-    # Is there an eye at all? Its iris is darker than its white, and the skin beside it is skin.
+    # An eye is visible if its iris is darker than its white and the area below it has the lightness of skin.
     contrast = 0.0
     if disc.sum() > 4 and pale.sum() > 4:
         contrast = float(np.percentile(light[pale], 75) - np.percentile(light[disc], 35))
     under = (u > 0.15) & (u < 0.85) & (v > low + 2.5) & (v < low + 7.5)
-    # A wholly dark lens makes the skin under the eye dark, and all of the eye darker than that skin.
+    # Behind a dark lens the skin under the eye is dark as well.
     below = np.median(lab[under], 0) if under.any() else skin
     like_skin = float(smoothstep(below[0], 0.40 * skin[0], 0.50 * skin[0]))
-    seen = float(smoothstep(contrast, 0.025, 0.07)) * like_skin
-    if openness < 0.12:  # nearly closed: there is no white to be seen, and no harm in drawing lashes
-        seen = like_skin
+    visibility = float(smoothstep(contrast, 0.025, 0.07)) * like_skin
+    if openness < 0.12:  # nearly closed: no white to compare with; lashes may be drawn all the same
+        visibility = like_skin
 
-    own = np.array([0.36, 0.02, 0.03], np.float32)
+    iris = np.array([0.36, 0.02, 0.03], np.float32)
     ring = disc & (rho > 0.45)
     if ring.sum() > 4:
         picked = lab[ring]
         level = picked[:, 0]
         low_level, high_level = np.percentile(level, [20, 80])
         picked = picked[(level >= low_level) & (level <= high_level)]
-        # Lashes and the skin they mirror are warm: the colder part shows the colour of a light iris.
-        own = picked[picked[:, 2] <= np.percentile(picked[:, 2], 60)].mean(0)
+        # Lashes and reflections of skin are warm, so the less yellow pixels show the colour of a light iris.
+        iris = picked[picked[:, 2] <= np.percentile(picked[:, 2], 60)].mean(0)
     white = float(np.percentile(light[pale], 80)) if pale.sum() > 4 else 0.8
     fold = points[list(CREASE[side])]
-    fu, fv = lids.of(fold[:, 0], fold[:, 1])
+    fu, fv = lids.coordinates(fold[:, 0], fold[:, 1])
     at = np.interp(u, fu, fv) if fu[0] < fu[-1] else up - 0.4 * lids.height
     smooth = blur(light, 0.5 * n / UNIT) - blur(light, 2.2 * n / UNIT)
     line = (u > 0.2) & (u < 0.8) & (v > at - 3) & (v < np.minimum(at + 2.0, up - 1.6))
     crease = float(smoothstep(-np.percentile(smooth[line], 15), 0.004, 0.03)) if line.sum() > 4 else 0.0
     rim = (u > 0.15) & (u < 0.85) & (np.abs(v - up) < 1.5)
     dark = float(skin[0] - np.median(light[rim])) if rim.any() else 0.2
-    return Eye(side, seen, openness, own, white, crease, float(smoothstep(dark, 0.05, 0.35)))
+    return Eye(side, visibility, openness, iris, white, crease, float(smoothstep(dark, 0.05, 0.35)))
 
 
 def _window(centre: np.ndarray, half: float, n: int) -> tuple[slice, slice]:
@@ -140,7 +142,7 @@ def _window(centre: np.ndarray, half: float, n: int) -> tuple[slice, slice]:
 
 
 def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) -> None:
-    """Draw one eye over a smooth lid, in place.
+    """Draw one eye over smooth skin, in place.
 
     Args:
         picture: ``[n, n, 3]``.
@@ -148,7 +150,7 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
         eye: what the photo shows.
         light_x: where the light comes from, -1 (left) to 1 (right).
     """
-    if eye.seen < 0.05:
+    if eye.visibility < 0.05:
         return
     n = picture.shape[0]
     side = eye.side
@@ -161,7 +163,7 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
     soft = max(px, 0.5)
     x, y = grid(n)
     x, y = x[:, window[1]], y[window[0]]
-    u, v = lids.of(x, y)
+    u, v = lids.coordinates(x, y)
     on = np.clip(u, 0, 1)
     height = lids.height
     up, low = lids.upper(on), lids.lower(on)
@@ -176,15 +178,15 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
     opening = smoothstep(v - up, -soft, soft) * smoothstep(low - v, -soft, soft) * ends
     below_lid = np.maximum(v - up, 0)
 
-    # Iris first measured: film eyes have large ones, but never wider than the eye lets them be.
+    # The iris is enlarged by a fifth, within limits relative to the width of the eye.
     spots = points[list(IRIS[side])]
     middle = spots[0].astype(np.float64)
     radius = float(np.hypot(*(spots[1:] - spots[0]).T).mean()) * 1.2
     radius = float(np.clip(radius, 0.19 * lids.width, 0.295 * lids.width))
-    mu, mv = lids.of(middle[0], middle[1])
+    mu, mv = (float(c) for c in lids.coordinates(middle[0], middle[1]))
 
     if eye.openness > 0.10:
-        # White: round, so darker to the corners; the upper lid throws a soft shadow on it.
+        # The white is a sphere, so it darkens towards the corners; the upper lid casts a soft shadow on it.
         level = float(np.clip(0.45 * eye.white + 0.55 * (0.80 + 0.22 * (skin[0] - 0.5)), 0.66, 0.93))
         white = np.empty_like(out)
         round_off = ((u - 0.5) / 0.5) ** 2
@@ -214,7 +216,7 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
         iris[..., 0] *= 1 - 0.55 * np.exp(-below_lid / (0.30 * radius + 0.3))
         out += disc[..., None] * (iris - out)
 
-        # Catchlights: a window up on the side of the light, its reflection opposite.
+        # Catchlights: a large one above on the side of the light, a small one below on the other side.
         towards = 1.0 if light_x > 0.15 else -1.0
         spark_v = max(mv - 0.40 * radius, float(lids.upper(np.clip(mu, 0, 1))) + 0.36 * radius)
         visible = opening * smoothstep(low - v, 0, 0.3 * radius)
@@ -237,7 +239,7 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
     rim = np.exp(-(((v - low - 1.2) / 0.75) ** 2)) * middle_part * (1 - 0.5 * on)
     over(skin * (0.62, 1, 1), 0.30 * rim)
 
-    # Upper lid: a tapering dark rim that swings out a little at the outer corner, as lashes seen from the front.
+    # Upper lid: a tapering dark rim that extends beyond the outer corner, as lashes do from the front.
     dark = (0.17, 0.012, 0.012) if skin[0] < 0.8 else (0.20, 0.016, 0.016)
     wing = np.clip(u, -0.07, 1)
     bend = up - np.where(u < 0, (-wing) * 0.35 * lids.width, 0)
@@ -250,27 +252,27 @@ def draw_eye(picture: np.ndarray, points: np.ndarray, eye: Eye, light_x: float) 
 
     # The fold above it, and the soft shade of the socket between the two.
     fold = points[list(CREASE[side])]
-    fu, fv = lids.of(fold[:, 0], fold[:, 1])
+    fu, fv = lids.coordinates(fold[:, 0], fold[:, 1])
     if eye.crease > 0.05 and fu[0] < fu[-1]:
         at = np.minimum(np.interp(u, fu, fv), up - 2.0)
         span = smoothstep(u, 0.02, 0.3) * (1 - smoothstep(u, 0.72, 1.0))
         sharp = np.exp(-(((v - at) / 0.75) ** 2)) * (v < at) + np.exp(-(((v - at) / 1.5) ** 2)) * (v >= at)
         over(skin * (0.55, 1.0, 1.0) + (0, 0.012, 0.006), 0.42 * eye.crease * sharp * span)
-    if eye.seen < 1:
-        out = under + eye.seen * (out - under)
+    if eye.visibility < 1:
+        out = under + eye.visibility * (out - under)
     picture[window] = out
 
 
-def _iris_colour(own: np.ndarray) -> tuple[float, float, float]:
-    """A clear, rich version of an iris as photographed: dark ones become warm brown, light ones keep their hue."""
-    light, a, b = (float(c) for c in own)
+def _iris_colour(iris: np.ndarray) -> tuple[float, float, float]:
+    """A lighter and more colourful version of an iris, Oklab ``[3]``; dark irises become warm brown."""
+    light, a, b = (float(c) for c in iris)
     chroma = float(np.hypot(a, b))
-    # Dark irises: the photo shows little but reflections. Blue and grey ones are cold, even in shade.
+    # Of dark irises the photo shows mostly reflections. Blue and grey irises have a low a + b even in shade.
     warm = max(float(smoothstep(a + b, 0.004, 0.024)), float(smoothstep(-light, -0.37, -0.29)))
     brown = float(smoothstep(-light, -0.52, -0.36)) * warm
     cold = (1 - float(smoothstep(a + b, -0.005, 0.015))) * (1 - brown)
     a, b = a - 0.005 * cold, b - 0.014 * cold
-    a = a if b > 0.01 else min(a, 0.0) + brown * max(a, 0.0)  # no violet ones
+    a = a if b > 0.01 else min(a, 0.0) + brown * max(a, 0.0)  # no violet irises
     a, b = a + 0.6 * brown * (0.035 - a), b + 0.6 * brown * (0.045 - b)
     gain = min(1.7, 0.085 / max(chroma, 1e-3)) if chroma > 0.012 else 1.0
     gain = gain + brown * (1.25 - gain)

@@ -1,4 +1,4 @@
-"""What the renderers share about a face: its curves, its proportions made stronger, and what is skin, hair, clothes.
+"""What the renderers share: the curves of a face, its regions, and the warp that changes its proportions.
 
 Positions and lengths are in 1/256 of the side of the crop, whatever its size. Fields are computed on one grid of
 `WORK` pixels and enlarged or reduced before they are thresholded, so that a drawing is the same at any size.
@@ -20,7 +20,6 @@ from .pen import UNIT, Pen, curve, grown
 from .segmentation import SCALE, WORK, Regions, find_regions, skin_colour
 
 SMALLEST = 32
-LEFT_EYE, RIGHT_EYE, NOSE, MOUTH = (96.0, 119.5), (160.0, 119.5), (128.0, 160.0), (128.0, 188.0)  # of the alignment
 
 _EYES = (
     (M.LEFT_EYE_UPPER, M.LEFT_EYE_LOWER, M.LEFT_IRIS, M.LEFT_BROW_UPPER, M.LEFT_BROW_LOWER),
@@ -30,15 +29,15 @@ _EYES = (
 
 @dataclass(frozen=True, eq=False)
 class Eye:
-    """An eye as curves in units; "open" says whether there is an eye to be seen that may be drawn anew.
+    """An eye as curves in units (1/256 of the side of the crop).
 
     Attributes:
         upper, lower: lids ``[k, 2]`` from the picture's left to its right.
         iris: centre ``[2]``.
         radius: of the iris.
         brow: closed outline ``[k, 2]`` of the brow.
-        open: 1 for a wide open, visible eye, 0 for one that is closed, behind dark glass or hidden.
-        seen: 0 for an eye behind dark glass, a patch or a deep shadow, else 1; a closed eye is seen.
+        open: 1 for a wide open, visible eye, which may be redrawn; 0 for one that is closed or hidden.
+        visibility: 0 for an eye behind dark glass, a patch or a deep shadow, else 1; a closed eye counts as visible.
         outer: -1 if the temple lies to the picture's left of the eye, 1 if to its right.
     """
 
@@ -48,7 +47,7 @@ class Eye:
     radius: float
     brow: np.ndarray
     open: float
-    seen: float
+    visibility: float
     outer: int
 
     @property
@@ -61,25 +60,25 @@ class Eye:
 
     @property
     def opening(self) -> np.ndarray:
-        """Closed outline of what the lids leave open."""
+        """Closed outline ``[48, 2]`` of the area between the lids."""
         return np.concatenate([curve(self.upper), curve(self.lower)[::-1]])
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A face as the renderers see it.
+    """A face with all that the renderers need to draw it.
 
     Attributes:
         lab: Oklab ``[WORK, WORK, 3]``.
         points: ``[478, 2]`` in units; `stylegan_toon.faces.mesh` names the curves.
-        sure: 1 if a face was found, 0 if the points are only where one might be.
-        glasses: 1 for spectacles or sunglasses.
+        confidence: from 0 (no face: the points are a guess) to 1 (a face).
+        glasses: from 0 (none) to 1 (spectacles or sunglasses).
         eyes: the picture's left one first.
     """
 
     lab: np.ndarray
     points: np.ndarray
-    sure: float
+    confidence: float
     glasses: float
     eyes: tuple[Eye, Eye]
 
@@ -98,16 +97,6 @@ class Face:
         x = ((np.arange(WORK, dtype=np.float32) + 0.5) / SCALE)[None, :]
         return x, x.T
 
-    def area(self, outline: np.ndarray, soft: float = 0.8) -> np.ndarray:
-        """A closed outline as a field on the working grid with an edge as soft as ``soft`` units."""
-        return blur(Pen(WORK, 2).shape(outline).ink(), soft * SCALE)
-
-    def spot(self, centre: np.ndarray | tuple[float, float], a: float, b: float) -> np.ndarray:
-        """A Gaussian bump of height 1 on the working grid."""
-        x, y = self.grid
-        centre = float(centre[0]), float(centre[1])
-        return np.exp(-(((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2) / 2)
-
     @cached_property
     def lips(self) -> tuple[np.ndarray, np.ndarray]:
         """Outlines ``[k, 2]`` of the lips and of the mouth's opening."""
@@ -116,8 +105,8 @@ class Face:
         return outer, inner
 
     @cached_property
-    def gape(self) -> float:
-        """How far the mouth is open, in units."""
+    def mouth_gap(self) -> float:
+        """Distance of the inner edges of the lips at their middle, in units."""
         return float(np.hypot(*(self.points[13] - self.points[14])))
 
     @cached_property
@@ -129,11 +118,11 @@ class Face:
         pen.shape(grown(self.lips[0], 1.5))
         base = self.line(M.NOSE_BASE)
         pen.stroke(base - (0, 1), 7)
-        return np.clip(1.2 * blur(pen.ink(), 1.2 * SCALE), 0, 1) * self.sure
+        return np.clip(1.2 * blur(pen.ink(), 1.2 * SCALE), 0, 1) * self.confidence
 
     @cached_property
     def regions(self) -> Regions:
-        return find_regions(self.lab, self.points, self.sure)
+        return find_regions(self.lab, self.points, self.confidence)
 
     @cached_property
     def skin_colour(self) -> np.ndarray:
@@ -160,27 +149,28 @@ def square(image: Image.Image | np.ndarray, at_least: int = SMALLEST) -> tuple[I
 
 
 def analyse(picture: Image.Image, landmarks: np.ndarray | None = None, *, grow: float = 0.0, slim: float = 0.0) -> Face:
-    """Find what is in a face crop, and make its proportions a little stronger.
+    """Locate the parts of a face crop, and warp it to larger eyes and a narrower chin.
 
     Args:
         picture: RGB, square.
-        landmarks: ``[5, 2]`` in pixels of the picture, as of `align.Face`, or a whole mesh ``[478, 2]``; None looks.
-        grow: by how much the eyes are enlarged: 0.2 is a fifth. Eyes that are closed or behind glasses are not.
-        slim: by how much the chin is narrowed, likewise.
+        landmarks: ``[5, 2]`` in pixels of the picture, as of `align.Face`, or a mesh ``[478, 2]``; None detects them.
+        grow: enlargement of the eyes: 0.2 is a fifth. Eyes that are closed or behind glasses are not enlarged.
+        slim: narrowing of the chin, as a share of its width.
     """
-    points, sure = _landmarks(picture, landmarks)
+    points, confidence = _landmarks(picture, landmarks)
     work = picture.resize((WORK, WORK), Image.Resampling.LANCZOS)
     lab = to_oklab(np.asarray(work))
-    glasses = sure * _glasses(lab, points)
-    eyes = _eyes(lab, points, sure)
-    glasses = max(glasses, sure * (1 - eyes[0].seen) * (1 - eyes[1].seen))  # two hidden eyes: dark glass
+    glasses = confidence * _glasses(lab, points)
+    eyes = _eyes(lab, points, confidence)
+    # Two hidden eyes mean dark glasses.
+    glasses = max(glasses, confidence * (1 - eyes[0].visibility) * (1 - eyes[1].visibility))
     if grow or slim:
-        bend = _Bend(points, eyes, grow * (1 - glasses), slim * sure)
+        bend = _Bend(points, eyes, grow * (1 - glasses), slim * confidence)
         lab = to_oklab(np.asarray(bend.picture(work)))
         points = bend.points(points)
-        opened = [(eye.open, eye.seen) for eye in eyes]
-        eyes = _eyes(lab, points, sure, opened)
-    return Face(lab, points, sure, glasses, eyes)
+        opened = [(eye.open, eye.visibility) for eye in eyes]
+        eyes = _eyes(lab, points, confidence, opened)
+    return Face(lab, points, confidence, glasses, eyes)
 
 
 def person_mask(face: np.ndarray) -> np.ndarray:
@@ -190,12 +180,12 @@ def person_mask(face: np.ndarray) -> np.ndarray:
 
 
 def _landmarks(picture: Image.Image, landmarks: np.ndarray | None) -> tuple[np.ndarray, float]:
-    """Mesh in units, and how sure it is that it lies on a face."""
+    """Mesh in units, and the confidence, 0 to 1, that it lies on a face."""
     mesh = M.face_mesh(picture)
     points = mesh.points * (UNIT / picture.width)
-    sure = float(smoothstep(np.float64(mesh.score), 0.3, 0.7))
+    confidence = float(smoothstep(mesh.score, 0.3, 0.7))
     if landmarks is None:
-        return points, sure
+        return points, confidence
     given = np.asarray(landmarks, float) * (UNIT / picture.width)
     if len(given) == len(points):
         return given[:, :2], 1.0
@@ -204,11 +194,11 @@ def _landmarks(picture: Image.Image, landmarks: np.ndarray | None) -> tuple[np.n
     a, b = (np.asarray(p) @ (1, 1j) for p in (five, given))
     turn = np.vdot(a - a.mean(), b - b.mean()) / np.vdot(a - a.mean(), a - a.mean())
     moved = (points @ (1, 1j) - a.mean()) * turn + b.mean()
-    return np.stack([moved.real, moved.imag], 1), max(sure, 0.7)
+    return np.stack([moved.real, moved.imag], 1), max(confidence, 0.7)
 
 
 def _eyes(
-    lab: np.ndarray, points: np.ndarray, sure: float, opened: list[tuple[float, float]] | None = None
+    lab: np.ndarray, points: np.ndarray, confidence: float, opened: list[tuple[float, float]] | None = None
 ) -> tuple[Eye, Eye]:
     eyes = []
     for k, (upper, lower, iris, above, below) in enumerate(_EYES):
@@ -216,37 +206,39 @@ def _eyes(
         centre, edge = points[iris[0]], points[list(iris[1:])]
         brow = np.concatenate([curve(points[list(above)]), curve(points[list(below)])[::-1]])
         radius = float(np.hypot(*(edge - centre).T).mean())
-        eyes.append(Eye(up, low, centre, radius, brow, 1.0, sure, (-1, 1)[k]))
+        eyes.append(Eye(up, low, centre, radius, brow, 1.0, confidence, (-1, 1)[k]))
     if opened is None:
         signs = [_open(lab, eye, points) for eye in eyes]
-        # The light rarely shows both eyes alike: contrast seen in one is believed of the other.
+        # Light rarely falls on both eyes alike, so the higher contrast counts for both.
         contrast = max(sign[1] for sign in signs)
         opened = [
-            (sure * float(smoothstep(np.float64(gap * contrast * bright), 0.3, 0.7)), sure * bright)
+            (confidence * float(smoothstep(float(gap * contrast * bright), 0.3, 0.7)), confidence * bright)
             for gap, _, bright in signs
         ]
-    left, right = (replace(eye, open=how[0], seen=how[1]) for eye, how in zip(eyes, opened))
+    left, right = (
+        replace(eye, open=opening, visibility=visibility) for eye, (opening, visibility) in zip(eyes, opened)
+    )
     return left, right
 
 
 def _open(lab: np.ndarray, eye: Eye, points: np.ndarray) -> tuple[float, float, float]:
-    """Whether lids stand apart, something both light and dark is seen between them, and it is not all dark."""
+    """Three signs of an open eye, each in [0, 1]: a gap between the lids, contrast inside it, and its lightness."""
     gap = np.hypot(*(eye.upper[3:6] - eye.lower[3:6]).T).mean() / max(eye.width, 1e-6)
-    seen = lab[..., 0][Pen(WORK, 2).shape(eye.opening).ink() > 0.6]
-    if len(seen) < 20:
+    between = lab[..., 0][Pen(WORK, 2).shape(eye.opening).ink() > 0.6]
+    if len(between) < 20:
         return 0.0, 0.0, 0.0
-    dark, light = np.percentile(seen, (10, 92))
+    dark, light = np.percentile(between, (10, 92))
     skin = skin_colour(lab, points)[0]
     return (
-        float(smoothstep(np.float64(gap), 0.12, 0.20)),
-        float(smoothstep(np.float64(light - dark), 0.07, 0.15)),
-        float(smoothstep(np.float64(light / max(skin, 0.05)), 0.50, 0.66)),
+        float(smoothstep(float(gap), 0.12, 0.20)),
+        float(smoothstep(float(light - dark), 0.07, 0.15)),
+        float(smoothstep(float(light / max(skin, 0.05)), 0.50, 0.66)),
     )
 
 
 def _glasses(lab: np.ndarray, points: np.ndarray) -> float:
-    """1 for spectacles: something is drawn across the bridge of the nose and below the eyes."""
-    return float(smoothstep(np.float64(glasses_score(lab, points)), 0.038, 0.055))
+    """From 0 to 1 (spectacles): fine detail across the bridge of the nose and below the eyes."""
+    return float(smoothstep(float(glasses_score(lab, points)), 0.038, 0.055))
 
 
 def glasses_score(lab: np.ndarray, points: np.ndarray) -> float:
@@ -265,7 +257,7 @@ def glasses_score(lab: np.ndarray, points: np.ndarray) -> float:
 
 
 class _Bend:
-    """One smooth warp: larger eyes, a narrower chin. `source` says where a point of the drawing comes from."""
+    """One smooth warp: larger eyes, a narrower chin. `source` maps points of the drawing to points of the photo."""
 
     def __init__(self, points: np.ndarray, eyes: tuple[Eye, Eye], grow: float, slim: float) -> None:
         self.eyes, self.grow, self.slim = eyes, grow, slim
@@ -287,7 +279,7 @@ class _Bend:
         return out
 
     def points(self, points: np.ndarray) -> np.ndarray:
-        """Where points of the photo are in the drawing: the warp turned round by fixed-point iteration."""
+        """Points ``[k, 2]`` of the photo in the drawing: `source` is inverted by fixed-point iteration."""
         moved = points.copy()
         for _ in range(6):
             moved = moved + (points - self.source(moved))
@@ -313,7 +305,7 @@ class _Bend:
 
 
 def cheeks(face: Face) -> np.ndarray:
-    """The cheeks, bool ``[WORK, WORK]``: skin whose colour a drawing must keep; none if they are hidden."""
+    """The cheeks, bool ``[WORK, WORK]``: skin whose colour a drawing must keep; all False if hidden."""
     pen = Pen(WORK, 1)
     for corners in ((50, 36, 206, 207, 187), (280, 266, 426, 427, 411)):
         pen.shape(face.points[list(corners)])
@@ -321,6 +313,6 @@ def cheeks(face: Face) -> np.ndarray:
 
 
 def background(face: Face) -> np.ndarray:
-    """The background, Oklab ``[WORK, WORK, 3]``: its colours, calm, without the person in front of it."""
+    """The background, Oklab ``[WORK, WORK, 3]``: smoothed, with the person filled in from around."""
     outside = (1 - smoothstep(blur(face.regions.person, 2 * SCALE), 0.02, 0.25)).astype(np.float32)
     return spread(face.lab, outside + 1e-4, 14 * SCALE)

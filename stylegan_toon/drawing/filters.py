@@ -1,20 +1,34 @@
 """Blurs, edge-preserving filters and changes of size.
 
-Arrays are float32, ``[H, W]`` or ``[H, W, C]``; lengths are in pixels. Everything here is deterministic.
+Arrays are float32, ``[H, W]`` or ``[H, W, C]``; lengths are in pixels. All functions are deterministic.
 """
 
 from __future__ import annotations
 
 import math
+from typing import overload
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
 
+Scalar = float | np.floating
 
-def smoothstep(x: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
-    """0 below ``low``, 1 above ``high``, a smooth ramp between."""
+
+@overload
+def smoothstep(x: Scalar, low: Scalar, high: Scalar) -> np.floating: ...
+
+
+@overload
+def smoothstep(x: np.ndarray, low: Scalar | np.ndarray, high: Scalar | np.ndarray) -> np.ndarray: ...
+
+
+def smoothstep(x: Scalar | np.ndarray, low: Scalar | np.ndarray, high: Scalar | np.ndarray) -> np.floating | np.ndarray:
+    """The cubic ramp 3 t^2 - 2 t^3 with t = (x - low) / (high - low): 0 at and below ``low``, 1 from ``high`` on.
+
+    Numbers and arrays of any shape; ``low`` and ``high`` are broadcast against ``x``.
+    """
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -28,17 +42,24 @@ def soft_levels(x: np.ndarray, levels: int, sharpness: float) -> np.ndarray:
 
 
 def blur(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur of the two spatial axes."""
+    """Gaussian blur of ``[H, W]`` or ``[H, W, C]`` along the two spatial axes; same shape."""
     return ndimage.gaussian_filter(x, (sigma, sigma, 0)[: x.ndim], truncate=3.0, mode="nearest")
 
 
-def resized(x: np.ndarray, side: int, how: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
-    """A square field ``[n, n]`` or ``[n, n, C]`` at another size."""
+def derivative(x: np.ndarray, sigma: float, axis: int) -> np.ndarray:
+    """Derivative of the Gaussian blur of ``[H, W]`` along ``axis`` (0 = down, 1 = right), per pixel."""
+    for each in range(x.ndim):
+        x = ndimage.gaussian_filter1d(x, sigma, axis=each, order=int(each == axis))
+    return x
+
+
+def resized(x: np.ndarray, side: int, resampling: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
+    """A square field ``[n, n]`` or ``[n, n, C]`` at ``side`` pixels."""
     if x.shape[0] == side:
         return x
     if x.ndim == 3:
-        return np.stack([resized(x[..., c], side, how) for c in range(x.shape[2])], -1)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(x, np.float32)).resize((side, side), how))
+        return np.stack([resized(x[..., c], side, resampling) for c in range(x.shape[2])], -1)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(x, np.float32)).resize((side, side), resampling))
 
 
 def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
@@ -54,7 +75,7 @@ def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
     both = np.concatenate([x * weight, weight], -1) if x.ndim == 3 else np.stack([x * weight, weight], -1)
     both = resized(both, small, Image.Resampling.BOX)
     mean = both[..., :-1].sum((0, 1)) / (both[..., -1].sum() + 1e-6)
-    # Far from everything that counts, a wider blur takes over, and at last the mean.
+    # Where the weight is low nearby, a wider blur is used, and where it is low there too, the mean.
     wide = blur(both, 6 * sigma)
     far = (wide[..., :-1] + 1e-3 * mean) / (wide[..., -1:] + 1e-3)
     near = blur(both, sigma)
@@ -63,7 +84,7 @@ def spread(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def mix(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """``a`` where ``weight`` is 0, ``b`` where it is 1; ``[H, W, C]`` and ``[H, W]``."""
+    """``a`` where ``weight`` is 0, ``b`` where it is 1; ``[H, W, C]``, with a weight ``[H, W]``."""
     return a + weight[..., None].astype(a.dtype, copy=False) * (b - a)
 
 
@@ -75,8 +96,8 @@ def guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: float, s
     """
     if step > 1:
         side = len(guide)
-        small, of = (resized(a, side // step, Image.Resampling.BOX) for a in (guide, x))
-        slope, offset = _linear(small, of, radius / step, eps)
+        small_guide, small_x = (resized(a, side // step, Image.Resampling.BOX) for a in (guide, x))
+        slope, offset = _linear(small_guide, small_x, radius / step, eps)
         slope, offset = (resized(a, side, Image.Resampling.BILINEAR) for a in (slope, offset))
     else:
         slope, offset = _linear(guide, x, radius, eps)
@@ -84,11 +105,12 @@ def guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: float, s
 
 
 def _linear(guide: np.ndarray, x: np.ndarray, radius: float, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean slope and offset of ``x`` as a linear function of ``guide`` around every pixel."""
+    """Slope and offset of ``x`` as a linear function of ``guide`` around every pixel, each of the shape of ``x``."""
 
     def mean(a: np.ndarray) -> np.ndarray:
         side = 2 * max(1, round(radius)) + 1
-        return ndimage.uniform_filter(a, (side, side, 1)[: a.ndim], mode="nearest")
+        across = ndimage.uniform_filter1d(a, side, axis=0, mode="nearest")
+        return ndimage.uniform_filter1d(across, side, axis=1, mode="nearest")
 
     mean_guide = mean(guide)
     variance = mean(guide * guide) - mean_guide**2
@@ -120,7 +142,7 @@ def weighted_blur(x: np.ndarray, weight: np.ndarray, sigma: float) -> np.ndarray
 
 
 def fast_blur(x: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; a wide one is computed on a smaller grid."""
+    """`blur`, for a ``sigma`` of 4 px and more computed on a grid of half or a quarter of the side."""
     n = x.shape[0]
     if sigma < 4 or n % 2:
         return blur(x, sigma)
@@ -137,7 +159,7 @@ def fast_guided_filter(guide: np.ndarray, x: np.ndarray, radius: float, eps: flo
 
 
 def enlarge(field: np.ndarray, n: int) -> np.ndarray:
-    """`resized` of ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear: faster, and nothing overshoots."""
+    """`resized` of ``[m, m]`` or ``[m, m, c]``; by 2 and 4 bilinear, which is faster and does not overshoot."""
     times = n // field.shape[0]
     if n in (2 * field.shape[0], 4 * field.shape[0]):
         planes = np.array(np.atleast_3d(field).transpose(2, 0, 1), np.float32, order="C")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
-from .filters import blur
+from .filters import blur, derivative
 
 
 class Flow:
-    """Streamlines along the edges of a picture: what is averaged along them becomes strokes.
+    """Streamlines along the edges of a picture; averaging along them gives strokes.
 
     The direction is the minor eigenvector of the smoothed structure tensor (Kyprianidis and Doellner 2008);
-    gradients are compressed, so that one strong edge does not rule its surroundings.
+    gradients are compressed, so that one strong edge does not dominate its surroundings.
 
     Args:
         grey: ``[H, W]``.
@@ -21,8 +20,8 @@ class Flow:
     """
 
     def __init__(self, grey: np.ndarray, scale: float, steps: int = 5) -> None:
-        gx = ndimage.gaussian_filter(grey, 0.9 * scale, order=(0, 1))
-        gy = ndimage.gaussian_filter(grey, 0.9 * scale, order=(1, 0))
+        gx = derivative(grey, 0.9 * scale, axis=1)
+        gy = derivative(grey, 0.9 * scale, axis=0)
         weight = 1 / np.sqrt(np.hypot(gx, gy) + 1e-6)
         xx, xy, yy = (blur(g * weight, 2.2 * scale) for g in (gx * gx, gx * gy, gy * gy))
         across = 0.5 * np.arctan2(2 * xy, xx - yy)
@@ -41,13 +40,13 @@ class Flow:
             y = np.clip(y + np.float32(step) * direction[:, 1], 0, height - 1)
             stops.append((y + 0.5).astype(np.int32) * width + (x + 0.5).astype(np.int32))
             here = tangent[stops[-1]]
-            # A tangent has no sign of its own: keep walking forwards.
+            # The sign of a tangent is arbitrary: choose the one that continues forwards.
             along = here[:, 0] * direction[:, 0] + here[:, 1] * direction[:, 1]
             direction = here * np.where(along < 0, np.float32(-1), np.float32(1))[:, None]
         return stops
 
     def smooth(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """Gaussian average along the streamlines; ``sigma`` in steps."""
+        """Gaussian average of ``[H, W]`` or ``[H, W, C]`` along the streamlines; ``sigma`` in steps."""
         flat = x.reshape(-1, *x.shape[2:])
         total, norm = flat.copy(), 1.0
         for stops in self._stops:

@@ -1,4 +1,4 @@
-"""A face as a sculpture: its depth from a dense mesh, the light that falls on it, and the warp of the film look.
+"""The geometry of a face: its depth from a dense mesh, the light that falls on it, and the warp of the animated style.
 
 Points of the mesh are numbered as MediaPipe's face mesh numbers them. Lengths are in 1/256 of the side of the crop.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ BROW_BOTTOM = (M.LEFT_BROW_LOWER, M.RIGHT_BROW_LOWER[::-1])
 LIPS_OUTER = (*M.LIPS_OUTER_UPPER, *M.LIPS_OUTER_LOWER[-2:0:-1])
 LIPS_INNER = (*M.LIPS_INNER_UPPER, *M.LIPS_INNER_LOWER[-2:0:-1])
 OVAL = M.FACE_OVAL
-NOSE_TIP, NOSE_BASE, BRIDGE, CHIN, FOREHEAD = 4, 2, 168, 152, 10
-NOSTRILS, WINGS = (97, 326), (129, 358)
+NOSE_TIP, BRIDGE, CHIN = 4, 168, 152
+WINGS = (129, 358)
 CHEEKS = (50, 280)
 HAIRLINE = (54, 103, 67, 109, 10, 338, 297, 332, 284)
 BROW_LINE = (70, 63, 105, 66, 9, 296, 334, 293, 300)  # below each of the points of the hairline
@@ -54,7 +55,7 @@ def polygon(points: np.ndarray, n: int, soft: float = 0.0) -> np.ndarray:
     low = np.clip(np.floor(curve.min(0) - 3 * sigma - 2), 0, n - 1).astype(int)
     high = np.clip(np.ceil(curve.max(0) + 3 * sigma + 2), low + 1, n).astype(int)
     width, height = high - low
-    # Beyond the window the curve is only cut off where the picture ends.
+    # The window holds the whole curve, except where the picture cuts it off.
     canvas = Image.new("L", (4 * width, 4 * height) if n <= 256 else (2 * width, 2 * height))
     times = canvas.width // width
     ImageDraw.Draw(canvas).polygon([tuple(p) for p in (curve - low) * times - 0.5], fill=255)
@@ -93,7 +94,7 @@ class Warp:
 
 
 def film_warp(mesh: np.ndarray, growth: Sequence[float]) -> Warp:
-    """Larger eyes with their lids, a smaller nose, a softer jaw: sums of smooth bumps, so nothing tears.
+    """Larger eyes with their lids, a smaller nose, a softer jaw: a sum of smooth bumps.
 
     Args:
         mesh: ``[478, 3]``.
@@ -105,7 +106,7 @@ def film_warp(mesh: np.ndarray, growth: Sequence[float]) -> Warp:
         lids = mesh[list(UPPER_LID[side] + LOWER_LID[side]), :2]
         ex, ey = lids.mean(0)
         reach = 0.88 * max(float(np.ptp(lids[:, 0])), 14.0)
-        tall = np.where(y < ey, 0.80, 0.92) * reach  # brows are hardly pushed up
+        tall = np.where(y < ey, 0.80, 0.92) * reach  # less reach above, so that brows hardly move
         bump = np.exp(-((((x - ex) / reach) ** 2 + ((y - ey) / tall) ** 2) ** 2))
         pull = (1 - 1 / (1 + growth[side])) * bump
         dx -= pull * (x - ex)
@@ -130,7 +131,9 @@ def film_warp(mesh: np.ndarray, growth: Sequence[float]) -> Warp:
     # Fuller cheeks and temples make the head rounder.
     cheek = np.exp(-(((y - (mesh[NOSE_TIP, 1] - 6)) / 34) ** 2))
     dx -= 0.035 * off * cheek * np.exp(-((off / (1.15 * half)) ** 4))
-    edge = smoothstep(np.minimum(np.minimum(x, UNIT - x), np.minimum(y, UNIT - y)), 0, 14)  # the frame stays
+    edge = smoothstep(
+        np.minimum(np.minimum(x, UNIT - x), np.minimum(y, UNIT - y)), 0, 14
+    )  # no displacement at the border
     return Warp(np.stack([dx * edge, dy * edge], -1).astype(np.float32))
 
 
@@ -141,7 +144,7 @@ class Relief:
     Attributes:
         inside: ``[FINE, FINE]``, 1 well inside the mesh, 0 outside it.
         normal: ``[FINE, FINE, 3]``, unit vectors; x to the right, y down, z towards the viewer.
-        hollow: how far a place lies behind its surroundings, in units.
+        hollow: ``[FINE, FINE]``, depth of a place behind its surroundings, in units; 0 where it stands out.
     """
 
     inside: np.ndarray
@@ -153,20 +156,20 @@ def relief(mesh: np.ndarray) -> Relief:
     """Interpolate the mesh ``[478, 3]`` (z grows away from the viewer)."""
     x, y = np.broadcast_arrays(*grid(FINE))
     points = mesh[:468] * (1, 1, -1)
-    # A turned head folds over at its far side: what lies behind nearer parts is left out.
+    # In a turned head the far side lies behind nearer parts: points that are hidden are left out.
     distance = np.hypot(*(points[:, None, :2] - points[None, :, :2]).transpose(2, 0, 1))
     nearest_depth = np.where(distance < 7, points[None, :, 2], -np.inf).max(1)
     points = points[points[:, 2] > nearest_depth - 14]
-    # The mesh ends below the hairline: the forehead goes on as a dome.
+    # The mesh ends below the hairline: the forehead is continued as a dome.
     ridge = mesh[list(BROW_LINE)] * (1, 1, -1)
     top = mesh[list(HAIRLINE)] * (1, 1, -1)
     rise = top - ridge
     domes = [top + rise * (k, k, 0) + (0, 0, 1) * (rise[:, 2:] * k - 7 * k * k) for k in (0.4, 0.8, 1.3)]
     points = np.concatenate([points, *domes]).astype(np.float64)
     depth = LinearNDInterpolator(points[:, :2], points[:, 2])(x, y)
-    known = np.isfinite(depth)
-    # Outside the mesh the head curves away: the nearest depth, less the distance.
-    away, nearest = ndimage.distance_transform_edt(~known, return_indices=True)
+    covered = np.isfinite(depth)
+    # Outside the mesh, depth is that of the nearest point inside minus the distance to it.
+    away, nearest = cast("tuple[np.ndarray, np.ndarray]", ndimage.distance_transform_edt(~covered, return_indices=True))
     depth = (depth[tuple(nearest)] - 1.0 * away * (UNIT / FINE)).astype(np.float32)
     px = FINE / UNIT
     # Finest around the nose and the mouth; foreheads and cheeks are smooth, or the triangles would show.
@@ -186,20 +189,21 @@ def relief(mesh: np.ndarray) -> Relief:
 
 
 def light_of(normal: np.ndarray, light: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Lightness explained by the shape: c0 + c . normal, fitted where ``weight`` says skin.
+    """Lightness explained by the shape: c0 + c . normal, fitted by weighted least squares.
 
     Args:
         normal: ``[m, m, 3]``.
         light: lightness ``[m, m]``.
-        weight: ``[m, m]``.
+        weight: ``[m, m]``, higher where a pixel is more likely skin.
 
     Returns:
-        The four coefficients.
+        The coefficients, float32 ``[4]``.
     """
     basis = np.concatenate([np.ones_like(normal[..., :1]), normal], -1).reshape(-1, 4).astype(np.float64)
     weight = weight.ravel().astype(np.float64)
     wanted = light.ravel().astype(np.float64)
     ridge = np.diag([1e-6, 1, 1, 1]) * 0.002 * weight.sum()
+    solution = np.zeros(4)
     for _ in range(3):  # Hair, glare and deep shadow are outliers
         normal_equations = basis.T @ (basis * weight[:, None]) + ridge
         solution = np.linalg.solve(normal_equations, basis.T @ (weight * wanted))

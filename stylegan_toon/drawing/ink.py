@@ -44,28 +44,28 @@ def _draw(face: Face, sheet: int) -> np.ndarray:
 
 
 def _skin(light: Light) -> np.ndarray:
-    """An even grey, the darker the skin; hatching for shade; what is black on the skin stays black."""
+    """Lightness of skin, ``[sheet, sheet]``: a grey that depends on the skin, hatching for shade, and black kept."""
     plain = float(light.face.skin_colour[0])
     depth = light.tones[0]
     # Light skin is left as paper, dark skin is an even tone.
-    even = PAPER - 0.50 * float(smoothstep(np.float64(0.78 - plain), 0.0, 0.45))
+    even = PAPER - 0.50 * float(smoothstep(float(0.78 - plain), 0.0, 0.45))
     shade = smoothstep(-depth, 0.06 * light.contrast, 0.20 * light.contrast)
     tone = even - 0.16 * smoothstep(-depth, 0.13 * light.contrast - 0.02, 0.13 * light.contrast + 0.02)
     tone = tone + _hatching(light.sheet, shade) * 0.8 * (max(even - 0.45, BLACK) - tone)
-    rest, sure = light.odd
+    rest, strength = light.outliers
     dark = light.up(-rest[..., 0])
-    # Black on the skin are spectacles and locks on the forehead, not the corners of a mouth.
+    # Spectacles and hair on the forehead may be black on the skin; the corners of the mouth may not.
     brow = float(light.face.points[[105, 334]].mean(0)[1])
     allowed = np.maximum(light.face.glasses, 1 - smoothstep(light.face.grid[1], brow - 8, brow))
-    sure = sure * (1 - light.face.features * (1 - light.face.glasses))
-    black = smoothstep(dark, 0.17 * light.contrast, 0.24 * light.contrast) * light.up(sure * allowed)
-    bright = smoothstep(-dark, 0.12, 0.18) * light.up(sure)
+    strength = strength * (1 - light.face.features * (1 - light.face.glasses))
+    black = smoothstep(dark, 0.17 * light.contrast, 0.24 * light.contrast) * light.up(strength * allowed)
+    bright = smoothstep(-dark, 0.12, 0.18) * light.up(strength)
     tone = tone + bright * (PAPER - tone)
     return tone + black * (BLACK - tone)
 
 
 def _hatching(sheet: int, strength: np.ndarray, spacing: float = 3.6) -> np.ndarray:
-    """Slanting pen lines, the broader the stronger, ``[sheet, sheet]`` in [0, 1]."""
+    """Slanting pen lines, ``[sheet, sheet]`` in [0, 1]; wider where ``strength`` is higher, ``spacing`` units apart."""
     y, x = (np.mgrid[:sheet, :sheet].astype(np.float32) + 0.5) * np.float32(256 / sheet)
     across = (0.82 * x + 0.57 * y) / spacing
     away = np.abs(across - np.rint(across)) * spacing  # from the middle of the nearest line, in units
@@ -75,10 +75,10 @@ def _hatching(sheet: int, strength: np.ndarray, spacing: float = 3.6) -> np.ndar
 
 
 def _masses(light: Light) -> np.ndarray:
-    """Hair, beard and clothes: black masses with white strands, or paper with black ones, as they are dark or fair."""
+    """Lightness ``[sheet, sheet]`` of hair and clothes: dark ones black with white strands, fair ones the reverse."""
     mass, z, size = light.strands
     mass, z = light.up(mass), light.up(z)
-    # A strand weighs as much as it stands out; fine noise of flat cloth does not.
+    # Strands count in proportion to their contrast, so that the noise of flat cloth is ignored.
     weight = light.up(0.10 * smoothstep(size, 0.006, 0.03) + 0.6 * size)
     value = mass + weight * z
     black = 1 - smoothstep(value, 0.36, 0.42)
@@ -89,12 +89,12 @@ def _masses(light: Light) -> np.ndarray:
 
 
 def _features(light: Light, tone: np.ndarray) -> np.ndarray:
-    """Mouth and eyes: those of the comic, as greys with more contrast."""
+    """Draw mouth and eyes of the comic style into ``tone`` ``[sheet, sheet]``, as greys with more contrast."""
     face = light.face
-    photo = light.up(light.mild)
+    photo = light.up(light.denoised)
     outer, inner = face.lips
-    opening = Pen(light.sheet).shape(inner).ink() if face.gape > 1.2 else np.zeros_like(tone)
-    lips = Pen(light.sheet).shape(outer).ink() * (1 - opening) * face.sure
+    opening = Pen(light.sheet).shape(inner).ink() if face.mouth_gap > 1.2 else np.zeros_like(tone)
+    lips = Pen(light.sheet).shape(outer).ink() * (1 - opening) * face.confidence
     if (lips > 0.9).any():
         colour = np.median(photo[lips > 0.9], 0)
         skin = face.skin_colour
@@ -104,12 +104,12 @@ def _features(light: Light, tone: np.ndarray) -> np.ndarray:
     lab = np.zeros((*tone.shape, 3), np.float32)
     lab[..., 0] = tone
     teeth = smoothstep(mouth(face, lab, photo)[..., 0], 0.62, 0.80)
-    tone = tone + opening * face.sure * (BLACK + 0.1 + teeth * (PAPER - BLACK - 0.1) - tone)
+    tone = tone + opening * face.confidence * (BLACK + 0.1 + teeth * (PAPER - BLACK - 0.1) - tone)
     lab[..., 0] = tone
     pen, closed = Pen(light.sheet), Pen(light.sheet)
     for eye in face.eyes:
         pen.shape(eye.opening, eye.open)
-        closed.shape(eye.opening, 0.75 * eye.seen * (1 - eye.open))  # lashes fill an eye that is nearly closed
+        closed.shape(eye.opening, 0.75 * eye.visibility * (1 - eye.open))  # lashes fill an eye that is nearly closed
     tone = tone + closed.ink() * (BLACK - tone)
     lab[..., 0] = tone
     drawn = eyes(face, lab)[..., 0]
@@ -118,6 +118,6 @@ def _features(light: Light, tone: np.ndarray) -> np.ndarray:
 
 
 def _outline(light: Light) -> np.ndarray:
-    """The contour of the person where neither hair nor clothes are black already."""
+    """The contour of the person, ``[sheet, sheet]`` in [0, 1]."""
     p = light.up(blur(light.face.regions.person, 1.3 * SCALE))
     return smoothstep(4 * p * (1 - p), 0.55, 0.9)

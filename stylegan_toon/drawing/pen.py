@@ -16,7 +16,7 @@ def curve(points: np.ndarray, count: int = 24) -> np.ndarray:
 
 
 def taper(count: int, start: float, middle: float, end: float) -> np.ndarray:
-    """Widths ``[count]`` of a stroke that swells: parabola-like from start over the middle to the end."""
+    """Widths ``[count]`` of a stroke: ``start`` and ``end`` at its ends, a sine arch to about ``middle`` between."""
     t = np.linspace(0, 1, count)
     swell = np.sin(np.pi * t) ** 0.8
     ends = start + (end - start) * t
@@ -24,18 +24,18 @@ def taper(count: int, start: float, middle: float, end: float) -> np.ndarray:
 
 
 def grown(outline: np.ndarray, by: float) -> np.ndarray:
-    """A closed outline grown by some units away from its middle."""
+    """A closed outline ``[k, 2]`` whose bounding box is ``by`` units larger on every side."""
     middle = (outline.min(0) + outline.max(0)) / 2
     reach = (outline.max(0) - outline.min(0)) / 2 + 1e-6
     return middle + (outline - middle) * (1 + by / reach)
 
 
 class Pen:
-    """A sheet for one ink.
+    """A grey picture that strokes and shapes are drawn on, supersampled so that their edges are smooth.
 
     Args:
         side: of the sheet in pixels.
-        over: how much larger it is while it is drawn on; what lies between pixels becomes grey.
+        over: factor of supersampling in each direction.
     """
 
     def __init__(self, side: int, over: int = 3) -> None:
@@ -65,14 +65,8 @@ class Pen:
         return self
 
     def shape(self, points: np.ndarray, strength: float = 1.0) -> Pen:
-        """A filled outline ``[k, 2]``."""
+        """A filled outline ``[k, 2]`` of a strength from 0 to 1."""
         self._draw.polygon([tuple(q) for q in self._at(points)], fill=round(255 * strength))
-        return self
-
-    def disc(self, centre: np.ndarray | tuple[float, float], radius: float, strength: float = 1.0) -> Pen:
-        """A filled circle."""
-        (x, y), r = self._at(np.asarray(centre)), radius * self.side * self.over / UNIT
-        self._draw.ellipse((x - r, y - r, x + r, y + r), fill=round(255 * strength))
         return self
 
     def ink(self) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Which part of a face crop is skin, hair, clothes and background, found from where the face is and its colours."""
+"""Which part of a face crop is skin, hair, clothes and background, estimated from its landmarks and colours."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,7 @@ SCALE = WORK / UNIT  # pixels of the working grid in a unit
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """What is where, ``[WORK, WORK]`` in [0, 1] each: the person; of it the skin and the hair (hats count as hair)."""
+    """Masks ``[WORK, WORK]`` in [0, 1]: the person, and the skin and hair of that person (hats count as hair)."""
 
     person: np.ndarray
     skin: np.ndarray
@@ -39,25 +40,31 @@ def skin_colour(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.median(patch, axis=0) if len(patch) else lab.mean((0, 1))
 
 
-def find_regions(lab: np.ndarray, points: np.ndarray, sure: float) -> Regions:
+def connected(mask: np.ndarray, *, diagonally: bool = False) -> tuple[np.ndarray, int]:
+    """Connected components of a bool ``[H, W]``: their labels ``[H, W]`` (0 = outside) and their number."""
+    structure = np.ones((3, 3)) if diagonally else None
+    return cast("tuple[np.ndarray, int]", ndimage.label(mask, structure))
+
+
+def find_regions(lab: np.ndarray, points: np.ndarray, confidence: float) -> Regions:
     """Regions of a crop on the working grid ``[WORK, WORK, 3]``, whose landmarks ``[478, 2]`` are in units."""
     n = 80
     small = resized(lab, n, Image.Resampling.BOX)
-    found = segment(small, _prior(points, n))
-    # Only what hangs together with the face is the person.
-    pieces, _ = ndimage.label(found[..., 0] < 0.5)
+    posterior = segment(small, _prior(points, n))
+    # Only the component that holds the nose is the person.
+    pieces, _ = connected(posterior[..., 0] < 0.5)
     at = np.clip((points[4] * (n / UNIT)).astype(int), 0, n - 1)
-    found[(pieces != pieces[at[1], at[0]]) & (pieces > 0)] = (1, 0, 0, 0)
-    fine = guided_filter(edge_guide(lab), resized(found[..., :3], WORK), 5 * SCALE, 1.5e-4, step=2)
+    posterior[(pieces != pieces[at[1], at[0]]) & (pieces > 0)] = (1, 0, 0, 0)
+    fine = guided_filter(edge_guide(lab), resized(posterior[..., :3], WORK), 5 * SCALE, 1.5e-4, step=2)
     person = smoothstep(1 - fine[..., 0], 0.2, 0.55)
-    beard = _beard(lab, points) * sure
+    beard = _beard(lab, points) * confidence
     skin = smoothstep(fine[..., 1], 0.3, 0.7) * person * (1 - beard)
     hair = np.maximum(smoothstep(fine[..., 2], 0.3, 0.7), beard) * person
     return Regions(person, skin, hair)
 
 
 def _beard(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Beard and moustache: below the nose, darker or whiter than skin and full of detail, as shadows are not."""
+    """Beard and moustache: below the nose, darker or whiter than skin and full of detail, unlike shadows."""
     light = lab[..., 0]
     oval = curve(points[[*M.FACE_OVAL, M.FACE_OVAL[0]]], 96)
     lips = np.concatenate([curve(points[list(M.LIPS_OUTER_UPPER)]), curve(points[list(M.LIPS_OUTER_LOWER)])[::-1]])
@@ -67,17 +74,17 @@ def _beard(lab: np.ndarray, points: np.ndarray) -> np.ndarray:
     zone = np.clip(blur(pen.ink(), 2 * SCALE) * 1.3, 0, 1) * smoothstep(y, nose - 3, nose + 3)
     zone = zone * (1 - blur(Pen(WORK, 2).shape(lips).ink(), 0.8 * SCALE))
     texture = blur(np.abs(light - blur(light, 1.3 * SCALE)), 1.5 * SCALE)
-    # Not along a single edge: such a band is too narrow to outlast an opening.
+    # The opening removes single edges, whose bands are narrower than it.
     texture = blur(ndimage.grey_opening(texture, round(7 * SCALE)), 1.5 * SCALE)
     plain = float(skin_colour(lab, points)[0])
     darker = plain - blur(light, 1.5 * SCALE)
     other = smoothstep(darker, 0.09 * plain + 0.03, 0.18 * plain + 0.05) + smoothstep(-darker, 0.08, 0.16)
-    found = zone * smoothstep(texture, 0.007, 0.013) * np.minimum(other, 1)
-    return smoothstep(blur(found, 1.5 * SCALE), 0.25, 0.65)
+    beard = zone * smoothstep(texture, 0.007, 0.013) * np.minimum(other, 1)
+    return smoothstep(blur(beard, 1.5 * SCALE), 0.25, 0.65)
 
 
 def _prior(points: np.ndarray, n: int) -> np.ndarray:
-    """Probability by position of background, skin, hair and clothes, ``[n, n, 4]``, from where the face is."""
+    """Probability of background, skin, hair and clothes at each position, ``[n, n, 4]``, from the landmarks."""
     x = ((np.arange(n) + 0.5) * (UNIT / n))[None, :]
     y = x.T
     oval = points[list(M.FACE_OVAL)]
@@ -114,7 +121,7 @@ def _prior(points: np.ndarray, n: int) -> np.ndarray:
 
 
 def segment(lab: np.ndarray, prior: np.ndarray, rounds: int = 8) -> np.ndarray:
-    """What belongs to which of K kinds, as probabilities ``[n, n, K]``, without any trained network.
+    """Probabilities ``[n, n, K]`` of K classes, without any trained network.
 
     Colour histograms of the kinds, started from ``prior``, and smooth fields that only bend at edges
     (random-walker segmentation with unary terms; Grady 2006) are fitted in turns.
@@ -142,26 +149,29 @@ def segment(lab: np.ndarray, prior: np.ndarray, rounds: int = 8) -> np.ndarray:
     degree[:, :-1] += right
     degree[1:] += down
     degree[:-1] += down
-    found = prior
+    posterior = prior
     for turn in range(rounds):
-        evidence = np.log(np.stack([likelihood(found[..., k] ** 2) for k in range(kinds)], -1))
+        evidence = np.log(np.stack([likelihood(posterior[..., k] ** 2) for k in range(kinds)], -1))
         evidence = np.clip(evidence - evidence.max(-1, keepdims=True), -5, 0)
         belief = prior * np.exp(1.1 * evidence)
         belief = (belief / belief.sum(-1, keepdims=True)).astype(np.float32)
-        if turn < rounds - 2:  # the histograms have to become pure before it is worth walking
-            found = ndimage.gaussian_filter(belief, (1, 1, 0))
+        if turn < rounds - 2:  # the random walk is costly: run it when the histograms have settled
+            posterior = ndimage.gaussian_filter(belief, (1, 1, 0))
             continue
         top = np.sort(belief, axis=-1)
         trust = 0.6 * (top[..., -1:] - top[..., -2:-1]) + 0.02
-        found = np.clip(_walk(belief, trust, right, down, degree), 1e-4, 1)
-        found = found / found.sum(-1, keepdims=True)
-    return found.astype(np.float32)
+        posterior = np.clip(_walk(belief, trust, right, down, degree), 1e-4, 1)
+        posterior = posterior / posterior.sum(-1, keepdims=True)
+    return posterior.astype(np.float32)
 
 
 def _walk(
     belief: np.ndarray, trust: np.ndarray, right: np.ndarray, down: np.ndarray, degree: np.ndarray, steps: int = 30
 ) -> np.ndarray:
-    """Fields ``[n, n, K]`` near ``belief`` and alike where links are strong: conjugate gradients, all K at once."""
+    """The random walker's fields ``[n, n, K]``, solved by conjugate gradients for all K at once.
+
+    They minimise trust (v - belief)^2 plus, for each pair of neighbours, link times their squared difference.
+    """
 
     def apply(v: np.ndarray) -> np.ndarray:
         out = trust * v

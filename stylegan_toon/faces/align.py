@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, ImageStat
@@ -142,7 +142,8 @@ def _detect(image: Image.Image, device: str, smallest: int) -> list[Face]:
     # The detector clips boxes at the edge of the picture and misplaces their landmarks: a grey frame prevents that.
     frame = math.ceil(max(image.size) / 8)
     framed = ImageOps.expand(image, frame, (128, 128, 128))
-    boxes, confidences, points = _mtcnn(device, smallest).detect(framed, landmarks=True)
+    detected = _mtcnn(device, smallest).detect(framed, landmarks=True)
+    boxes, confidences, points = cast("tuple[Any, Any, Any]", detected)  # three because of landmarks=True
     if boxes is None:
         return []
     faces = [
@@ -237,7 +238,9 @@ def crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
 
     finer = min(4, max(1, math.ceil(side / size)))
     matrix = _affine(quad, size * finer)
-    fine = region.transform((size * finer,) * 2, Image.Transform.AFFINE, matrix.ravel(), Image.Resampling.BICUBIC)
+    fine = region.transform(
+        (size * finer, size * finer), Image.Transform.AFFINE, matrix.ravel().tolist(), Image.Resampling.BICUBIC
+    )
     return fine if finer == 1 else fine.resize((size, size), Image.Resampling.LANCZOS)
 
 
@@ -287,7 +290,7 @@ def paste_back(
     for top in range(low[1], high[1], 256):  # in bands, to save memory on huge photos
         band = (int(high[0] - low[0]), int(min(top + 256, high[1]) - top))
         shift = np.array([[1, 0, low[0]], [0, 1, top], [0, 0, 1]])
-        matrix = (np.linalg.inv(to_photo) @ shift)[:2].ravel()
+        matrix = (np.linalg.inv(to_photo) @ shift)[:2].ravel().tolist()
         patch, alpha = (
             layer.transform(band, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC) for layer in (picture, mask)
         )

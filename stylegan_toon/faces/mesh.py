@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..errors import ToonError
 from ..weights import load_networks, pretrained_folder
@@ -105,17 +106,28 @@ def face_mesh(face: Image.Image, *, device: str = "cpu") -> Mesh:
         )
     pixels = np.asarray(face.convert("RGB"))
     network = mesh_network(device)
-    centre, length = np.multiply(FIRST_BOX[:2], side), FIRST_BOX[2] * side
-    for _ in range(LOOKS):
-        corner = centre - length / 2
-        img = torch.from_numpy(_square(pixels, corner, length)).to(device).permute(2, 0, 1)[None].float() / 255
-        with torch.inference_mode():
-            landmarks, logit = network(img)
-        points = landmarks[0].double().cpu().numpy() * (length / SIDE)
-        points[:, :2] += corner
+    points, logit = _look(network, pixels, np.multiply(FIRST_BOX[:2], side), FIRST_BOX[2] * side)
+    for _ in range(LOOKS - 1):
         low, high = points[:, :2].min(0), points[:, :2].max(0)
         centre, length = (low + high) / 2, float(np.clip(MARGIN * (high - low).max(), 0.25 * side, 2 * side))
+        points, logit = _look(network, pixels, centre, length)
     return Mesh(points[:, :2].copy(), points[:, 2].copy(), float(logit.sigmoid()))
+
+
+def _look(network: FaceMesh, pixels: np.ndarray, centre: np.ndarray, length: float) -> tuple[np.ndarray, Tensor]:
+    """Run the network on the square of side ``length`` around ``centre`` ``[2]`` of uint8 ``[n, n, 3]``.
+
+    Returns:
+        Landmarks float64 ``[478, 3]`` in pixels of the crop, and the presence of a face as a logit ``[1]``.
+    """
+    corner = centre - length / 2
+    device = network.mesh.weight.device
+    img = torch.from_numpy(_square(pixels, corner, length)).to(device).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        landmarks, logit = network(img)
+    points = landmarks[0].double().cpu().numpy() * (length / SIDE)
+    points[:, :2] += corner
+    return points, logit
 
 
 def outline(mesh: Mesh) -> np.ndarray:

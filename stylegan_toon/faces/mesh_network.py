@@ -82,8 +82,8 @@ class _Start(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 16, 3, 2), nn.PReLU(16), *_separables(16, 16, 16, 32, down=[2]))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, (0, 1, 0, 1)))
 
 
 class _Tail(nn.Sequential):

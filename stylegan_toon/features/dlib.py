@@ -42,6 +42,13 @@ class _Conv(nn.Module):
         eight_bits: filters are stored as whole numbers from 0 to 255: filter = step (levels - zero).
     """
 
+    levels: Tensor  # uint8; with `eight_bits` only, as are step and zero
+    step: Tensor
+    zero: Tensor
+    filters: Tensor  # without `eight_bits`
+    factor: Tensor
+    summand: Tensor
+
     def __init__(self, before: int, after: int, side: int = 3, stride: int = 1, *, eight_bits: bool) -> None:
         super().__init__()
         self.side, self.stride, self.eight_bits = side, stride, eight_bits

@@ -69,6 +69,8 @@ class LPIPS(Perceptual):
     """
 
     name = "lpips-vgg"
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, vgg16: dict[str, Tensor], heads: dict[str, Tensor], max_size: int = 256) -> None:
         super().__init__()
