@@ -10,7 +10,7 @@
 projection into the photo generator, and ``toon``; and ``animated``, the same latents shown by that network. A run that
 was stopped goes on. `fill` writes such columns with any function.
 
-``measure`` compares all columns in the folder and writes sheet-1.png, ... and portraits.json beside them:
+``measure`` compares all columns in the folder and writes sheet-1.png, ..., all.jpg and portraits.json beside them:
 
 * identity: Euclidean distance to the aligned photo in the embedding of dlib's face recogniser (King, "High quality
   face recognition with deep metric learning", 2017), on its 150 px chip with 25 % padding. dlib takes
@@ -284,18 +284,20 @@ def table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def sheets(folder: Path, stems: Sequence[str]) -> list[Image.Image]:
+def sheets(
+    folder: Path, stems: Sequence[str], count: int = PER_SHEET, across: int = ACROSS, cell: int = CELL
+) -> list[Image.Image]:
     """Ten portraits a sheet in two bands of five, a row for each column."""
     columns = complete_columns(folder, stems)
     made = []
-    for start in range(0, len(stems), PER_SHEET):
+    for start in range(0, len(stems), count):
         cells, labels = [], []
-        for band in range(start, min(start + PER_SHEET, len(stems)), ACROSS):
+        for band in range(start, min(start + count, len(stems)), across):
             for column in columns:
-                row = [read_image(folder / f"{stem}-{column}.png") for stem in stems[band : band + ACROSS]]
-                cells += row + [Image.new("RGB", (8, 8), "white")] * (ACROSS - len(row))
+                row = [read_image(folder / f"{stem}-{column}.png") for stem in stems[band : band + across]]
+                cells += row + [Image.new("RGB", (8, 8), "white")] * (across - len(row))
                 labels.append(column)
-        made.append(image_grid(cells, columns=ACROSS, size=CELL, row_labels=labels))
+        made.append(image_grid(cells, columns=across, size=cell, row_labels=labels))
     return made
 
 
@@ -331,6 +333,9 @@ def main() -> None:
         report = measure(args.folder, names, args.identity, args.second)
         for number, sheet in enumerate(sheets(args.folder, list(report["people"])), start=1):
             save_image(sheet, args.folder / f"sheet-{number}.png")
+        save_image(
+            sheets(args.folder, list(report["people"]), len(report["people"]), 10, 112)[0], args.folder / "all.jpg"
+        )
         with atomic_path(args.folder / "portraits.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(table(report))
