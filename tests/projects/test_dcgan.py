@@ -99,7 +99,7 @@ def test_the_generator_learns(pictures, tmp_path):
         images = sample(infer.load_generator(path), latents(range(8), 8))
         return float((images.mean(dim=(0, 2, 3)) - colour).abs().mean())
 
-    assert far(0.8) < 0.5 * far(0)
+    assert far(1.6) < 0.6 * far(0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
