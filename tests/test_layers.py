@@ -197,3 +197,9 @@ heavy = {"torchvision", "lpips", "facenet_pytorch", "scipy", "matplotlib", "pand
 print(sorted(heavy & set(sys.modules)), torch.cuda.is_initialized(), len(set(sys.modules) - before) < 400)
 """
     assert fresh(code, first="import torch") == "[] False True"  # torch itself looks for CUDA's libraries
+
+
+def test_names_of_test_files_are_unique():
+    """Pytest imports test files by name: two of one name in different folders are an error."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
