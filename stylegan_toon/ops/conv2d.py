@@ -230,27 +230,27 @@ def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
     w = (weight[:, :, 0, 0] * styles[:, None, :]).to(x.dtype)  # [N, C_out, C_in]
     if library.is_channels_last(x):
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        y = pixels @ w.mT if library.reference_wanted() else _Narrow.apply(pixels, w)
+        y = pixels @ w.transpose(-1, -2) if library.reference_wanted() else _Narrow.apply(pixels, w)
         return y.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     return (w @ x.flatten(2)).unflatten(2, (height, width))
 
 
 class _Narrow(torch.autograd.Function):
-    """``x @ w.mT`` of ``x [N, P, C]`` and ``w [N, 3, C]``.
+    """``x @ w^T`` of ``x [N, P, C]`` and ``w [N, 3, C]``.
 
-    torch's own gradient by w, ``(x.mT @ dy).mT``, is a product with a narrow right side, for which BLAS is slow.
+    torch's own gradient by w, ``(x^T dy)^T``, is a product with a narrow right side, for which BLAS is slow.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
         ctx.save_for_backward(x, w)
-        return x @ w.mT
+        return x @ w.transpose(-1, -2)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (dy,) = grad_outputs
         x, w = ctx.saved_tensors
-        dw = dy.mT @ x if ctx.needs_input_grad[1] else None
+        dw = dy.transpose(-1, -2) @ x if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, dw
         plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or not x.is_cpu or x.dtype != torch.float32

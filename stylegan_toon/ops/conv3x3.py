@@ -62,7 +62,8 @@ def has_network_taps(f: Tensor) -> bool:
 
 
 class _ThreadState(threading.local):
-    weight_gradients = True
+    def __init__(self) -> None:
+        self.weight_gradients = True
 
 
 _state = _ThreadState()

@@ -126,8 +126,8 @@ def _corners_reference_grad(
     n, _, height, width = x.shape
     du = dy.unflatten(3, (width, 2)).unflatten(2, (height, 2)).permute(0, 3, 5, 1, 2, 4)  # [N, 2, 2, K, H, W]
     du = du.reshape(n, -1, height * width)
-    dx = (w.flatten(1, 2).mT @ du).view(x.shape) if wanted[0] else None
-    dw = (du @ x.flatten(2).mT).view(w.shape) if wanted[1] else None
+    dx = (w.flatten(1, 2).transpose(-1, -2) @ du).view(x.shape) if wanted[0] else None
+    dw = (du @ x.flatten(2).transpose(-1, -2)).view(w.shape) if wanted[1] else None
     return dx, dw, du.sum((0, 2)).view(w.shape[1:3]) if wanted[2] else None
 
 

@@ -303,7 +303,8 @@ def check_apart(out: Tensor, *others: Tensor | None) -> None:
 
 
 class _ThreadState(threading.local):
-    reference_depth = 0  # open `reference()` contexts
+    def __init__(self) -> None:  # no class attribute: torch.compile guards on what the instance holds
+        self.reference_depth = 0  # open `reference()` contexts
 
 
 _state = _ThreadState()

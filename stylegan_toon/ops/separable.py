@@ -186,7 +186,7 @@ def _reference_grad(
         d_depthwise = conv2d_weight(scaled, depthwise.shape, dv, padding=1, groups=groups)
     if for_pointwise:
         v = F.conv2d(scaled, depthwise, padding=1, groups=groups)
-        d_pointwise = (du.flatten(2) @ v.flatten(2).mT).sum(0)[:, :, None, None]
+        d_pointwise = (du.flatten(2) @ v.flatten(2).transpose(-1, -2)).sum(0)[:, :, None, None]
     if for_bias:
         d_bias = du.sum((0, 2, 3))
     if for_noise and noise is not None:
