@@ -185,7 +185,9 @@ def options(command: click.Command) -> set[str]:
 @pytest.fixture(scope="module")
 def all_options() -> set[str]:
     modules = [importlib.import_module(f"stylegan_toon.{name}") for name in COMMANDS]
-    return {"--help", *FOREIGN}.union(*(options(module.main) for module in modules))
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    benchmarks = re.findall(r'add_argument\("(--[a-z-]+)"', scripts)
+    return {"--help", *FOREIGN, *benchmarks}.union(*(options(module.main) for module in modules))
 
 
 @pytest.mark.parametrize(
