@@ -11,6 +11,7 @@ from . import cli
 from .data.images import save_image
 from .files import refuse_overwrite, results_folder
 from .pipelines.blend import blend, comparison
+from .pipelines.defaults import BLEND_SWAP
 from .weights import load_network, name_of, provenance_of, save_networks
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 )
 @cli.base()
 @cli.toon()
-@cli.swap()
+@cli.swap(BLEND_SWAP)
 @cli.width()
 @cli.seeds("0-5", help="Seeds on the picture, like 0-5,33.")
 @cli.psi()

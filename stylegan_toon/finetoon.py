@@ -21,6 +21,7 @@ from .files import refuse_overwrite, results_folder
 from .memory import keep_pages
 from .models import Generator
 from .pipelines.blend import comparison
+from .pipelines.defaults import FINETOON_SWAP
 from .pipelines.finetoon import FinetoonConfig, Progress, triplet, tune
 from .weights import load_network, provenance_of, save_networks
 
@@ -33,7 +34,7 @@ ROWS = 6  # seeds on the sample grid at most
 )
 @cli.base()
 @cli.toon()
-@cli.swap("fine-toon")
+@cli.swap(FINETOON_SWAP)
 @click.option("--negative-swap", type=cli.TEXT, help="The same for the toonier blend to move away from; --swap and the "
               "block below it if not given.")  # fmt: skip
 @cli.seeds("0-99", help="Fixed pool of seeds to learn from, like 0-99.")

@@ -11,6 +11,7 @@ from . import cli
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
+from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
 
 if TYPE_CHECKING:
     import torch
@@ -29,18 +30,20 @@ if TYPE_CHECKING:
 @click.argument("photos", type=cli.PHOTO, nargs=-1, required=True, is_eager=True)
 @cli.base()
 @cli.toon()
-@cli.swap("b4-")
+@cli.swap(TOONIFY_SWAP)
 @cli.width()
 @click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(
-    "--resolution", type=cli.integer(8, 4096), help="Side of the cartoon: 256, 512 or 1024 px.  [default: 512]"
+    "--resolution",
+    type=cli.integer(8, 4096),
+    help=f"Side of the cartoon: 256, 512 or 1024 px.  [default: {RESOLUTION}]",
 )
 @click.option("--face", type=cli.integer(1, 1000), help="Only this face, counted from the left; all if not given.")
 @cli.aligned("The photos are aligned square crops already.")
 @click.option("--paste-back", is_flag=True, help="Also write the whole photo with the cartoons in it.")
 @cli.with_config(
-    InversionConfig, defaults={"tune_steps": 25},
-    help={"steps": "Steps of the search; 60 from the encoder's latent, 90 from w_avg."},
+    InversionConfig, defaults={"tune_steps": TUNE_STEPS},
+    help={"steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg."},
 )  # fmt: skip
 @cli.out("out/toonify")
 @cli.device()
@@ -64,7 +67,7 @@ def main(
     from .drawing import STYLES
     from .faces.photo import open_photo
     from .memory import keep_pages
-    from .pipelines.toonify import RESOLUTION, Toonifier, draw_faces
+    from .pipelines.toonify import Toonifier, draw_faces
     from .weights import catalogue
 
     keep_pages()
@@ -77,7 +80,7 @@ def main(
         toonifier = Toonifier.load(base, toon, swap, width, resolution=resolution, config=config, device=device)
         size = toonifier.resolution
 
-    def turned(photo: Photo) -> Toon:
+    def cartoons_of(photo: Photo) -> Toon:
         if toonifier is None:
             return draw_faces(photo, toon)
         with cli.search_progress(toonifier.inversion.total_steps * len(photo.faces), photo.name, quiet) as move:
@@ -90,7 +93,7 @@ def main(
         sheet, pasted = out / f"{path.stem}-sheet.png", out / f"{path.stem}-pasted.png" if paste_back else None
         refuse_overwrite([*cartoons, sheet, *([pasted] if pasted else [])], overwrite)
         with results_folder(out):
-            result = turned(photo)
+            result = cartoons_of(photo)
             for cartoon, one in zip(cartoons, result):
                 save_image(one.image, cartoon)
             save_image(result.sheet(), sheet)

@@ -16,7 +16,8 @@ from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.inversion.config import InversionConfig
 from stylegan_toon.memory import keep_pages
-from stylegan_toon.pipelines.toonify import STEPS, SWAP, TUNE_STEPS, Toonifier
+from stylegan_toon.pipelines.defaults import TOONIFY_SWAP
+from stylegan_toon.pipelines.toonify import Toonifier
 
 from .infer import NETWORK, load_generator, stylise
 
@@ -29,10 +30,10 @@ COLUMNS = ["photo", "AnimeGAN", "StyleGAN: projected", "StyleGAN: toon"]
 @NETWORK
 @cli.base()
 @cli.toon()
-@cli.swap(SWAP)
+@cli.swap(TOONIFY_SWAP)
 @click.option("--aligned", is_flag=True, help="The photos are aligned square crops already.")
-@click.option("--steps", type=click.IntRange(1), default=STEPS, help="Steps of projection.")
-@click.option("--tune", type=click.IntRange(0), default=TUNE_STEPS, help="Steps of pivotal tuning.")
+@click.option("--steps", type=cli.integer(1), help="Steps of projection; those of toonify if not given.")
+@click.option("--tune", type=cli.integer(0), help="Steps of pivotal tuning; those of toonify if not given.")
 @click.option("--features", default="vgg", help="Perceptual distance: vgg, lpips or a file.")
 @cli.out("out/compare")
 @cli.device()

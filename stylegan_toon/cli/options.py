@@ -27,7 +27,7 @@ def toon(default: str | None = "comic", **changes: Any) -> Callable:
     return _option("--style", "--toon", "toon", type=TEXT, default=default, help=text, changes=changes)
 
 
-def swap(default: str = "b64,b128", **changes: Any) -> Callable:
+def swap(default: str, **changes: Any) -> Callable:
     text = (
         "Layers to take from --toon: blocks (b64,b128), ranges (b64- or -b32 or b16-b64), layers (b64.conv0), "
         "parts (b64=0.5), mapping, all, or a preset (toonify, fine-toon)."

@@ -13,13 +13,14 @@ from ..data.images import image_grid, to_pil
 from ..models import Generator
 from ..models.swap import swap_layers
 from ..weights import descend, load_network, name_of, same_file, unrelated
+from .defaults import BLEND_SWAP
 from .generate import generate
 
 
 def blend(
     base: Generator | str | Path,
     toon: Generator | str | Path,
-    swap: str = "b64,b128",
+    swap: str = BLEND_SWAP,
     width: float | None = None,
 ) -> Generator:
     """A new generator: the base's layers, but those listed in ``swap`` from the toon.

@@ -25,6 +25,7 @@ from ..models.accelerate import accelerate
 from ..models.swap import layer_names, parse_swap, swap_layers
 from ..weights import descend, load_network, name_of
 from .blend import blend
+from .defaults import FINETOON_SWAP
 from .generate import latents
 
 
@@ -149,7 +150,7 @@ def triplet(
 def finetoon(
     base: Generator | str | Path,
     toon: Generator | str | Path,
-    swap: str = "fine-toon",
+    swap: str = FINETOON_SWAP,
     *,
     negative_swap: str | None = None,
     seeds: Sequence[int] = range(100),

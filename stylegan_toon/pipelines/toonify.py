@@ -24,11 +24,8 @@ from ..models import Generator
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
+from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
 from .project import Projection, project, starting_encoder
-
-SWAP = "b4-"
-STEPS, STEPS_FROM_ENCODER, TUNE_STEPS = 90, 60, 25
-RESOLUTION = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +120,7 @@ class Toonifier:
         cls,
         base: str | Path | Generator = "faces",
         toon: str | Path | Generator = "comic",
-        swap: str = SWAP,
+        swap: str = TOONIFY_SWAP,
         width: float | None = None,
         *,
         resolution: int | None = None,
@@ -181,7 +178,7 @@ def toonify(
     *,
     base: str | Path | Generator = "faces",
     toon: str | Path | Generator = "comic",
-    swap: str = SWAP,
+    swap: str = TOONIFY_SWAP,
     width: float | None = None,
     resolution: int | None = None,
     aligned: bool = False,

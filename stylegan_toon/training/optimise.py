@@ -106,3 +106,13 @@ def update_average(average: nn.Module, current: nn.Module, beta: float, *, avera
         mean.lerp_(new, 1 - beta)
     for mean, new in zip(average.buffers(), current.buffers()):
         mean.lerp_(new, 1 - beta) if average_buffers and mean.is_floating_point() else mean.copy_(new)
+
+
+def adam(network: nn.Module, lr: float, interval: int | None) -> torch.optim.Adam:
+    """Adam for a network that is regularised every ``interval`` steps.
+
+    Regularisation takes (i + 1) / i as many optimiser steps; rate and betas are corrected so that what a picture
+    changes stays the same (StyleGAN2, appendix B).
+    """
+    ratio = 1.0 if interval is None else interval / (interval + 1)
+    return torch.optim.Adam(network.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)

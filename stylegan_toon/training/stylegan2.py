@@ -12,14 +12,13 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import option
 from ..data.datasets import ImageDataset, PairDataset
 from ..distributed import ProcessGroup
 from ..errors import ToonError
@@ -40,38 +39,14 @@ from .losses import (
     score,
     scores,
 )
-from .optimise import Losses, NetworkOptimizer, frozen, update_average
+from .optimise import Losses, NetworkOptimizer, adam, frozen, update_average
 from .pairs import pair_loss
 from .samples import SampleGrid
-from .task import MOST, Task, TaskState
+from .stylegan2_state import Batch, StyleGAN2State
+from .task import Task
 
 G_MAIN, PATH_LENGTH, D_MAIN, R1, PAIRS = range(5)  # purposes in the key of random numbers, see `KeyedRandom`
 WARM_UP = 50  # steps of the pairs phase
-
-
-@dataclass(frozen=True)
-class StyleGAN2State(TaskState):
-    """Numbers that StyleGAN2-ADA needs to go on exactly."""
-
-    p: float = option(0.0, "Augmentation probability.", low=0, high=1)
-    batch_gpu: int = option(0, "Pictures a process computes at a time; 0 = not chosen yet.", low=0, high=MOST)
-    pairs_drawn: int = option(0, "Pairs taken from the set, in both phases.", low=0, high=MOST)
-    pictures: int = option(0, "In the training set.", low=0, high=MOST)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step learns from.
-
-    Attributes:
-        real: this process's pictures, ``[n, C, R, R]`` in [-1, 1]; None in the pairs phase.
-        labels: of the whole batch, ``[batch, c_dim]``; None without labels.
-        pairs: this process's pictures with known latents, ``[n, C, R, R]`` and ``[n, ...]``; None in most steps.
-    """
-
-    real: Tensor | None = None
-    labels: Tensor | None = None
-    pairs: tuple[Tensor, Tensor] | None = None
 
 
 class StyleGAN2Task(Task):
@@ -425,16 +400,6 @@ class StyleGAN2Task(Task):
         rows = BatchRows(data, self.config.batch, self._share, seed, start)
         channels = self.G.config.img_channels
         return batches(rows, device=self.device, workers=self.config.workers, channels=channels)
-
-
-def adam(network: torch.nn.Module, lr: float, interval: int | None) -> torch.optim.Adam:
-    """Adam for a network that is regularised every ``interval`` steps.
-
-    Regularisation takes (i + 1) / i as many optimiser steps; rate and betas are corrected so that what a picture
-    changes stays the same (StyleGAN2, appendix B).
-    """
-    ratio = 1.0 if interval is None else interval / (interval + 1)
-    return torch.optim.Adam(network.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
 
 
 def check_batch(config: TrainConfig, unit: int, group: ProcessGroup) -> None:

@@ -83,7 +83,7 @@ class Task(ABC):
         for network in self.networks.values():
             network.train()
 
-    # ------------------------------------------------------------ what a task must say
+    # ------------------------------------------------------------ what a task must define
 
     @abstractmethod
     def batches(self, phase: str) -> Iterator[Any]:

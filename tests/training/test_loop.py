@@ -29,7 +29,7 @@ from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.snapshot_format1 import upgrade_state, upgrade_tensors
 from stylegan_toon.training.snapshots import find_snapshot, snapshots
-from stylegan_toon.training.stylegan2 import StyleGAN2State
+from stylegan_toon.training.stylegan2_state import StyleGAN2State
 from stylegan_toon.weights import KINDS, load_networks, provenance_of, sha256_of
 
 

@@ -24,7 +24,8 @@ from stylegan_toon.training.losses import (
     score,
     scores,
 )
-from stylegan_toon.training.stylegan2 import Batch, StyleGAN2Task
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
+from stylegan_toon.training.stylegan2_state import Batch
 
 
 def test_logistic_losses():

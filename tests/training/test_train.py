@@ -19,7 +19,8 @@ from stylegan_toon.data.datasets import ImageDataset, PairDataset
 from stylegan_toon.train import main
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
-from stylegan_toon.training.stylegan2 import StyleGAN2Task, adam
+from stylegan_toon.training.optimise import adam
+from stylegan_toon.training.stylegan2 import StyleGAN2Task
 from stylegan_toon.weights import load_network, load_networks, read_header, save_networks
 
 SMALL = ["--resolution", "16", "--batch", "4", "--channel-base", "128", "--channel-max", "16"]

@@ -1,0 +1,10 @@
+"""Defaults that a command shows on its help page and the function behind it uses; no torch here."""
+
+from __future__ import annotations
+
+BLEND_SWAP = "b64,b128"
+FINETOON_SWAP = "fine-toon"
+TOONIFY_SWAP = "b4-"
+# toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning.
+STEPS, STEPS_FROM_ENCODER, TUNE_STEPS = 90, 60, 25
+RESOLUTION = 512  # pixels: side of a cartoon
