@@ -75,32 +75,7 @@ cudaError_t run(const ToonEpilogue &p, const Stream &stream) {
                          pixels,
                          p.shared_noise != 0,
                          scalars_of<S>(p)};
-  if (p.f) {
-    const Fir<S, int64_t, Finish<A>> a{out,
-                                       x,
-                                       static_cast<const A *>(p.f),
-                                       p.n,
-                                       p.c,
-                                       p.in_h,
-                                       p.in_w,
-                                       p.out_h,
-                                       p.out_w,
-                                       p.f_h,
-                                       p.f_w,
-                                       1,
-                                       1,
-                                       1,
-                                       1,
-                                       p.pad_x0,
-                                       p.pad_y0,
-                                       p.flip != 0,
-                                       p.channels_last != 0,
-                                       false,
-                                       false,
-                                       A(p.fir_gain),
-                                       finish};
-    return fir<false>(a, stream);
-  }
+  if (p.f) return fir<false>(fir_of<S>(p, Steps{}, A(p.fir_gain), finish), stream);
   const Pointwise<S> a{out, x, numel, p.channels_last != 0, finish};
   constexpr int kWidth = 16 / sizeof(S);
   if (numel < INT32_MAX / 2 && aligned(out) && aligned(x) && (p.channels_last ? p.c : pixels) % kWidth == 0)

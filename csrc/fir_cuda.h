@@ -26,6 +26,22 @@ struct Fir {
   Finish finish;
 };
 
+struct Steps {
+  int64_t up_x = 1, up_y = 1, down_x = 1, down_y = 1;
+};
+
+// The filter that the parameters of an op describe; `out` and `x` are not known to be aligned yet.
+template <class S, class Params, class Finish>
+Fir<S, int64_t, Finish> fir_of(const Params &p, const Steps &steps, Compute<S> gain, const Finish &finish) {
+  Fir<S, int64_t, Finish> a{static_cast<S *>(p.out), static_cast<const S *>(p.x), static_cast<const Compute<S> *>(p.f)};
+  a.n = p.n, a.c = p.c, a.in_h = p.in_h, a.in_w = p.in_w, a.out_h = p.out_h, a.out_w = p.out_w;
+  a.f_h = p.f_h, a.f_w = p.f_w, a.pad_x0 = p.pad_x0, a.pad_y0 = p.pad_y0;
+  a.up_x = steps.up_x, a.up_y = steps.up_y, a.down_x = steps.down_x, a.down_y = steps.down_y;
+  a.flip = p.flip != 0, a.channels_last = p.channels_last != 0;
+  a.gain = gain, a.finish = finish;
+  return a;
+}
+
 // One thread for each output sample, in the order of memory; inserted zeros are never read.
 template <class S, class Int, class Finish>
 __global__ void __launch_bounds__(kThreads) any_kernel(Fir<S, Int, Finish> a) {

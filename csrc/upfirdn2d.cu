@@ -19,30 +19,8 @@ struct Plain {
 
 template <class S>
 cudaError_t run(const ToonUpfirdn2d &p, const Stream &stream) {
-  const Fir<S, int64_t, Plain> a{static_cast<S *>(p.out),
-                                 static_cast<const S *>(p.x),
-                                 static_cast<const Compute<S> *>(p.f),
-                                 p.n,
-                                 p.c,
-                                 p.in_h,
-                                 p.in_w,
-                                 p.out_h,
-                                 p.out_w,
-                                 p.f_h,
-                                 p.f_w,
-                                 p.up_x,
-                                 p.up_y,
-                                 p.down_x,
-                                 p.down_y,
-                                 p.pad_x0,
-                                 p.pad_y0,
-                                 p.flip != 0,
-                                 p.channels_last != 0,
-                                 false,
-                                 false,
-                                 Compute<S>(p.gain),
-                                 Plain{}};
-  return fir<true>(a, stream);
+  const Steps steps{p.up_x, p.up_y, p.down_x, p.down_y};
+  return fir<true>(fir_of<S>(p, steps, Compute<S>(p.gain), Plain{}), stream);
 }
 
 }  // namespace
