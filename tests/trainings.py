@@ -21,6 +21,7 @@ from tiny import tiny_discriminator, tiny_generator
 from stylegan_toon.data.datasets import ImageDataset, PairDataset
 from stylegan_toon.distributed import join_processes
 from stylegan_toon.errors import ToonError
+from stylegan_toon.features.projected import ProjectedConfig, ProjectedDiscriminator
 from stylegan_toon.training import snapshots as module
 from stylegan_toon.training.config import TrainConfig
 from stylegan_toon.training.loop import Trainer
@@ -73,8 +74,8 @@ class Watched(Trainer):
 
 
 def go(
-    data: Path, folder: Path, resume: str | None = None, *, cond: bool = False, pairs: bool = False, done: Any = None,
-    stop: int | None = None, **options: Any,
+    data: Path, folder: Path, resume: str | None = None, *, cond: bool = False, pairs: bool = False,
+    projected: bool = False, done: Any = None, stop: int | None = None, **options: Any,
 ) -> Path | None:  # fmt: skip
     """Train tiny networks as the command does, or ``stop`` after so many steps; returns the newest snapshot."""
     torch.set_num_threads(1)
@@ -86,6 +87,9 @@ def go(
         start = find_snapshot(resume, folder) if resume else None
         c_dim = pictures.label_dim
         new = {"G": tiny_generator(0, c_dim=c_dim, **SMALL), "D": tiny_discriminator(0, c_dim=c_dim, **SMALL)}
+        if projected:
+            torch.manual_seed(0)
+            new["D"] = ProjectedDiscriminator(ProjectedConfig(16, view=64, width=8))
         task = StyleGAN2Task(
             **(start.networks if start else new), pictures=pictures, config=config, pairs=known, group=group
         )

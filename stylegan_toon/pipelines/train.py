@@ -16,6 +16,8 @@ from ..data.datasets import ImageDataset, PairDataset
 from ..data.images import image_grid, save_image, to_pil
 from ..distributed import ProcessGroup, join_processes
 from ..errors import ToonError
+from ..features.extractors import extractor
+from ..features.projected import ProjectedConfig, ProjectedDiscriminator
 from ..features.vgg import VggLoss
 from ..files import output_folder
 from ..memory import keep_pages
@@ -25,7 +27,7 @@ from ..training.config import TrainConfig
 from ..training.curves import draw_log
 from ..training.log import Sink, open_sinks
 from ..training.loop import Trainer
-from ..training.pairs import fit_mapping, read_latents
+from ..training.pairs import NO_PAIRS, fit_mapping, read_latents
 from ..training.snapshots import Snapshot, find_snapshot, refuse_another, start_folder
 from ..training.stylegan2 import StyleGAN2Task
 from ..weights import load_family
@@ -51,6 +53,10 @@ class TrainOptions(Config):
         None, "Go on exactly: auto (the newest snapshot in --out, if any), a snapshot, or a run."
     )
     cfg: str = option("auto", "Published configuration.", choices=("auto", *PRESETS))
+    discriminator: str | None = option(
+        None, "projected: on frozen features, which takes far fewer pictures; that of --init-from if not given.",
+        choices=("stylegan2", "projected"),
+    )  # fmt: skip
     resolution: int | None = option(
         None, "Side of the pictures; that of the first picture if not given.", low=8, high=4096
     )
@@ -108,7 +114,7 @@ def networks_to_train(
             resolution, options.cfg, c_dim=pictures.label_dim, **sizes, mapping_layers=options.mapping_layers,
             mapping_features=options.mapping_features,
         )  # fmt: skip
-        return {"G": G, "D": D}
+        return {"G": G, "D": projected(G.config) if options.discriminator == "projected" else D}
     if "G_ema" not in family:
         raise ToonError(f"{source} holds no generator: give a network that has one.")
     config = family["G_ema"].config
@@ -121,10 +127,27 @@ def networks_to_train(
     trained = dict(family)
     if "G" not in trained:
         trained["G"] = trained.pop("G_ema")
+    asked = {"stylegan2": Discriminator, "projected": ProjectedDiscriminator}.get(options.discriminator or "")
+    if asked and not isinstance(trained.get("D"), asked):
+        trained.pop("D", None)
+    if "D" not in trained and asked is ProjectedDiscriminator:
+        trained["D"] = projected(config, resolution)
     if "D" not in trained:
         channels = {name: size or getattr(config, name, None) for name, size in sizes.items()}
         trained["D"] = build(resolution, options.cfg, c_dim=config.c_dim, **channels)[1]
     return trained
+
+
+def projected(config: Any, resolution: int | None = None) -> ProjectedDiscriminator:
+    """A new projected discriminator for pictures of a generator of ``config``.
+
+    Raises:
+        ToonError: the generator is conditional, or the extra with the frozen network is not installed.
+    """
+    if config.c_dim:
+        raise ToonError("A projected discriminator takes no labels: leave out --cond or --discriminator projected.")
+    extractor("efficientnet-lite0")  # a missing extra is noticed here and not in the first step
+    return ProjectedDiscriminator(ProjectedConfig(resolution or config.resolution, config.img_channels))
 
 
 def check_precision(config: TrainConfig, device: torch.device, trained: Mapping[str, Any]) -> None:
@@ -142,16 +165,18 @@ def train_config(
     if snapshot is not None:
         return replace(snapshot.config, **given)
     row = preset(options.cfg, resolution)
-    usual = {name: getattr(row, name) for name in FROM_PRESET}
+    usual: dict[str, Any] = {name: getattr(row, name) for name in FROM_PRESET}
     if options.init_from:
         # A network that has learnt pictures before needs no ramp, and overfits sooner (ADA, appendix).
         usual |= {"ema_rampup": None, "ada_kimg": 100.0}
+    if options.discriminator == "projected":
+        usual["gamma"] = 0.0  # as published: spectral norms take the place of R1
     return TrainConfig(**{**usual, **given})
 
 
 def train(
     G: Generator,
-    D: Discriminator,
+    D: Discriminator | ProjectedDiscriminator,
     pictures: ImageDataset,
     folder: Path,
     config: TrainConfig,
@@ -278,8 +303,8 @@ def _pictures(options: TrainOptions, family: Mapping[str, Any]) -> tuple[ImageDa
 def _pairs(options: TrainOptions, config: TrainConfig, resolution: int, new: Any | None) -> PairDataset | None:
     """The pairs, if there are any; a ``new`` generator's mapping network is fitted to samples of w in their file."""
     if options.pairs is None:
-        if config.pairs_kimg or config.pairs_weight:
-            raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
+        if config.pairs_kimg or config.pairs_weight or config.pairs_only:
+            raise ToonError(NO_PAIRS)
         return None
     table = read_latents(options.pairs)
     pairs = PairDataset(ImageDataset(options.data, resolution, resize=True), table["w"])

@@ -64,6 +64,7 @@ class TrainConfig(LoopConfig):
     pairs_kimg: float = option(0.0, "Learn the pairs this long first.", low=0, high=MOST)
     pairs_lr: float = option(0.002, "Learning rate of that phase.", low=0)
     pairs_weight: float = option(0.0, "Weight of the pairs while training adversarially.", low=0)
+    pairs_only: bool = option(False, "Train adversarially on the latents of the pairs instead of random ones.")
     pairs_detail: float = option(0.0, "Weight of the finest detail in them.", low=0)
     pairs_noise: str = option("none", "Noise inputs for pairs.", choices=("none", "const"))
     snapshot_kimg: float = option(10.0, "Thousands of pictures between snapshots.", above=0, high=MOST)

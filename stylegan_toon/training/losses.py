@@ -11,27 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..features.projected import ProjectedDiscriminator
 from ..models import Discriminator, Generator
 from ..ops.conv3x3 import no_weight_gradients
 
+AnyDiscriminator = Discriminator | ProjectedDiscriminator
+
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
-    """Non-saturating: ``-log sigmoid(D(G(z)))``. ``[N, 1] -> [N]``."""
-    return F.softplus(-fake_logits).squeeze(1)
+    """Non-saturating: ``-log sigmoid(D(G(z)))``, the mean over P patches. ``[N, P] -> [N]``."""
+    return F.softplus(-fake_logits).mean(dim=1)
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Logistic: ``-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))``. ``[N, 1], [N, 1] -> [N]``."""
-    return (F.softplus(fake_logits) + F.softplus(-real_logits)).squeeze(1)
+    """Logistic: ``-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z))))``, the mean over P patches. ``[N, P] -> [N]``."""
+    return (F.softplus(fake_logits) + F.softplus(-real_logits)).mean(dim=1)
 
 
 def r1_penalty(real_logits: Tensor, real_img: Tensor) -> Tensor:
-    """Squared gradient norm of the scores of real pictures: ``[N, 1], [N, C, H, W] -> [N]``.
+    """Squared gradient norm of the mean scores of real pictures: ``[N, P], [N, C, H, W] -> [N]``.
 
     ``real_img`` must require a gradient. The loss is ``gamma / 2`` times its mean.
     """
     with no_weight_gradients():
-        (grad,) = torch.autograd.grad(real_logits.sum(), real_img, create_graph=True)
+        (grad,) = torch.autograd.grad(real_logits.mean(dim=1).sum(), real_img, create_graph=True)
     return grad.square().sum(dim=(1, 2, 3))
 
 
@@ -95,8 +98,8 @@ def mixed_ws(G: Generator, z: Tensor, c: Tensor | None, probability: float) -> T
     return ws
 
 
-def score(D: Discriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-    """D's scores ``[N, 1]``, with groups of the minibatch deviation made of consecutive samples.
+def score(D: AnyDiscriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
+    """D's scores ``[N, P]``, with groups of the minibatch deviation made of consecutive samples.
 
     The network itself makes a group of every ``N / group``-th sample, so the groups would depend on N: on how the
     batch is cut up.
@@ -109,9 +112,9 @@ def score(D: Discriminator, img: Tensor, c: Tensor | None, dtype: torch.dtype | 
 
 
 def scores(
-    D: Discriminator, real: Tensor, fake: Tensor, c: Tensor | None, dtype: torch.dtype | None = None
+    D: AnyDiscriminator, real: Tensor, fake: Tensor, c: Tensor | None, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`score` of real and generated pictures with the same labels, ``[N, 1]`` each.
+    """`score` of real and generated pictures with the same labels, ``[N, P]`` each.
 
     In one pass, which is faster, where no group of the minibatch deviation would hold pictures of both.
     """

@@ -18,6 +18,7 @@ from ..models.layers import FullyConnected
 from ..models.stylegan2 import MappingNetwork
 from ..ops.haar import haar_down
 
+NO_PAIRS = "--pairs-kimg, --pairs-weight and --pairs-only need --pairs: give the npz with the latents."
 WINDOW = 192  # pixels; comparing whole pictures of 512 px would cost as much as generating them
 _LRELU_SLOPE, _LRELU_GAIN = 0.2, math.sqrt(2)
 
@@ -107,7 +108,16 @@ def pair_loss(
         A scalar.
     """
     synthesis: Any = G.synthesis  # of either family
-    images = synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1])
+    return picture_loss(synthesis.pyramid(ws, noise_mode, dtype, target.shape[-1]), target, perceptual, detail)
+
+
+def picture_loss(
+    images: list[Tensor],
+    target: Tensor,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    detail: float = 0.0,
+) -> Tensor:
+    """The loss of `pair_loss` for pictures already generated, coarsest first; the last has ``target``'s size."""
     loss = pyramid_loss(images, target, perceptual)
     return loss + detail * detail_loss(images[-1], target) if detail else loss
 
@@ -128,7 +138,7 @@ def detail_loss(image: Tensor, target: Tensor) -> Tensor:
 def pyramid_loss(
     images: list[Tensor], target: Tensor, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Tensor:
-    """The loss of `pair_loss` for pictures already generated, coarsest first; the last has ``target``'s size."""
+    """L1 of generated pictures, coarsest first, to ``target`` at their sizes, and ``perceptual`` on a window."""
     loss = F.l1_loss(images[-1], target)
     for image in images[:-1]:
         small = F.interpolate(target, size=image.shape[2:], mode="area")

@@ -23,13 +23,14 @@ from ..data.datasets import ImageDataset, PairDataset
 from ..distributed import ProcessGroup
 from ..errors import ToonError
 from ..memory import most_that_fits
-from ..models import Discriminator, Generator
+from ..models import Generator
 from ..models.swap import freeze_layers
 from .augment import AdaController, build_augment
 from .batches import BatchRows, batches
 from .config import TrainConfig
 from .keyed_random import KeyedRandom
 from .losses import (
+    AnyDiscriminator,
     PathLength,
     discriminator_loss,
     generator_loss,
@@ -40,7 +41,7 @@ from .losses import (
     scores,
 )
 from .optimise import Losses, NetworkOptimizer, adam, frozen, update_average
-from .pairs import pair_loss
+from .pairs import NO_PAIRS, pair_loss, picture_loss
 from .samples import SampleGrid
 from .stylegan2_state import Batch, StyleGAN2State
 from .task import Task
@@ -76,7 +77,7 @@ class StyleGAN2Task(Task):
     def __init__(
         self,
         G: Generator,
-        D: Discriminator,
+        D: AnyDiscriminator,
         pictures: ImageDataset,
         config: TrainConfig,
         *,
@@ -134,7 +135,8 @@ class StyleGAN2Task(Task):
             while True:
                 yield Batch(pairs=self._next_pairs())
         for real, c in self._read(self.pictures, config.seed, counters.images):
-            pairs = self._next_pairs() if config.pairs_weight > 0 and counters.steps % 2 == 0 else None
+            turn = config.pairs_only or (config.pairs_weight > 0 and counters.steps % 2 == 0)
+            pairs = self._next_pairs() if turn else None
             yield Batch(real, self._everybodys(c), pairs)
 
     def step(self, phase: str, batch: Batch) -> Mapping[str, Tensor | float]:
@@ -240,6 +242,8 @@ class StyleGAN2Task(Task):
 
     def generator_losses(self, rows: range) -> Losses:
         """G: generated pictures that D scores as real (and, now and then, pictures whose latents are known)."""
+        if self.config.pairs_only:
+            return self._generator_losses_on_pairs(rows)
         img, ws, c = self._generate(rows)
         loss = generator_loss(score(self.D, self.pipe(img), c, self.dtype))
         losses = {"G": loss, "w": ws[:, 0]}
@@ -248,6 +252,15 @@ class StyleGAN2Task(Task):
             loss, losses["pairs"] = loss + 2 * self.config.pairs_weight * pairs, pairs
         return {"loss": loss, **losses}
 
+    def _generator_losses_on_pairs(self, rows: range) -> Losses:
+        """D scores the same pictures that are compared with their pairs, and sees them in its own update."""
+        config, (target, ws) = self.config, self._pairs_of(rows)
+        images = self._pyramid(ws, target)
+        self.batch.fakes[rows.start] = images[-1].detach()
+        loss = generator_loss(score(self.D, self.pipe(images[-1]), self._labels(rows), self.dtype))
+        pairs = picture_loss(images, target, self.perceptual, config.pairs_detail).expand(len(rows))
+        return {"loss": loss + config.pairs_weight * pairs, "G": loss, "pairs": pairs}
+
     def length_losses(self, rows: range, create_graph: bool = True) -> Losses:
         """Path length: how far pictures move for a step in w."""
         img, ws, _ = self._generate(rows)
@@ -255,10 +268,15 @@ class StyleGAN2Task(Task):
 
     def discriminator_losses(self, rows: range) -> Losses:
         """D: tell real pictures from generated ones."""
-        with torch.no_grad():
-            fake, ws, c = self._generate(rows)
+        c, more = self._labels(rows), {}
+        if self.config.pairs_only:
+            fake = self._fakes_of_pairs(rows)
+        else:
+            with torch.no_grad():
+                fake, ws, c = self._generate(rows)
+            more["w"] = ws[:, 0]
         real_logits, fake_logits = scores(self.D, self.pipe(self._real(rows)), self.pipe(fake), c, self.dtype)
-        return {"loss": discriminator_loss(real_logits, fake_logits), "real": real_logits, "w": ws[:, 0]}
+        return {"loss": discriminator_loss(real_logits, fake_logits), "real": real_logits, **more}
 
     def r1_losses(self, rows: range) -> Losses:
         """R1: scores that are flat around real pictures."""
@@ -357,10 +375,27 @@ class StyleGAN2Task(Task):
         return self.G.synthesis(ws, "random", self.dtype, self.resolution), ws, c
 
     def _pair_loss(self, rows: range, noise_mode: str) -> Tensor:
+        target, ws = self._pairs_of(rows)
+        return pair_loss(self.G, ws, target, self.perceptual, noise_mode, self.dtype, self.config.pairs_detail)
+
+    def _fakes_of_pairs(self, rows: range) -> Tensor:
+        """What G showed in its update for the same rows; anew where it saw other parts of the batch."""
+        fakes = self.batch.fakes.get(rows.start)
+        if fakes is None or len(fakes) != len(rows):
+            target, ws = self._pairs_of(rows)
+            with torch.no_grad():
+                fakes = self._pyramid(ws, target)[-1]
+        return fakes
+
+    def _pyramid(self, ws: Tensor, target: Tensor) -> list[Tensor]:
+        synthesis: Any = self.G.synthesis  # of either family
+        return synthesis.pyramid(ws, self.config.pairs_noise, self.dtype, target.shape[-1])
+
+    def _pairs_of(self, rows: range) -> tuple[Tensor, Tensor]:
+        """Pictures and the ws ``[N, num_ws, w_dim]`` behind them."""
         assert self.batch.pairs is not None
         target, w = (self._of_share(part, rows) for part in self.batch.pairs)
-        ws = w.unsqueeze(1).expand(-1, self.G.num_ws, -1) if w.ndim == 2 else w
-        return pair_loss(self.G, ws, target, self.perceptual, noise_mode, self.dtype, self.config.pairs_detail)
+        return target, w.unsqueeze(1).expand(-1, self.G.num_ws, -1) if w.ndim == 2 else w
 
     def _real(self, rows: range) -> Tensor:
         assert self.batch.real is not None
@@ -389,7 +424,7 @@ class StyleGAN2Task(Task):
     def _next_pairs(self) -> tuple[Tensor, Tensor]:
         if self._pair_batches is None:
             if self.pairs is None:
-                raise ToonError("--pairs-kimg and --pairs-weight need --pairs: give the npz with the latents.")
+                raise ToonError(NO_PAIRS)
             self._pair_batches = self._read(self.pairs, self.config.seed + 1, self.state.pairs_drawn)
         self.state = replace(self.state, pairs_drawn=self.state.pairs_drawn + self.config.batch)
         pictures, w = next(self._pair_batches)

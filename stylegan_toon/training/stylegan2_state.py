@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -28,8 +28,10 @@ class Batch:
         real: this process's pictures, ``[n, C, R, R]`` in [-1, 1]; None in the pairs phase.
         labels: of the whole batch, ``[batch, c_dim]``; None without labels.
         pairs: this process's pictures with known latents, ``[n, C, R, R]`` and ``[n, ...]``; None in most steps.
+        fakes: with ``pairs_only``, what G showed for these latents in its own update, by the first row of each part.
     """
 
     real: Tensor | None = None
     labels: Tensor | None = None
     pairs: tuple[Tensor, Tensor] | None = None
+    fakes: dict[int, Tensor] = field(default_factory=dict)

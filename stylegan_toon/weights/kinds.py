@@ -13,6 +13,7 @@ KINDS: dict[str, str] = {
     "generator": "stylegan_toon.models.stylegan2:GeneratorConfig,Generator",
     "mobile-generator": "stylegan_toon.models.mobile:MobileConfig,MobileGenerator",
     "discriminator": "stylegan_toon.models.discriminator:DiscriminatorConfig,Discriminator",
+    "projected-discriminator": "stylegan_toon.features.projected:ProjectedConfig,ProjectedDiscriminator",
     "vgg16": "stylegan_toon.features.vgg:VggConfig,Vgg16",
     "dlib-identity": "stylegan_toon.features.dlib:DlibConfig,DlibNetwork",
     "face-mesh": "stylegan_toon.faces.mesh_network:FaceMeshConfig,FaceMesh",
