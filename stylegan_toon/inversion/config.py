@@ -20,11 +20,14 @@ class InversionConfig(Config):
 
     Attributes:
         space: "w" (StyleGAN2's projector: one w for all layers) or "w+" (one w for each layer: closer to the photo).
-        steps: of the search. None = what the function that takes the config uses: `toonify` 60 from the encoder's
-            latent and 90 from w_avg, `project` and `invert` 1000 in "w" and 400 in "w+".
+        steps: of the search; 0 = none, the latent is the one that it would begin with. None = what the function that
+            takes the config uses: `toonify` 0 with the encoder's latent and 90 from w_avg, `project` and `invert` 1000
+            in "w" and 400 in "w+".
         start: latent that the search in "w+" begins with: "encoder" (see `inversion.encoder`), "mean" (w_avg), or
             "auto": the encoder's if it is made for the network. In "w" it is w_avg, as in the published projector.
-        tune_steps: at most this many steps of pivotal tuning afterwards. None = `toonify` 25, `project` 0.
+        tune_steps: at most this many steps of pivotal tuning afterwards. None = `toonify` 40, `project` 0.
+        tune_blocks: "coarse" (the blocks up to 64 px and, a little, the latent; pictures of 256 px are compared where
+            the network makes them) or "all" (every weight and not the latent, as published).
         lr: peak learning rate of Adam in the search.
         features: the perceptual distance, see `features.perceptual.perceptual`: "vgg", "lpips", or the path of a
             ``.pth`` with VGG16 or of a network with a discriminator.
@@ -38,7 +41,7 @@ class InversionConfig(Config):
     """
 
     space: str = option("w+", "One w for all layers, or one for each.", choices=tuple(STEPS))
-    steps: int | None = option(None, "Steps of the search.", low=1, high=MAX_STEPS)
+    steps: int | None = option(None, "Steps of the search.", low=0, high=MAX_STEPS)
     start: str = option(
         "auto", "Where the search in w+ begins: the encoder's latent, w_avg, or the encoder's if it fits the network.",
         choices=("auto", "encoder", "mean"),
@@ -46,6 +49,10 @@ class InversionConfig(Config):
     tune_steps: int | None = option(
         None, "Steps of pivotal tuning afterwards.", low=0, high=MAX_STEPS, flags=("--tune",)
     )
+    tune_blocks: str = option(
+        "coarse", "What tuning changes: the blocks up to 64 px and the latent, or all weights.",
+        choices=("coarse", "all"),
+    )  # fmt: skip
     lr: float = option(0.1, "Peak learning rate of the search.", above=0, high=100)
     features: str = option("vgg", "Perceptual distance: vgg, lpips or a file.")
     accelerate: str = option(
@@ -67,7 +74,7 @@ class InversionConfig(Config):
         """
         return replace(
             self,
-            steps=self.steps or steps or STEPS[self.space],
+            steps=next(n for n in (self.steps, steps, STEPS[self.space]) if n is not None),
             tune_steps=tune_steps if self.tune_steps is None else self.tune_steps,
         )
 

@@ -22,7 +22,6 @@ from .config import InversionConfig
 
 NOISE_WEIGHT = 1e5  # appendix D: alpha
 PIXEL_WEIGHT = 0.4
-TUNE_PIXEL_WEIGHT = 2.0
 PRIOR_WEIGHT = 0.01
 SPREAD_WEIGHT = 0.02
 
@@ -245,67 +244,4 @@ def invert(
         result.interrupted = True
     for one in maps:
         one.requires_grad_(False)
-    return result
-
-
-def tune(
-    G: Generator,
-    ws: Tensor,
-    target: Tensor,
-    perceptual: Perceptual,
-    *,
-    steps: int = 100,
-    lr: float = 2e-3,
-    stop: float | None = None,
-    heads_stay: bool = False,
-    dtype: torch.dtype | None = None,
-    callback: Callback | None = None,
-) -> Inversion:
-    """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
-
-    The latent stays as it is, so other networks still do the same with it. The learning rate is several times the
-    paper's 3e-4 and a pixel distance is added, because few steps are taken on a small network.
-
-    Args:
-        G: changed in place; its noise and mapping network are not touched.
-        ws: ``[1, num_ws, w_dim]``.
-        target: ``[1, C, R, R]`` in [-1, 1].
-        perceptual: the distance that is minimised.
-        steps: at most this many.
-        lr: of Adam.
-        stop: perceptual distance at which to stop early; None = 0.06 for LPIPS as in the paper, 0 for other measures.
-        heads_stay: leave the torgb layers as they are.
-        dtype: precision of the four highest blocks; None = as the network is configured.
-        callback: as for `invert`.
-
-    Returns:
-        ws as given, and the perceptual distance at every step.
-    """
-    if stop is None:
-        stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
-    result = Inversion(ws)
-    # A colour that only the torgb layers learn is lost when another network, or another head, shows the face.
-    parameters = [p for name, p in G.synthesis.named_parameters() if ".torgb." not in f".{name}" or not heads_stay]
-    for p in parameters:
-        p.requires_grad_()
-    optimizer = torch.optim.Adam(parameters, lr=lr)
-    with torch.no_grad():
-        goal = perceptual(target)
-    try:
-        for step in range(steps):
-            image = G.synthesis(ws, noise_mode="const", resolution=target.shape[-1], dtype=dtype)
-            distance = (perceptual(image) - goal).square().sum()
-            result.history.append(distance.item())
-            if callback is not None:
-                callback(Progress("tune", step + 1, steps, result.history[-1], image.detach()))
-            if result.history[-1] <= stop:
-                break
-            optimizer.zero_grad(set_to_none=True)
-            pixels = (image - target).square().mean() + TUNE_PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
-            (distance + pixels).backward()
-            optimizer.step()
-    except KeyboardInterrupt:
-        result.interrupted = True
-    for p in parameters:
-        p.requires_grad_(False)
     return result

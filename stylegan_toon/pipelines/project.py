@@ -21,11 +21,13 @@ from ..features.perceptual import Perceptual, fit, perceptual
 from ..files import atomic_path
 from ..inversion.config import InversionConfig
 from ..inversion.encoder import Encoder, encoder, fits_encoder
-from ..inversion.optimise import Callback, invert, noise_maps, tune
+from ..inversion.optimise import Callback, Inversion, invert, noise_maps
+from ..inversion.tuning import tune
 from ..models import Generator, MobileGenerator
 from ..weights import load_network
 
 SEARCH_SIZE = 512  # pixels: the largest side of the pictures that are compared
+TUNE_SIZE = 256  # pixels: of the pictures that tuning of the coarse blocks compares, where the network makes them
 # A search in the mobile family compares small pictures first: until this share of the steps, at this side.
 SMALL_FIRST = ((0.4, 128), (0.8, 256))
 
@@ -122,20 +124,27 @@ def project(
     G = copy.deepcopy(G).eval().requires_grad_(False)
     first = starting_encoder(G, config)
     begin = None if first is None else first(target)
-    sizes = search_sizes(G, size)
-    result = invert(G, target, measure, config, start=begin, noise=noise, sizes=sizes, callback=callback)
-    history, tuned, interrupted = result.history, 0, result.interrupted
+    if config.steps:
+        sizes = search_sizes(G, size)
+        result = invert(G, target, measure, config, start=begin, noise=noise, sizes=sizes, callback=callback)
+    else:
+        result = Inversion(G.mapping.w_avg.expand(1, G.num_ws, -1) if begin is None else begin)
+    ws, history, tuned, interrupted = result.ws, result.history, 0, result.interrupted
     if config.tune_steps and not interrupted:
+        coarse = config.tune_blocks == "coarse"
+        smaller = coarse and size > TUNE_SIZE and TUNE_SIZE in G.config.head_resolutions
+        compared = fit(target, TUNE_SIZE) if smaller else target
         better = tune(
-            G, result.ws, target, measure, steps=config.tune_steps, heads_stay=isinstance(G, MobileGenerator),
+            G, ws, compared, measure, steps=config.tune_steps, coarse=coarse, heads_stay=isinstance(G, MobileGenerator),
             dtype=config.torch_dtype, callback=callback,
         )  # fmt: skip
-        history, tuned, interrupted = history + better.history, len(better.history), better.interrupted
+        ws, history, interrupted = better.ws, history + better.history, better.interrupted
+        tuned = len(better.history)
     with torch.no_grad():
-        shown = G.synthesis(result.ws, noise_mode="const", resolution=size)
+        shown = G.synthesis(ws, noise_mode="const", resolution=size)
         distance = float(measure.distance(shown, target))
     return Projection(
-        ws=result.ws,
+        ws=ws,
         noise={name: noise.clone() for name, noise in noise_maps(G).items()},
         image=shown,
         target=target,

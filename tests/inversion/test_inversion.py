@@ -16,9 +16,9 @@ from stylegan_toon.inversion.optimise import (
     noise_regularization,
     normalize_,
     pixel_distance,
-    tune,
     w_noise_scale,
 )
+from stylegan_toon.inversion.tuning import tune
 from stylegan_toon.models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 
 SMALL = dict(resolution=32, channel_base=512, channel_max=32)
@@ -168,3 +168,28 @@ def test_tuning_comes_closer_and_leaves_the_latent(G, measure):
 def test_tuning_stops_early(G, measure):
     ws = G.mapping(torch.randn(1, 32))
     assert len(tune(G, ws, G.synthesis(ws), measure, steps=40, stop=1e-9).history) == 1
+
+
+def test_coarse_tuning_moves_the_latent_and_the_coarse_blocks_only(measure):
+    torch.manual_seed(5)
+    config = GeneratorConfig(z_dim=32, w_dim=32, mapping_layers=2, resolution=128, channel_base=512, channel_max=32)
+    G = Generator(config).eval().requires_grad_(False)
+    wide = DiscriminatorFeatures(
+        Discriminator(DiscriminatorConfig(resolution=128, channel_base=512, channel_max=32))
+        .eval()
+        .requires_grad_(False)
+    )
+    target, ws = torch.rand(1, 3, 128, 128) * 2 - 1, G.mapping(torch.randn(1, 32))
+    state = {k: v.clone() for k, v in G.state_dict().items()}
+    found = tune(G, ws, target, wide, steps=20, lr=1e-2, stop=0, coarse=True)
+    assert found.history[-1] < 0.8 * found.history[0]
+    changed = {k for k, v in G.state_dict().items() if not torch.equal(v, state[k])}
+    assert {k.split(".")[1] for k in changed} == {"b4", "b8", "b16", "b32", "b64"}
+    assert not any(word in k for k in changed for word in ("torgb", "noise", "mapping"))
+    assert not torch.equal(found.ws, ws)
+    # The latent moves by at most a step of Adam at a time, in standard deviations of w along its principal axes.
+    moved = latent_prior(G, 2000).whiten(found.ws + G.mapping.w_avg) - latent_prior(G, 2000).whiten(
+        ws + G.mapping.w_avg
+    )
+    assert moved.abs().max() <= 20 * 0.02 * 1.5
+    assert not any(p.requires_grad for p in G.parameters())
