@@ -57,11 +57,11 @@ def head_mask(
         others: the other faces of the photo, whose heads are left out.
         device: of the network.
     """
-    photo, drawn = (person_mask(picture, device=device) for picture in (aligned.image, cartoon))
-    person = np.maximum(photo, drawn)
     x, y = grid()
-    face = ((x - FACE[0]) / FACE[2]) ** 2 + ((y - FACE[1]) / FACE[3]) ** 2
-    person = np.maximum(person, ramp(1.35 - face, 0.7))
+    away = ((x - FACE[0]) / FACE[2]) ** 2 + ((y - FACE[1]) / FACE[3]) ** 2
+    face = ramp(1.35 - away, 0.7)  # also of statues and paintings, in which the network may see no person
+    photo, drawn = (np.maximum(person_mask(picture, device=device), face) for picture in (aligned.image, cartoon))
+    person = np.maximum(photo, drawn)
     # A maximum filter and two blurs move the edge outwards and make it soft.
     grown = ndimage.maximum_filter(smooth(person, 0.004), size=2 * round(MARGIN * SIDE) + 1)
     head = ramp(smooth(grown, 0.006) - 0.15, 0.75)

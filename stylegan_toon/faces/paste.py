@@ -44,18 +44,18 @@ def paste_back(
     result = photo if in_place else photo.copy()
     cartoon = shrink(cartoon.convert("RGB"), max(8, math.ceil(aligned.side)))
     mask = mask or head_mask(aligned, cartoon, photo.size, others=others, device=device)
-    cartoon = shifted(cartoon, seam_shift(crop(photo, aligned.quad, 128), cartoon, mask))
-    alpha = Image.fromarray(np.rint(255 * mask.alpha).astype(np.uint8))
-    _paste(result, aligned.quad, cartoon, alpha)
+    levels = shifted(cartoon, seam_shift(crop(photo, aligned.quad, 128), cartoon, mask))
+    _paste(result, aligned.quad, levels, 255 * mask.alpha)
     return result
 
 
-def _paste(photo: Image.Image, quad: np.ndarray, picture: Image.Image, alpha: Image.Image) -> None:
-    """Composite a square ``picture`` into the square ``quad`` of a photo, in place, where ``alpha`` is not 0."""
-    box = alpha.getbbox()
-    if box is None:
+def _paste(photo: Image.Image, quad: np.ndarray, picture: np.ndarray, alpha: np.ndarray) -> None:
+    """Composite a picture ``[n, n, 3]`` into the square ``quad`` of a photo, in place; ``alpha [m, m]`` is 0 to 255."""
+    rows, columns = (np.flatnonzero(alpha.any(axis)) for axis in (1, 0))
+    if not len(rows):
         return
-    corners = np.array([(x, y, 1) for x in box[::2] for y in box[1::2]]) @ affine(quad, alpha.width).T
+    corners = [(x, y, 1) for x in (columns[0], columns[-1] + 1) for y in (rows[0], rows[-1] + 1)]
+    corners = np.array(corners) @ affine(quad, len(alpha)).T
     left, top = (int(v) for v in np.maximum(np.floor(corners.min(0)) - 2, 0))
     right, bottom = (int(v) for v in np.minimum(np.ceil(corners.max(0)) + 2, photo.size))
     if left >= right or top >= bottom:
@@ -67,29 +67,42 @@ def _paste(photo: Image.Image, quad: np.ndarray, picture: Image.Image, alpha: Im
 
 
 class _Turned:
-    """A square picture turned into its place in a photo, in bands of rows.
+    """A square picture, turned into its place in a photo band by band.
 
     Pillow turns slowly and enlarges fast: a picture that grows is turned in cells of several pixels first, of which
-    there are still more than the picture has pixels.
+    there are still more than the picture has pixels. It turns floats, because Pillow does not round turned bytes.
+
+    Args:
+        picture: levels of 8 bits as floats, ``[n, n]`` or ``[n, n, 3]``.
+        quad: the square.
+        box: left, top, right and bottom of what will be asked for.
     """
 
-    def __init__(self, picture: Image.Image, quad: np.ndarray, box: tuple[int, int, int, int]) -> None:
+    def __init__(self, picture: np.ndarray, quad: np.ndarray, box: tuple[int, int, int, int]) -> None:
         left, top, right, bottom = box
-        self.picture, self.width = picture, right - left
-        self.cell = max(1, math.floor(np.hypot(*(quad[3] - quad[0])) / (FINER * picture.width)))
-        to_photo = np.vstack([affine(quad, picture.width), (0, 0, 1)])
+        side = len(picture)
+        self.planes = [
+            Image.fromarray(np.ascontiguousarray(plane)) for plane in np.atleast_3d(picture).transpose(2, 0, 1)
+        ]
+        self.width = right - left
+        self.cell = max(1, math.floor(np.hypot(*(quad[3] - quad[0])) / (FINER * side)))
+        to_photo = np.vstack([affine(quad, side), (0, 0, 1)])
         self.matrix = np.linalg.inv(to_photo) @ [[self.cell, 0, left], [0, self.cell, top], [0, 0, 1]]
-        if self.cell > 1:
-            self.picture = self._turn(0, -(-self.width // self.cell), -(-(bottom - top) // self.cell))
+        height = bottom - top
+        self.coarse = self._turn(0, -(-self.width // self.cell), -(-height // self.cell)) if self.cell > 1 else None
 
     def _turn(self, start: int, width: int, height: int) -> Image.Image:
-        shift = np.array([[1, 0, 0], [0, 1, start], [0, 0, 1]])
-        matrix = (self.matrix @ shift)[:2].ravel().tolist()
-        return self.picture.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+        matrix = (self.matrix @ [[1, 0, 0], [0, 1, start], [0, 0, 1]])[:2].ravel().tolist()
+        turned = [
+            plane.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+            for plane in self.planes
+        ]
+        bands = [Image.fromarray(np.rint(np.asarray(plane)).clip(0, 255).astype(np.uint8)) for plane in turned]
+        return Image.merge("RGB", bands) if len(bands) == 3 else bands[0]
 
     def rows(self, start: int, stop: int) -> Image.Image:
-        """Rows of the photo from ``start`` to before ``stop``, counted from the top of the box."""
-        if self.cell == 1:
+        """Rows of the photo from ``start`` to before ``stop``, counted from the top of the box: RGB or grey."""
+        if self.coarse is None:
             return self._turn(start, self.width, stop - start)
         box = (0, start / self.cell, self.width / self.cell, stop / self.cell)
-        return self.picture.resize((self.width, stop - start), Image.Resampling.BICUBIC, box)
+        return self.coarse.resize((self.width, stop - start), Image.Resampling.BICUBIC, box)

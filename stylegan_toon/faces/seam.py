@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .mask import HeadMask, smooth
+from .mask import HeadMask, ramp, smooth
 
 GRID = 64  # side of the grid on which colours are compared
 LOW = 0.02  # blur before the comparison; Gaussians are in shares of the crop's side
+UNSEEN = 1.0  # levels: smaller differences are rounding, since Pillow cuts off the fractions of turned pictures
 
 
 def seam_shift(photo: Image.Image, cartoon: Image.Image, mask: HeadMask) -> np.ndarray:
@@ -35,7 +36,8 @@ def seam_shift(photo: Image.Image, cartoon: Image.Image, mask: HeadMask) -> np.n
     cut = was * drawn * (1 - kept)
     ground = _carried(difference, around, (0.03, 0.09, 0.3), rest=1e-3)
     person = _carried(difference, cut, (0.05, 0.10), rest=0.08)
-    return ground + drawn[..., None] * (person - ground)
+    shift = ground + drawn[..., None] * (person - ground)
+    return shift * ramp(np.abs(shift).max(-1, keepdims=True) - UNSEEN, 1)
 
 
 def _carried(x: np.ndarray, weight: np.ndarray, sigmas: tuple[float, ...], rest: float) -> np.ndarray:
@@ -56,11 +58,10 @@ def _reduced(field: np.ndarray) -> np.ndarray:
     return field.reshape(GRID, times, GRID, times).mean((1, 3))
 
 
-def shifted(cartoon: Image.Image, shift: np.ndarray) -> Image.Image:
-    """The cartoon with a smooth shift ``[n, n, 3]`` of its levels added."""
+def shifted(cartoon: Image.Image, shift: np.ndarray) -> np.ndarray:
+    """The levels of a cartoon, float32 ``[n, n, 3]``, with a smooth shift ``[m, m, 3]`` added."""
     planes = [
         np.asarray(Image.fromarray(np.ascontiguousarray(shift[..., k])).resize(cartoon.size, Image.Resampling.BICUBIC))
         for k in range(3)
     ]
-    levels = np.asarray(cartoon, np.float32) + np.stack(planes, -1)
-    return Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
+    return (np.asarray(cartoon, np.float32) + np.stack(planes, -1)).clip(0, 255)
