@@ -18,6 +18,7 @@ from .person_network import SIDE
 
 MARGIN = 0.012  # how far the mask reaches beyond hair, so that its edge lies in the background
 BORDERS = (0.12, 0.14, 0.12, 0.08)  # width of the soft edge where the crop cuts off: left, bottom, right, top
+CHIN = 0.78  # from here on downwards the photo's own person is no longer covered
 FACE = (0.5, 0.56, 0.25, 0.31)  # an ellipse that every aligned face fills: centre and half axes (x, y)
 
 
@@ -48,7 +49,7 @@ def head_mask(
     """The mask of a head that was found in a photo.
 
     The person is looked for in the crop and in the cartoon, and the mask covers both: hair of the photo would
-    otherwise show beside the cartoon's.
+    otherwise show beside the cartoon's. Below the chin it covers the cartoon's person only.
 
     Args:
         aligned: the crop of the photo.
@@ -61,7 +62,8 @@ def head_mask(
     away = ((x - FACE[0]) / FACE[2]) ** 2 + ((y - FACE[1]) / FACE[3]) ** 2
     face = ramp(1.35 - away, 0.7)  # also of statues and paintings, in which the network may see no person
     photo, drawn = (np.maximum(person_mask(picture, device=device), face) for picture in (aligned.image, cartoon))
-    person = np.maximum(photo, drawn)
+    # Below the chin, clothes and hair of the photo stay where the cartoon shows background instead.
+    person = np.maximum(drawn, photo * (1 - ramp(y - CHIN, 0.1)))
     # A maximum filter and two blurs move the edge outwards and make it soft.
     grown = ndimage.maximum_filter(smooth(person, 0.004), size=2 * round(MARGIN * SIDE) + 1)
     head = ramp(smooth(grown, 0.006) - 0.15, 0.75)
