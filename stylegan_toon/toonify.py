@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     "python -m stylegan_toon.toonify photo.jpg\n"
     "python -m stylegan_toon.toonify photo.jpg --draw --style ink\n"
     "python -m stylegan_toon.toonify party.jpg --face 2 --paste-back --swap b64- --out out/party"
+    "\npython -m stylegan_toon.toonify photo.jpg --strength 0.6 --preserve-colour --paste-back --background toon"
 )
 @click.argument("photos", type=cli.PHOTO, nargs=-1, required=True, is_eager=True)
 @cli.base()
 @cli.toon()
 @cli.swap(TOONIFY_SWAP)
 @cli.width()
+@click.option(
+    "--strength", type=cli.number(0, 1), help="From 0, the photo as the base shows it, to 1, the cartoon.  [default: 1]"
+)
+@click.option("--preserve-colour", is_flag=True, help="Give the cartoon the photo's colours.")
 @click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(
     "--resolution",
@@ -41,6 +46,14 @@ if TYPE_CHECKING:
 @click.option("--face", type=cli.integer(1, 1000), help="Only this face, counted from the left; all if not given.")
 @cli.aligned("The photos are aligned square crops already.")
 @click.option("--paste-back", is_flag=True, help="Also write the whole photo with the cartoons in it.")
+@click.option(
+    "--background",
+    type=cli.TEXT,
+    default="photo",
+    show_default=True,
+    metavar="photo|toon|STYLE",
+    help="With --paste-back: keep the rest of the photo, draw it as in --style, or in another drawing style.",
+)
 @cli.with_config(
     InversionConfig, defaults={"tune_steps": TUNE_STEPS},
     help={"steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg."},
@@ -50,9 +63,10 @@ if TYPE_CHECKING:
 @cli.quiet()
 @cli.overwrite()
 def main(
-    photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, drawn: bool,
-    resolution: int | None, face: int | None, aligned: bool, paste_back: bool, config: InversionConfig, out: Path,
-    device: torch.device, quiet: bool, overwrite: bool,
+    photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None,
+    strength: float | None, preserve_colour: bool, drawn: bool, resolution: int | None, face: int | None, aligned: bool,
+    paste_back: bool, background: str, config: InversionConfig, out: Path, device: torch.device, quiet: bool,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Turn photos of people into cartoons.
 
@@ -74,10 +88,20 @@ def main(
     size, toonifier = resolution or RESOLUTION, None
     if drawn and toon not in STYLES:
         raise ToonError(f"--draw has no style {toon!r}: use --style {' or '.join(STYLES)}.")
+    if drawn and (strength is not None or preserve_colour):
+        raise ToonError("--strength and --preserve-colour are for networks; a drawing has neither: leave out --draw.")
+    scene = None if background == "photo" else toon if background == "toon" else background
+    if scene is not None and not paste_back:
+        raise ToonError("--background is for the whole photo: add --paste-back.")
+    if scene is not None and scene not in STYLES:
+        raise ToonError(f"The background cannot be drawn as {scene!r}: use --background {', '.join(STYLES)} or photo.")
     if not drawn:
         if toon in STYLES and toon not in catalogue():
             raise ToonError(f"There is no network for the style {toon}: add --draw to draw without one.")
-        toonifier = Toonifier.load(base, toon, swap, width, resolution=resolution, config=config, device=device)
+        toonifier = Toonifier.load(
+            base, toon, swap, width, strength=1.0 if strength is None else strength, preserve_colour=preserve_colour,
+            resolution=resolution, config=config, device=device,
+        )  # fmt: skip
         size = toonifier.resolution
 
     def cartoons_of(photo: Photo) -> Toon:
@@ -98,7 +122,7 @@ def main(
                 save_image(one.image, cartoon)
             save_image(result.sheet(), sheet)
             if pasted:
-                save_image(result.pasted(), pasted)
+                save_image(result.pasted(scene), pasted)
         if result.interrupted:
             click.echo(f"Stopped early; drafts are in {out}.", err=True)
             raise click.Abort

@@ -1,4 +1,4 @@
-"""Find faces, cut them out as FFHQ does, and paste a result back into the photo.
+"""Find faces and cut them out as FFHQ does; `paste` puts a result back into the photo.
 
 Positions are in pixels of the photo with the origin at the outer corner of its first pixel, so the centre of
 that pixel is (0.5, 0.5); "left" is the picture's left, not the person's.
@@ -164,7 +164,7 @@ def _refined(photo: Image.Image, face: Face, device: str) -> Face:
     estimates = []
     for size in (256, 352):
         close = crop(photo, wide, size)
-        back = _affine(wide, size)  # crop -> photo
+        back = affine(wide, size)  # crop -> photo
         for mirrored in (False, True):
             for again in _detect(ImageOps.mirror(close) if mirrored else close, device, smallest=size // 4):
                 points = again.landmarks
@@ -237,7 +237,7 @@ def crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
         quad = quad + pads[:2]
 
     finer = min(4, max(1, math.ceil(side / size)))
-    matrix = _affine(quad, size * finer)
+    matrix = affine(quad, size * finer)
     fine = region.transform(
         (size * finer, size * finer), Image.Transform.AFFINE, matrix.ravel().tolist(), Image.Resampling.BICUBIC
     )
@@ -264,52 +264,10 @@ def _extend(image: Image.Image, pads: list[int], sigma: float) -> Image.Image:
     return padded
 
 
-def paste_back(
-    photo: Image.Image, aligned: Aligned, picture: Image.Image, *, feather: float = 0.12, in_place: bool = False
-) -> Image.Image:
-    """The photo with ``picture`` (square, any size) in place of the aligned face.
-
-    Args:
-        photo: RGB.
-        feather: width of the soft edge, as a part of the crop's side (0 to 0.5).
-        in_place: paste into ``photo`` itself, which saves the memory of a copy.
-
-    Returns:
-        RGB picture of the photo's full size, a new one unless ``in_place``. Little other memory is needed.
-    """
-    result = photo if in_place else photo.copy()
-    quad = aligned.quad
-    picture = shrink(picture.convert("RGB"), max(8, math.ceil(_side(quad))))
-    size = picture.width
-    # The ramp is smooth, so a small mask is enlarged: the result is the same and takes less memory.
-    mask = _soft_square(min(512, size), feather).resize((size, size), Image.Resampling.BICUBIC)
-
-    low = np.maximum(np.floor(quad.min(0)).astype(int), 0)
-    high = np.minimum(np.ceil(quad.max(0)).astype(int), photo.size)
-    to_photo = np.vstack([_affine(quad, size), (0, 0, 1)])
-    for top in range(low[1], high[1], 256):  # in bands, to save memory on huge photos
-        band = (int(high[0] - low[0]), int(min(top + 256, high[1]) - top))
-        shift = np.array([[1, 0, low[0]], [0, 1, top], [0, 0, 1]])
-        matrix = (np.linalg.inv(to_photo) @ shift)[:2].ravel().tolist()
-        patch, alpha = (
-            layer.transform(band, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC) for layer in (picture, mask)
-        )
-        result.paste(patch, (int(low[0]), int(top)), alpha)
-    return result
-
-
-def _soft_square(size: int, feather: float) -> Image.Image:
-    """White in the middle, black on the edge, a smooth ramp of ``feather`` x size between."""
-    at = (np.arange(size) + 0.5) / size
-    t = np.clip(np.minimum(at, 1 - at) / max(feather, 1e-6), 0, 1)
-    ramp = t * t * (3 - 2 * t)
-    return Image.fromarray(np.rint(255 * np.outer(ramp, ramp)).astype(np.uint8))
-
-
 def _side(quad: np.ndarray) -> float:
     return float(np.hypot(*(quad[3] - quad[0])))
 
 
-def _affine(quad: np.ndarray, size: int) -> np.ndarray:
+def affine(quad: np.ndarray, size: int) -> np.ndarray:
     """``[2, 3]``: crop position -> photo position."""
     return np.column_stack([(quad[3] - quad[0]) / size, (quad[1] - quad[0]) / size, quad[0]])

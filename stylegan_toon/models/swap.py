@@ -148,6 +148,7 @@ def swap_layers(
     swap: str,
     width: float | None = None,
     *,
+    strength: float = 1.0,
     names: tuple[str, str] = ("base", "toon"),
 ) -> Generator:
     """A new generator: the base with the layers that ``swap`` lists taken from the toon.
@@ -158,12 +159,15 @@ def swap_layers(
     Args:
         base, toon: not changed.
         swap, width: see `parse_swap`.
+        strength: factor of all shares, from 0 (the base) to 1 (the swap as it is).
         names: what messages call the two.
 
     Raises:
-        ToonError: the networks do not fit together, or an impossible swap.
+        ToonError: the networks do not fit together, or an impossible swap or strength.
     """
-    shares = parse_swap(swap, layer_names(base), width)
+    if not 0 <= strength <= 1:
+        raise ToonError(f"The strength of a swap is a number from 0 (base) to 1 (toon), not {strength}.")
+    shares = {name: strength * share for name, share in parse_swap(swap, layer_names(base), width).items()}
     _refuse_misfits(base, toon, shares, names)
     result = copy.deepcopy(base).eval()
     ours, theirs = result.state_dict(), toon.state_dict()

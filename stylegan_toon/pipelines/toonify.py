@@ -14,8 +14,11 @@ from PIL import Image
 
 from ..data.images import image_grid, to_pil
 from ..drawing import draw
+from ..drawing.keep_colour import keep_colour
+from ..drawing.scene import draw_scene
 from ..errors import ToonError
-from ..faces.align import Aligned, largest, paste_back
+from ..faces.align import Aligned, largest
+from ..faces.paste import paste_back
 from ..faces.photo import Photo, open_photo
 from ..features.perceptual import Perceptual, perceptual
 from ..inversion.config import InversionConfig
@@ -87,11 +90,20 @@ class Toon(Sequence[ToonFace]):
         pictures = [picture for row in rows for picture in row if picture is not None]
         return image_grid(pictures, columns=len(labels), size=256, column_labels=labels)
 
-    def pasted(self) -> Image.Image:
-        """The whole photo with every cartoon in its place."""
-        result = self.photo
-        for face in self.faces:
-            result = paste_back(result, face.aligned, face.image, in_place=result is not self.photo)
+    def pasted(self, background: str | None = None) -> Image.Image:
+        """The whole photo with every cartoon in its place, through a soft mask of the head and its hair.
+
+        Args:
+            background: the rest of the photo is drawn in this style, one of `drawing.STYLES`. None = it stays a photo.
+
+        Raises:
+            ToonError: there is no such style.
+        """
+        crops = [face.aligned for face in self.faces]
+        result = self.photo if background is None else draw_scene(self.photo, background, crops)
+        for face in sorted(self.faces, key=lambda face: face.aligned.side):  # the nearest head last
+            new = result is not self.photo
+            result = paste_back(result, face.aligned, face.image, others=crops, in_place=new)
         return result
 
 
@@ -105,6 +117,8 @@ class Toonifier:
         resolution: side of the cartoons in pixels.
         inversion: how faces are projected into ``base``.
         measure: the perceptual distance of the projection.
+        strength: from 0 (what ``base`` shows for the photo) to 1 (the cartoon).
+        preserve_colour: the cartoon gets the photo's colours.
     """
 
     base: Generator
@@ -114,6 +128,8 @@ class Toonifier:
     resolution: int
     inversion: InversionConfig
     measure: Perceptual
+    strength: float = 1.0
+    preserve_colour: bool = False
 
     @classmethod
     def load(
@@ -123,6 +139,8 @@ class Toonifier:
         swap: str = TOONIFY_SWAP,
         width: float | None = None,
         *,
+        strength: float = 1.0,
+        preserve_colour: bool = False,
         resolution: int | None = None,
         config: InversionConfig | None = None,
         device: str | torch.device = "cpu",
@@ -134,7 +152,7 @@ class Toonifier:
         steps = STEPS if starting_encoder(base, inversion) is None else STEPS_FROM_ENCODER
         inversion = inversion.with_defaults(steps, TUNE_STEPS)
         measure = perceptual(inversion.features, device=device)
-        toonifier = cls(base, toon, swap, width, size, inversion, measure)
+        toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour)
         toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
         if base is toon or same_file(base, toon):
             warnings.warn(
@@ -165,12 +183,14 @@ class Toonifier:
                 to_pil(network.synthesis(projection.ws, noise_mode="const", resolution=self.resolution)[0])
                 for network in (tuned, blended)
             )
+        if self.preserve_colour:
+            cartoon = keep_colour(aligned.image, cartoon)
         return ToonFace(aligned, cartoon, projection, inverted), projection.interrupted
 
     def blended(self, base: Generator, toon: Generator) -> Generator:
-        """``base`` with the layers in ``swap`` from ``toon``."""
+        """``base`` with the layers in ``swap`` from ``toon``, in part if ``strength`` is below 1."""
         names = name_of(self.base, "base"), name_of(self.toon, "toon")
-        return swap_layers(base, toon, self.swap, self.width, names=names)
+        return swap_layers(base, toon, self.swap, self.width, strength=self.strength, names=names)
 
 
 def toonify(
@@ -180,6 +200,8 @@ def toonify(
     toon: str | Path | Generator = "comic",
     swap: str = TOONIFY_SWAP,
     width: float | None = None,
+    strength: float = 1.0,
+    preserve_colour: bool = False,
     resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
@@ -199,6 +221,8 @@ def toonify(
         photo: a path, a picture, or the result of `open_photo`.
         base, toon: generators that fit together, or sources for `load_network`.
         swap, width: the layers to take from ``toon``; see `blend`.
+        strength: from 0, the inverted photo, to 1, the cartoon; between them the weights are interpolated.
+        preserve_colour: the cartoon gets the photo's colours, and a part of its lightness.
         resolution: side of the cartoon, one that the networks make; None = 512, or their largest if they do not make
             that.
         aligned: the photo is an aligned square crop already.
@@ -210,12 +234,15 @@ def toonify(
 
     Returns:
         A `Toon`: a sequence with one `ToonFace` for each face, with ``image`` (the largest face's cartoon),
-        ``sheet()`` and ``pasted()``. Ctrl-C ends the search and returns a draft.
+        ``sheet()`` and ``pasted(background=None)``. Ctrl-C ends the search and returns a draft.
 
     Raises:
         ToonError: what is wrong with the photo, the networks or the swap, in one sentence.
     """
-    toonifier = Toonifier.load(base, toon, swap, width, resolution=resolution, config=config, device=device)
+    toonifier = Toonifier.load(
+        base, toon, swap, width, strength=strength, preserve_colour=preserve_colour, resolution=resolution,
+        config=config, device=device,
+    )  # fmt: skip
     if not isinstance(photo, Photo):
         photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face)
     return toonifier(photo, callback)

@@ -19,6 +19,7 @@ from tiny import tiny_generator
 from stylegan_toon import InversionConfig, cli, load_network, project, toonify
 from stylegan_toon.data.images import read_image, to_pil
 from stylegan_toon.drawing import draw
+from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import Aligned
 from stylegan_toon.faces.photo import open_photo
@@ -131,6 +132,48 @@ def test_drawn_without_a_network(crop, portrait, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_strength_goes_from_the_inverted_photo_to_the_cartoon(short, crop, tiny_toon):
+    faces = {
+        share: toonify(crop, aligned=True, toon=tiny_toon, strength=share, **short).faces[0] for share in (0, 0.4, 1)
+    }
+    assert equal(faces[0].image, faces[0].inverted)
+    (usual,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
+    (half,) = toonify(crop, aligned=True, toon=tiny_toon, **{**short, "swap": "b16-=0.4"})
+    assert equal(faces[1].image, usual.image) and equal(faces[0.4].image, half.image)
+    assert not equal(half.image, usual.image)
+
+
+def test_preserved_colours_are_those_of_the_crop(short, crop, tiny_toon):
+    (plain,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
+    (kept,) = toonify(crop, aligned=True, toon=tiny_toon, preserve_colour=True, **short)
+    assert equal(kept.image, keep_colour(kept.aligned.image, plain.image)) and not equal(kept.image, plain.image)
+
+
+def test_the_background_is_drawn(portrait, tmp_path):
+    face = draw_faces(portrait, "ink", resolution=128)
+    pasted = face.pasted("ink")
+    assert np.ptp(pixels(pasted), axis=2).max() <= 2 and np.ptp(pixels(face.pasted()), axis=2).max() > 50
+    made(portrait, "--draw", "--style", "ink", "--resolution", 128, "--paste-back", "--background", "toon", "--out",
+         tmp_path / "out")  # fmt: skip
+    assert equal(tmp_path / "out" / "portrait-pasted.png", pasted)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--draw", "--strength", 0.5], "leave out --draw"),
+        (["--draw", "--preserve-colour"], "leave out --draw"),
+        (["--draw", "--background", "toon"], "add --paste-back"),
+        (["--draw", "--paste-back", "--background", "oil"], "pop"),
+        (["--strength", "nan"], "nan"),
+        (["--strength", 2], "2"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, words, crop, tmp_path):
+    assert words in refused(crop, "--aligned", *options, "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_size_the_networks_do_not_make(options, crop):
     assert "32 px" in refused(crop, *options, "--aligned", "--resolution", 48)
 
@@ -196,7 +239,10 @@ def test_an_aligned_crop_is_pasted_over_the_whole_photo(options, tmp_path, crop)
     assert pasted.size == (64, 64)
     middle = pixels(pasted)[16:48, 16:48] - pixels(toon.resize((64, 64), Image.Resampling.BICUBIC))[16:48, 16:48]
     assert np.abs(middle).mean() < 3
-    assert np.abs(pixels(pasted)[0] - pixels(crop)[0]).max() <= 2  # a soft edge
+    # The crop is the whole photo: nothing goes on beyond it, so the neck has no soft edge below.
+    below = pixels(pasted)[-1, 26:38] - pixels(toon.resize((64, 64), Image.Resampling.BICUBIC))[-1, 26:38]
+    assert np.abs(below).mean() < 12
+    assert np.abs(pixels(pasted)[:6, :3] - pixels(crop)[:6, :3]).max() <= 2  # background, outside the mask
 
 
 def test_several_photos(options, tmp_path, crop):

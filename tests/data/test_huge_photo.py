@@ -15,7 +15,8 @@ LIMIT_MB = 2000
 
 SCRIPT = r"""
 import re, sys
-from stylegan_toon.faces.align import align, detect_faces, paste_back
+from stylegan_toon.faces.align import align, detect_faces
+from stylegan_toon.faces.paste import paste_back
 from stylegan_toon.drawing import draw_comic
 from stylegan_toon.data.images import read_image, save_image
 import torch

@@ -1,4 +1,4 @@
-"""Detection, the FFHQ crop and its inverse, against geometry that is known beforehand."""
+"""Detection and the FFHQ crop, against geometry that is known beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stylegan_toon.errors import ToonError
-from stylegan_toon.faces.align import Aligned, align, crop, detect_faces, ffhq_quad, largest, paste_back
+from stylegan_toon.faces.align import align, crop, detect_faces, ffhq_quad, largest
 
 
 def square(centre, side, degrees) -> np.ndarray:
@@ -160,66 +160,3 @@ def test_crop_beyond_the_edge_mirrors_and_fades_without_a_seam():
 def test_crop_outside_the_photo_is_refused():
     with pytest.raises(ToonError, match="outside the photo"):
         crop(Image.new("RGB", (100, 100)), square((900, 900), 100, 0), 64)
-
-
-@pytest.mark.parametrize("degrees", [0, 20])
-def test_pasting_the_crop_back_changes_nearly_nothing(face_picture, degrees):
-    photo = scene(face_picture, square((330, 280), 300, degrees))
-    (face,) = detect_faces(photo)
-    aligned = align(photo, face, 512)
-    result = paste_back(photo, aligned, aligned.image)
-    error = np.asarray(result).astype(float) - np.asarray(photo)
-    assert result.size == photo.size
-    assert 10 * math.log10(255**2 / (error**2).mean()) > 45
-
-
-@pytest.mark.parametrize("picture_size", [64, 300, 900])
-def test_paste_back_has_a_soft_edge_and_touches_nothing_else(picture_size):
-    photo = Image.new("RGB", (400, 360), "black")
-    quad = square((210, 170), 200, 30)
-    aligned = Aligned(Image.new("RGB", (64, 64)), quad)
-    white = Image.new("RGB", (picture_size, picture_size), "white")
-    alpha = np.asarray(paste_back(photo, aligned, white, feather=0.2))[..., 0] / 255
-    assert np.asarray(photo).max() == 0
-    x, y = np.meshgrid(np.arange(400) + 0.5, np.arange(360) + 0.5)
-    offset = np.stack([x, y], -1) - quad[0]
-    axes = np.stack([quad[3] - quad[0], quad[1] - quad[0]])
-    u, v = (offset @ axes.T / 200**2).transpose(2, 0, 1)
-
-    def ramp(a):
-        t = np.clip(np.minimum(a, 1 - a) / 0.2, 0, 1)
-        return t * t * (3 - 2 * t)
-
-    np.testing.assert_allclose(alpha, ramp(u) * ramp(v), atol=0.03)
-    assert alpha[(u < 0) | (v < 0) | (u > 1) | (v > 1)].max() == 0
-    assert alpha[(np.abs(u - 0.5) < 0.25) & (np.abs(v - 0.5) < 0.25)].min() == 1
-
-
-def test_paste_back_in_place_is_the_same():
-    photo = waves_photo(300, 200)
-    aligned = Aligned(Image.new("RGB", (8, 8)), square((140, 100), 150, 40))
-    picture = waves_photo(64, 64)
-    expected = paste_back(photo, aligned, picture)
-    assert paste_back(photo, aligned, picture, in_place=True) is photo
-    np.testing.assert_array_equal(np.asarray(photo), np.asarray(expected))
-
-
-def test_paste_back_puts_every_pixel_where_it_came_from():
-    photo = waves_photo(900, 700)
-    quad = square((450, 350), 500, -25)
-    aligned = Aligned(crop(photo, quad, 500), quad)
-    marked = aligned.image.copy()
-    marked.paste("red", (190, 290, 210, 310))  # centred at (0.4, 0.6) of the crop
-    difference = np.asarray(paste_back(photo, aligned, marked)).astype(int) - np.asarray(photo)
-    rows, columns = np.nonzero(np.abs(difference).max(-1) > 60)
-    expected = quad[0] + 0.4 * (quad[3] - quad[0]) + 0.6 * (quad[1] - quad[0])
-    np.testing.assert_allclose([columns.mean() + 0.5, rows.mean() + 0.5], expected, atol=0.7)
-
-
-def test_paste_back_of_a_face_over_the_edge_keeps_the_photos_size():
-    photo = waves_photo(300, 200)
-    aligned = Aligned(Image.new("RGB", (8, 8)), square((280, 10), 250, 10))
-    result = paste_back(photo, aligned, Image.new("RGB", (256, 256), "white"))
-    assert result.size == (300, 200)
-    assert np.asarray(result)[30:60, 270:].min() > 200
-    np.testing.assert_array_equal(np.asarray(result)[:, :120], np.asarray(photo)[:, :120])

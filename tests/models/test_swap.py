@@ -303,3 +303,22 @@ def test_agrees_with_the_split_of_dvs(split):
         match = re.match(r"synthesis\.b(\d+)\.", key)
         assert found[key] == pytest.approx(float(match is not None and int(match[1]) <= split), abs=1e-6), key
     assert found[f"synthesis.b{split}.conv1.noise_const"] == pytest.approx(1), "ours moves the noise with its layer"
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_strength_is_a_factor_of_every_share(strength):
+    result = swap_layers(BASE, TOON, "b16-,b8.conv0=0.5", strength=strength)
+    whole = parse_swap("b16-,b8.conv0=0.5", NAMES)
+    for key, share in shares_of(result).items():
+        layer = "mapping" if key.startswith("mapping") else ".".join(key.split(".")[1:3])
+        assert share == pytest.approx(strength * whole[layer], abs=1e-4), key
+    if strength in (0, 1):  # bit for bit
+        truth = BASE if strength == 0 else swap_layers(BASE, TOON, "b16-,b8.conv0=0.5")
+        for key, tensor in truth.state_dict().items():
+            assert torch.equal(result.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan, math.inf])
+def test_impossible_strengths_are_refused(strength):
+    with pytest.raises(ToonError, match="from 0"):
+        swap_layers(BASE, TOON, "b16-", strength=strength)
