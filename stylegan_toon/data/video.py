@@ -114,9 +114,7 @@ class Film:
         if min(self.width, self.height) < SMALLEST:
             raise ToonError(f"{self.path.name} is only {self.width}x{self.height} pixels: give a larger film.")
         if scale < 1:
-            self.notes.append(
-                f"{self.path.name} is {width}x{height}; it is reduced to {self.width}x{self.height}."
-            )
+            self.notes.append(f"{self.path.name} is {width}x{height}; it is reduced to {self.width}x{self.height}.")
         if is_wide(first):
             self.notes.append(f"{self.path.name} is HDR or has wide colours; the result is 8-bit BT.709.")
 
@@ -201,7 +199,7 @@ class Film:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        from_av = _av().error.FFmpegError
+        from_av = av_module().error.FFmpegError
         try:
             yield
         except from_av as error:
@@ -216,14 +214,19 @@ def open_media(path: Path) -> Iterator[Any]:
     Raises:
         ToonError: the package av is missing.
     """
-    av = _av()
+    av = av_module()
     # Only the file itself: a playlist may not make FFmpeg open other files or addresses.
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
         yield container
 
 
-def _av() -> Any:
+def av_module() -> Any:
+    """The package av.
+
+    Raises:
+        ToonError: it is missing.
+    """
     try:
         import av
         import av.error

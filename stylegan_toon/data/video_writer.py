@@ -32,15 +32,14 @@ def write_film(path: Path, film: Film) -> Iterator[FilmWriter]:
         ToonError: the operating system refuses to write.
     """
     stopped: KeyboardInterrupt | None = None
-    with atomic_path(path) as temporary:
-        with FilmWriter(temporary, film) as writer:
-            try:
-                yield writer
-            except KeyboardInterrupt as interrupt:
-                if not writer.written:
-                    raise
-                stopped = interrupt
-            writer.finish(whole=stopped is None)
+    with atomic_path(path) as temporary, FilmWriter(temporary, film) as writer:
+        try:
+            yield writer
+        except KeyboardInterrupt as interrupt:
+            if not writer.written:
+                raise
+            stopped = interrupt
+        writer.finish(whole=stopped is None)
     if stopped is not None:
         raise stopped
 

@@ -19,7 +19,7 @@ from ..faces.spans import Span
 from ..progress import progress
 from ..weights import name_of
 from .defaults import RESOLUTION
-from .film_cast import Cast
+from .film_cast import Cast, film_encoder
 from .film_drawing import Drawer
 from .film_faces import Cartoons, Shown, cut_out, find_faces, only_person, with_spans
 from .film_journal import Journal
@@ -48,7 +48,7 @@ class ToonFilm:
 
 
 def toonify_film(
-    source: str | Path,
+    source: str | Path | Film,
     path: str | Path,
     toonifier: Toonifier | str,
     *,
@@ -75,7 +75,9 @@ def toonify_film(
     Raises:
         ToonError: what is wrong with the film or the networks, in one sentence.
     """
-    film, path = Film(source), Path(path)
+    film, path = source if isinstance(source, Film) else Film(source), Path(path)
+    if isinstance(toonifier, Toonifier):
+        film_encoder(toonifier)
     for note in film.notes:
         warnings.warn(note, stacklevel=2)
     journal = Journal(path.with_suffix(".parts"), film.path, _settings(toonifier), resume=resume)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ..data.video import Film
 from ..errors import ToonError
 from ..faces.spans import Span
 from ..faces.steady import smooth
+from ..inversion.encoder import Encoder
 from ..inversion.motion import choose_pivots, search_offset
 from ..inversion.optimise import Callback, Progress, tune
 from ..models import Generator, MobileGenerator
@@ -99,16 +100,27 @@ class Cast:
         return latents[one.index - self.spans[one.span].first]
 
 
-def _encode(
-    toonifier: Toonifier, film: Film, spans: Sequence[Span], times: np.ndarray, journal: Journal, quiet: bool
-) -> list[Tensor]:
-    """The encoder's latents of every span, smoothed over time: ``[T, num_ws, w_dim]`` each."""
-    network = starting_encoder(toonifier.base, toonifier.inversion)
+def film_encoder(toonifier: Toonifier) -> Encoder:
+    """The encoder for the base network.
+
+    Raises:
+        ToonError: it is not made for this network.
+    """
+    config = replace(toonifier.inversion, space="w+", start="auto")
+    network = starting_encoder(toonifier.base, config)
     if network is None:
         raise ToonError(
             "Films need the encoder, which is made for the network faces and those trained from it: use such a --base, "
             "or --draw."
         )
+    return network
+
+
+def _encode(
+    toonifier: Toonifier, film: Film, spans: Sequence[Span], times: np.ndarray, journal: Journal, quiet: bool
+) -> list[Tensor]:
+    """The encoder's latents of every span, smoothed over time: ``[T, num_ws, w_dim]`` each."""
+    network = film_encoder(toonifier)
     counts = list(network.config.rows)
     firsts = np.cumsum([0, *counts[:-1]])  # neighbouring rows of ws are equal: one of each is kept
     kept = journal.get("latents")
@@ -150,7 +162,9 @@ def _people(spans: Sequence[Span]) -> list[int]:
         seen[span.person] = seen.get(span.person, 0) + len(span)
     people = sorted(seen, key=lambda person: -seen[person])
     if len(people) > MOST_PEOPLE:
-        warnings.warn(f"{len(people)} people were found; only the {MOST_PEOPLE} seen most become cartoons.", stacklevel=4)
+        warnings.warn(
+            f"{len(people)} people were found; only the {MOST_PEOPLE} seen most become cartoons.", stacklevel=4
+        )
     return sorted(people[:MOST_PEOPLE])
 
 
@@ -192,9 +206,7 @@ def _learn(
     size = targets.shape[-1]
     with progress(total=config.total_steps, quiet=quiet, desc=name, unit="step") as bar:
         move = _moved(bar.update)
-        found = search_offset(
-            G, targets, starts, toonifier.measure, config, sizes=search_sizes(G, size), callback=move
-        )
+        found = search_offset(G, targets, starts, toonifier.measure, config, sizes=search_sizes(G, size), callback=move)
         if found.interrupted:
             raise KeyboardInterrupt
         if config.tune_steps:

@@ -44,12 +44,12 @@ def find_faces(film: Film, journal: Journal, *, quiet: bool = True) -> tuple[lis
                 times.append(frame.time)
                 tracker(index, frame.image, cuts(frame.image))
         spans = spans_of(tracker.shots, np.array(times))
+        if not spans:
+            name = film.path.name
+            raise ToonError(f"No face was found in {name}: use a film in which a face is seen from the front.")
         kept = {"times": np.array(times), **pack(spans)}
         journal.keep("faces", kept)
-    spans = unpack(kept)
-    if not spans:
-        raise ToonError(f"No face was found in {film.path.name}: use a film in which a face is seen from the front.")
-    return spans, kept["times"]
+    return unpack(kept), kept["times"]
 
 
 def pack(spans: Sequence[Span]) -> dict[str, np.ndarray]:
@@ -66,9 +66,7 @@ def unpack(arrays: dict[str, np.ndarray]) -> list[Span]:
     spans, at = [], 0
     for shot, person, first, length in arrays["spans"].tolist():
         part = slice(at, at + length)
-        spans.append(
-            Span(shot, person, first, arrays["quads"][part], arrays["turned"][part], arrays["opacity"][part])
-        )
+        spans.append(Span(shot, person, first, arrays["quads"][part], arrays["turned"][part], arrays["opacity"][part]))
         at += length
     return spans
 
