@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from PIL import Image
 from ..data.images import image_grid
 from ..data.video import Film
 from ..data.video_writer import write_film
+from ..errors import ToonError
 from ..faces.align import Aligned, paste_back
 from ..faces.spans import Span
 from ..progress import progress
@@ -39,12 +41,14 @@ class ToonFilm:
         frames: number of its frames.
         people: number of people whose faces were replaced.
         sheet: moments of the source, and below them the same of the result.
+        seconds: processor time of finding the faces, learning the people, and making the film.
     """
 
     path: Path
     frames: int
     people: int
     sheet: Image.Image
+    seconds: tuple[float, float, float]
 
 
 def toonify_film(
@@ -81,8 +85,15 @@ def toonify_film(
     for note in film.notes:
         warnings.warn(note, stacklevel=2)
     journal = Journal(path.with_suffix(".parts"), film.path, _settings(toonifier), resume=resume)
+    clock = [time.process_time()]
     spans, times = find_faces(film, journal, quiet=quiet)
-    spans = only_person(spans, face, film.path.name)
+    try:
+        spans = only_person(spans, face, film.path.name)
+    except ToonError:
+        if not resume:
+            journal.discard()
+        raise
+    clock.append(time.process_time())
     if isinstance(toonifier, str):
         cartoons: Cartoons = Drawer(toonifier)
         sides = [resolution or drawing_side(span) for span in spans]
@@ -90,9 +101,12 @@ def toonify_film(
         made = toonifier.base.config.head_resolutions
         sides = [resolution or fitting_side(span, made) for span in spans]
         cartoons = Cast.learn(toonifier, film, spans, times, sides, journal, quiet=quiet)
+    clock.append(time.process_time())
     frames, sheet = _render(film, path, spans, sides, cartoons, len(times), quiet)
+    clock.append(time.process_time())
     journal.discard()
-    return ToonFilm(path, frames, len({span.person for span in spans}), sheet)
+    faces, people, film_itself = (b - a for a, b in pairwise(clock))
+    return ToonFilm(path, frames, len({span.person for span in spans}), sheet, (faces, people, film_itself))
 
 
 def _render(

@@ -62,7 +62,7 @@ class Cast:
         encoded = _encode(toonifier, film, spans, times, journal, quiet)
         people = _people(spans)
         pivots = {person: _pivots(person, spans, encoded) for person in people}
-        size = search_size(toonifier.base)
+        size = min(search_size(toonifier.base), max(sides))  # what is not shown need not be learned
         crops = _crops(film, spans, [one for chosen in pivots.values() for one in chosen], size)
         networks, offsets = {}, {}
         for number, (person, chosen) in enumerate(pivots.items()):

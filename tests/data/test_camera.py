@@ -54,5 +54,5 @@ def test_a_camera_that_is_silent_is_told(tmp_path):
         camera._thread.join(30)
         camera.newest()
         camera._ended = False
-        with pytest.raises(ToonError, match="no picture for 0.05 seconds"):
+        with pytest.raises(ToonError, match=r"no picture for 0\.05 seconds"):
             camera.newest(timeout=0.05)

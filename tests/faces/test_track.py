@@ -138,7 +138,8 @@ def test_long_gaps_end_a_span_and_faces_come_and_go_softly(follow):
     frames = [*range(5, 25), *range(45, 60)]
     tracker, _ = follow({0: {frame: (200, 200) for frame in frames}}, 70, every=2)
     first, second = spans_of(tracker.shots, np.arange(70) / 25)
-    assert 20 / 25 > GAP and (first.first, first.last, second.first, second.last) == (5, 24, 45, 59)
+    assert GAP < 20 / 25
+    assert (first.first, first.last, second.first, second.last) == (5, 24, 45, 59)
     for span in (first, second):
         assert span.opacity[0] < 0.5 and span.opacity[-1] < 0.5 and span.opacity[6] == 1
 
