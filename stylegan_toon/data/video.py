@@ -230,6 +230,7 @@ def av_module() -> Any:
     try:
         import av
         import av.error
+        import av.logging
     except ImportError:
         raise ToonError("Films are read with the package av: pip install 'stylegan_toon[film]'.") from None
     av.logging.set_level(None)  # FFmpeg would print its own messages between ours

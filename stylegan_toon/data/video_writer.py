@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import atomic_path
-from .video import Film, open_media
+from .video import Film, av_module, open_media
 
 CODEC, QUALITY = "libx264", {"crf": "18", "preset": "medium"}
 COPIED = ("aac", "mp3", "mp3float", "ac3", "eac3", "opus", "alac", "flac")  # sound that players expect in MP4
@@ -55,8 +55,7 @@ class FilmWriter:
     """
 
     def __init__(self, path: Path, film: Film) -> None:
-        import av
-
+        av = av_module()
         self.written = 0
         self._film, self._last = film, -1 << 62
         self._closing = contextlib.ExitStack()
@@ -84,8 +83,7 @@ class FilmWriter:
 
     def write(self, image: Image.Image, pts: int) -> None:
         """Add a frame of the film's size, shown from ``pts`` on."""
-        import av
-
+        av = av_module()
         pixels = np.asarray(image.convert("RGB"))[: self._track.height, : self._track.width]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace=BT709, dst_color_range=LIMITED)
@@ -124,8 +122,7 @@ class Sound:
         self._next = self._advance()
 
     def _add(self, stream: Any) -> None:
-        import av
-
+        av = av_module()
         if stream.codec_context is None:  # FFmpeg has no decoder
             warnings.warn(f"The sound of {self._name} is of an unknown kind and is left out.", stacklevel=4)
             return
@@ -143,8 +140,7 @@ class Sound:
 
     def _advance(self) -> Any:
         """The next packet of a known stream; None at the end."""
-        import av
-
+        av = av_module()
         try:
             for packet in self._packets:
                 if packet.stream.index in self._tracks and packet.size:
@@ -164,8 +160,7 @@ class Sound:
             self._next = self._advance()
 
     def _write(self, packet: Any) -> None:
-        import av
-
+        av = av_module()
         index = packet.stream.index
         if index not in self._resamplers:
             if packet.dts is not None:

@@ -113,7 +113,7 @@ def _render(
     film: Film, path: Path, spans: Sequence[Span], sides: Sequence[int], cartoons: Cartoons, total: int, quiet: bool
 ) -> tuple[int, Image.Image]:
     """Write the film; the number of frames, and the sheet."""
-    moments = {round((i + 0.5) * total / MOMENTS) for i in range(MOMENTS)}
+    moments = {int((i + 0.5) * total / MOMENTS) for i in range(MOMENTS)}
     before, after = [], []
     with write_film(path, film) as writer, progress(quiet=quiet, total=total, desc="film", unit="frame") as bar:
         for part in _batches(with_spans(film, spans), BATCH):
