@@ -30,6 +30,9 @@ from .toonify import Toonifier, carry_over
 ENCODED_SIDE = 256  # pixels of the crops that the encoder takes
 TOGETHER = 4  # crops that the encoder takes, and pictures that are made, at a time
 SIGMA = 0.08  # seconds: of the smoothing of latents
+# The finest rows carry colours and light, and what the encoder gives for them depends on the background that the crop
+# passes over: they change slowly.
+SIGMA_FINE = 1.5
 MOST_PEOPLE = 12  # that are learned: those who are seen most
 
 
@@ -150,7 +153,9 @@ def _encode(
     device = toonifier.base.mapping.w_avg.device
     latents = []
     for i, span in enumerate(spans):
-        even = smooth(times[span.first : span.last + 1], kept[str(i)], SIGMA, degree=2)
+        here = times[span.first : span.last + 1]
+        even = smooth(here, kept[str(i)], SIGMA, degree=2)
+        even[:, -1] = smooth(here, kept[str(i)][:, -1], SIGMA_FINE, degree=0)
         latents.append(torch.from_numpy(even).float().repeat_interleave(repeats, dim=1).to(device))
     return latents
 
