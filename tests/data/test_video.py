@@ -47,11 +47,11 @@ def test_frames_come_as_ffmpeg_decodes_them(tmp_path):
 def test_a_copy_looks_and_sounds_the_same(tmp_path):
     source = films.film(tmp_path / "film.mp4")
     out = copied(source, tmp_path / "copy.mp4")
-    assert films.streams(out) == ["libx264", "aac"] or films.streams(out) == ["h264", "aac"]
+    assert films.streams(out) == ["h264", "aac"]
     assert films.packets(out) == films.packets(source) and len(films.packets(out)) > 5
     for (t, a), (s, b) in zip(films.shown(out), films.shown(source), strict=True):
         assert t == pytest.approx(s) and np.abs(a.astype(int) - b).mean() < 3
-    assert os.listdir(tmp_path).sort() == ["copy.mp4", "film.mp4"].sort()
+    assert sorted(os.listdir(tmp_path)) == ["copy.mp4", "film.mp4"]
 
 
 def test_every_frame_keeps_its_time(tmp_path):
