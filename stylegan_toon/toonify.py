@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 @cli.command(
     "python -m stylegan_toon.toonify photo.jpg\n"
     "python -m stylegan_toon.toonify photo.jpg --draw --style ink\n"
-    "python -m stylegan_toon.toonify party.jpg --face 2 --paste-back --swap b64- --out out/party"
-    "\npython -m stylegan_toon.toonify photo.jpg --strength 0.6 --preserve-colour --paste-back --background toon"
+    "python -m stylegan_toon.toonify party.jpg --face 2 --paste-back --swap b64- --out out/party\n"
+    "python -m stylegan_toon.toonify photo.jpg --strength 0.6 --preserve-colour --paste-back --background toon\n"
+    "python -m stylegan_toon.toonify film.mp4 --style animated"
 )
 @click.argument("photos", type=cli.PHOTO, nargs=-1, required=True, is_eager=True)
 @cli.base()
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     metavar="photo|toon|STYLE",
     help="With --paste-back: keep the rest of the photo, draw it as in --style, or in another drawing style.",
 )
+@click.option("--resume", is_flag=True, help="Go on with a film that was stopped, with the same options.")
 @cli.with_config(
     InversionConfig, defaults={"tune_steps": TUNE_STEPS},
     help={"steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg."},
@@ -65,25 +67,32 @@ if TYPE_CHECKING:
 def main(
     photos: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None,
     strength: float | None, preserve_colour: bool, drawn: bool, resolution: int | None, face: int | None, aligned: bool,
-    paste_back: bool, background: str, config: InversionConfig, out: Path, device: torch.device, quiet: bool,
-    overwrite: bool,
+    paste_back: bool, background: str, resume: bool, config: InversionConfig, out: Path, device: torch.device,
+    quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Turn photos of people into cartoons.
 
     Writes NAME-toon.png (NAME-1-toon.png and so on for several faces) and NAME-sheet.png: photo, aligned, inverted
     and toon side by side. With --draw NAME-drawing.png instead, made by a renderer and not by a network. With
     --paste-back also NAME-pasted.png.
+
+    Of a film: NAME-toon.mp4 (NAME-drawing.mp4), the whole film with the cartoons in it and its sound, and
+    NAME-sheet.png with moments of both. This needs the extra "film".
     """
     if len({photo.stem for photo in photos}) < len(photos):
         raise ToonError("Two of the photos have the same name and would overwrite each other: do them one at a time.")
 
     from .data.images import save_image
+    from .data.video import Film, is_film
     from .drawing import STYLES
     from .faces.photo import open_photo
     from .memory import keep_pages
     from .pipelines.toonify import Toonifier, draw_faces
     from .weights import catalogue
 
+    films = {path: Film(path) for path in photos if is_film(path)}
+    if films and aligned:
+        raise ToonError("A film is no aligned crop: leave out --aligned.")
     keep_pages()
     size, toonifier = resolution or RESOLUTION, None
     if drawn and toon not in STYLES:
@@ -111,6 +120,18 @@ def main(
             return toonifier(photo, move)
 
     for path in photos:
+        if path in films:
+            from .pipelines.film import toonify_film
+
+            film = out / f"{path.stem}-{'drawing' if drawn else 'toon'}.mp4"
+            sheet = out / f"{path.stem}-sheet.png"
+            refuse_overwrite([film, sheet], overwrite or resume)
+            with results_folder(out):
+                result = toonify_film(
+                    films[path], film, toonifier or toon, resolution=resolution, face=face, resume=resume, quiet=quiet
+                )
+                save_image(result.sheet, sheet)
+            continue
         photo = open_photo(path, size, aligned=aligned, face=face)
         stems = [path.stem] if len(photo.faces) == 1 else [f"{path.stem}-{i + 1}" for i in range(len(photo.faces))]
         cartoons = [out / f"{stem}-{'drawing' if drawn else 'toon'}.png" for stem in stems]

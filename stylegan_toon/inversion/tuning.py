@@ -40,8 +40,8 @@ def tune(
 
     Args:
         G: changed in place; its noise and mapping network are not touched.
-        ws: ``[1, num_ws, w_dim]``.
-        target: ``[1, C, R, R]`` in [-1, 1].
+        ws: ``[N, num_ws, w_dim]``; one picture, or several of one person.
+        target: ``[N, C, R, R]`` in [-1, 1].
         perceptual: the distance that is minimised.
         steps: at most this many.
         lr: of Adam, for the weights.
@@ -61,7 +61,7 @@ def tune(
     for p in parameters:
         p.requires_grad_()
     optimizer = torch.optim.Adam(parameters, lr=lr)
-    offset = torch.zeros_like(ws)
+    offset = torch.zeros_like(ws[:1])  # all pictures share it
     axes = latent_prior(G, PRIOR_SAMPLES).axes if coarse else None
     if axes is not None:
         optimizer.add_param_group({"params": [offset.requires_grad_()], "lr": LATENT_LR})
