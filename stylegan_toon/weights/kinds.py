@@ -17,6 +17,7 @@ KINDS: dict[str, str] = {
     "vgg16": "stylegan_toon.features.vgg:VggConfig,Vgg16",
     "dlib-identity": "stylegan_toon.features.dlib:DlibConfig,DlibNetwork",
     "face-mesh": "stylegan_toon.faces.mesh_network:FaceMeshConfig,FaceMesh",
+    "directions": "stylegan_toon.models.directions:DirectionsConfig,Directions",
     "encoder": "stylegan_toon.inversion.encoder:EncoderConfig,Encoder",
     # Networks of projects/, which is part of the repository and not of an installed package.
     "animegan-generator": "projects.animegan.model:AnimeGeneratorConfig,AnimeGenerator",
