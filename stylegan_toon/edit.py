@@ -28,14 +28,27 @@ LARGEST_WALK = 1000  # frames
 )
 @cli.network()
 @cli.seeds("0-3", show_default=True)
-@click.option("--latent", "latents", type=cli.PATH, multiple=True, help="Latent file of project or edit, instead of --seeds.")
+@click.option(
+    "--latent", "latents", type=cli.PATH, multiple=True, help="Latent file of project or edit, instead of --seeds."
+)
 @cli.psi()
-@click.option("--set", "named", type=NAMED, multiple=True, help="NAME=AMOUNT of a direction, like smile=1.5; see --list.")
+@click.option(
+    "--set", "named", type=NAMED, multiple=True, help="NAME=AMOUNT of a direction, like smile=1.5; see --list."
+)
 @click.option("--sefa", "numbered", type=NUMBERED, multiple=True, help="NUMBER=AMOUNT of a direction without a name.")
 @click.option("--layers", type=cli.TEXT, default="all", help="Layers that --sefa acts in: b4-b16, b64-, all.")
 @click.option("--mix", type=cli.TEXT, help="Take --mix-layers from another face: a seed or a latent file.")
-@click.option("--mix-layers", type=cli.TEXT, default="b64-", help="Layers that --mix takes: b64- are colours, b4-b16 pose and shape.")
-@click.option("--walk", type=click.Choice(["webp", "gif"]), help="Also a film through the faces, or from before to after if there is one.")
+@click.option(
+    "--mix-layers",
+    type=cli.TEXT,
+    default="b64-",
+    help="Layers that --mix takes: b64- are colours, b4-b16 pose and shape.",
+)
+@click.option(
+    "--walk",
+    type=click.Choice(["webp", "gif"]),
+    help="Also a film through the faces, or from before to after if there is one.",
+)
 @click.option("--frames", type=cli.integer(2, 240), default=24, help="Frames of --walk from each face to the next.")
 @click.option("--size", type=cli.integer(64, 4096), default=512, help="Largest side of the pictures in pixels.")
 @click.option("--list", "listing", is_flag=True, help="Show the named directions and what they change.")
@@ -45,8 +58,8 @@ LARGEST_WALK = 1000  # frames
 @cli.overwrite()
 def main(
     network: str, seeds: list[int], latents: tuple[Path, ...], psi: float, named: tuple[tuple[str, float], ...],
-    numbered: tuple[tuple[int, float], ...], layers: str, mix: str | None, mix_layers: str, walk: str | None, frames: int,
-    size: int, listing: bool, out: Path, device: torch.device, quiet: bool, overwrite: bool,
+    numbered: tuple[tuple[int, float], ...], layers: str, mix: str | None, mix_layers: str, walk: str | None,
+    frames: int, size: int, listing: bool, out: Path, device: torch.device, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Change faces along directions of their latents.
 

@@ -74,9 +74,9 @@ def _shape(mesh: Mesh) -> tuple[float, ...]:
 
 def _pose(points: np.ndarray) -> np.ndarray:
     """Orthonormal rows ``[3, 3]``: the face's own axes (across, down, into the head) in the camera's coordinates."""
-    across = sum(points[right] - points[left] for left, right in _ACROSS)
+    across = np.sum([points[right] - points[left] for left, right in _ACROSS], axis=0)
     across = across / np.linalg.norm(across)
-    down = sum(points[low] - points[high] for high, low in _DOWN)
+    down = np.sum([points[low] - points[high] for high, low in _DOWN], axis=0)
     down = down - (down @ across) * across
     down = down / np.linalg.norm(down)
     return np.stack([across, down, np.cross(across, down)])

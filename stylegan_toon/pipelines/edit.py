@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -82,7 +83,9 @@ def edit(
         rows = rows_of(G, layers)
         if numbered:
             vectors = sefa(G, layers, max(numbered) + 1).to(ws)
-            result[:, rows] += sum((amount * vectors[number] for number, amount in numbered.items()), torch.zeros(1).to(ws))
+            result[:, rows] += sum(
+                (amount * vectors[number] for number, amount in numbered.items()), torch.zeros(1).to(ws)
+            )
     return result
 
 
@@ -123,7 +126,7 @@ def walk(ws: Tensor, frames: int) -> Tensor:
         raise ValueError("a walk needs at least two latents and one frame between them")
     t = torch.arange(frames, dtype=ws.dtype, device=ws.device) / frames
     t = (t * t * (3 - 2 * t))[:, None, None]
-    legs = [a + t * (b - a) for a, b in zip(ws[:-1], ws[1:])]
+    legs = [a + t * (b - a) for a, b in itertools.pairwise(ws)]
     return torch.cat([*legs, ws[-1:]])
 
 
@@ -162,8 +165,8 @@ class Editor:
     """
 
     def __init__(
-        self, G: Generator, amounts: Mapping[str, float], sefa_amounts: Mapping[int, float], layers: str, other: str | None,
-        mix_layers: str, *, psi: float = 0.7, size: int = 512,
+        self, G: Generator, amounts: Mapping[str, float], sefa_amounts: Mapping[int, float], layers: str,
+        other: str | None, mix_layers: str, *, psi: float = 0.7, size: int = 512,
     ) -> None:  # fmt: skip
         self.G, self.amounts, self.sefa_amounts, self.layers = G, amounts, sefa_amounts, layers
         self.mix_layers, self.psi = mix_layers, psi
@@ -171,10 +174,12 @@ class Editor:
         sizes = G.config.head_resolutions
         self.resolution = max([side for side in sizes if side <= size] or sizes[:1])
         self.noise = {name: buffer.clone() for name, buffer in noise_maps(G).items()}
-        rows_of(G, layers), rows_of(G, mix_layers)
+        rows_of(G, layers)
+        self.other: Tensor | None = None
         if other is None:
-            self.other = None
-        elif other.isdecimal():
+            return
+        rows_of(G, mix_layers)
+        if other.isdecimal():
             if int(other[:12]) > MAX_SEED:
                 raise ToonError(f"The seed of --mix must be from 0 to {MAX_SEED}.")
             self.other = self.seed(int(other)).ws

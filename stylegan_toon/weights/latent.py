@@ -35,7 +35,9 @@ def read_latent(path: str | Path, G: Generator) -> tuple[Tensor, dict[str, Tenso
         ToonError: what is wrong with the file, in one sentence.
     """
     path = Path(path)
-    buffers = {name: tuple(buffer.shape) for name, buffer in G.synthesis.named_buffers() if name.endswith("noise_const")}
+    buffers = {
+        name: tuple(buffer.shape) for name, buffer in G.synthesis.named_buffers() if name.endswith("noise_const")
+    }
     with _opened(path) as file:
         if (file.metadata() or {}).get("kind") != "projection":
             raise ToonError(f"{path} is not a latent: give a .safetensors that project or edit has written.")
@@ -76,7 +78,11 @@ def save_latent(
     if ws.ndim != 3 or math.prod(ws.shape) == 0:
         raise ValueError(f"ws must be [N, num_ws, w_dim], not {list(ws.shape)}")
     tensors = {"ws": ws, **{f"noise.{name}": tensor for name, tensor in (noise or {}).items()}}
-    header = {"kind": "projection", "scores": json.dumps(dict(scores or {})), "provenance": json.dumps(dict(provenance or {}))}
+    header = {
+        "kind": "projection",
+        "scores": json.dumps(dict(scores or {})),
+        "provenance": json.dumps(dict(provenance or {})),
+    }
     data = to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

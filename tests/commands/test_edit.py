@@ -80,21 +80,41 @@ def run(*args: object):
 
 def test_the_command(tmp_path, checkpoint, tiny_G):
     out = tmp_path / "out"
-    result = run("--network", checkpoint, "--seeds", "3,4", "--sefa", "0=0", "--walk", "webp", "--frames", 3, "--out", out)
+    result = run(
+        "--network", checkpoint, "--seeds", "3,4", "--sefa", "0=0", "--walk", "webp", "--frames", 3, "--out", out
+    )
     assert result.exit_code == 0, result.output
     latents = {f"seed{n:04d}.safetensors" for n in (3, 4)}
     assert set(os.listdir(out)) == latents | {"seed0003.png", "seed0004.png", "strip.png", "walk.webp"}
     with Image.open(out / "walk.webp") as film:
         assert getattr(film, "n_frames", 1) == 4
-    plain = CliRunner().invoke(cli.main, ["generate", "--quiet", "--network", str(checkpoint), "--seeds", "3", "--out", str(tmp_path / "g")])
+    plain = CliRunner().invoke(
+        cli.main, ["generate", "--quiet", "--network", str(checkpoint), "--seeds", "3", "--out", str(tmp_path / "g")]
+    )
     assert plain.exit_code == 0, plain.output
     with Image.open(out / "seed0003.png") as ours, Image.open(tmp_path / "g" / "seed0003.png") as theirs:
         assert list(ours.getdata()) == list(theirs.getdata())
 
-    again = run("--network", checkpoint, "--latent", out / "seed0003.safetensors", "--mix", 4, "--mix-layers", "b16-", "--out", tmp_path / "m")
+    again = run(
+        "--network",
+        checkpoint,
+        "--latent",
+        out / "seed0003.safetensors",
+        "--mix",
+        4,
+        "--mix-layers",
+        "b16-",
+        "--out",
+        tmp_path / "m",
+    )
     assert again.exit_code == 0, again.output
     first, second, mixed = (
-        load_file(path)["ws"] for path in (out / "seed0003.safetensors", out / "seed0004.safetensors", tmp_path / "m" / "seed0003.safetensors")
+        load_file(path)["ws"]
+        for path in (
+            out / "seed0003.safetensors",
+            out / "seed0004.safetensors",
+            tmp_path / "m" / "seed0003.safetensors",
+        )
     )
     assert torch.equal(mixed[:, :3], first[:, :3]) and torch.equal(mixed[:, 3:], second[:, 3:])
     refused = run("--network", checkpoint, "--seeds", "3", "--out", out)
@@ -102,9 +122,13 @@ def test_the_command(tmp_path, checkpoint, tiny_G):
 
 
 def test_noise_travels_with_a_latent(tmp_path, checkpoint, tiny_G, ws):
-    noise = {name: torch.randn(buffer.shape) for name, buffer in tiny_G.synthesis.named_buffers() if "noise_const" in name}
+    noise = {
+        name: torch.randn(buffer.shape) for name, buffer in tiny_G.synthesis.named_buffers() if "noise_const" in name
+    }
     save_latent(tmp_path / "me.safetensors", ws[:1], noise=noise)
-    assert run("--network", checkpoint, "--latent", tmp_path / "me.safetensors", "--out", tmp_path / "out").exit_code == 0
+    assert (
+        run("--network", checkpoint, "--latent", tmp_path / "me.safetensors", "--out", tmp_path / "out").exit_code == 0
+    )
     saved, kept = read_latent(tmp_path / "out" / "me.safetensors", tiny_G)
     assert torch.equal(saved, ws[:1]) and noise and kept.keys() == noise.keys()
     assert all(torch.equal(kept[name], noise[name]) for name in noise)
@@ -115,7 +139,9 @@ def latent_file(path, kind="projection", **tensors):
     return path
 
 
-@pytest.mark.parametrize("case", ["kind", "no ws", "shape", "many", "none", "integers", "nan", "cut", "text", "folder", "missing"])
+@pytest.mark.parametrize(
+    "case", ["kind", "no ws", "shape", "many", "none", "integers", "nan", "cut", "text", "folder", "missing"]
+)
 def test_hostile_latents_are_refused(tmp_path, checkpoint, tiny_G, case):
     shape = (1, tiny_G.num_ws, tiny_G.config.w_dim)
     path = tmp_path / "x.safetensors"

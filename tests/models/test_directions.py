@@ -52,7 +52,9 @@ def test_rows_are_those_that_move_the_styles(G):
         for store in (0, 1):
             hooks = [
                 module.register_forward_hook(
-                    lambda _, __, out, name=name, store=store: heard.__setitem__((name.rpartition(".")[0], store), out)
+                    lambda _, __, out, name=name, store=store, heard=heard: heard.__setitem__(
+                        (name.rpartition(".")[0], store), out
+                    )
                 )
                 for name, module in G.synthesis.named_modules()
                 if name.endswith(".affine")
