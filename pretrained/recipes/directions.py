@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace) -> None:
 
 # name: layers in which it acts, and the attributes that are to stay
 ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "smile": ("b8-b64", ("yaw", "pitch", "face-width", "skin-lightness", "hair-lightness", "eyes-open")),
+    "smile": ("b8-b32", ("brows", "eye-size", "yaw", "pitch", "face-width", "skin-lightness", "hair-lightness", "eyes-open")),
     "mouth-open": ("b8-b32", ("smile", "yaw", "pitch", "face-width", "skin-lightness", "hair-lightness")),
     "eyes-open": (
         "b8-b32",
