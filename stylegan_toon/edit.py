@@ -23,7 +23,7 @@ LARGEST_WALK = 1000  # frames
 
 @cli.command(
     "python -m stylegan_toon.edit --list\n"
-    "python -m stylegan_toon.edit --seeds 3-6 --set smile=1.5 --set yaw=-1\n"
+    "python -m stylegan_toon.edit --seeds 3-6 --set mouth-open=1.5 --set yaw=-1\n"
     "python -m stylegan_toon.edit --latent me.safetensors --network comic --sefa 0=3 --layers b4-b16 --walk webp"
 )
 @cli.network()
@@ -33,7 +33,7 @@ LARGEST_WALK = 1000  # frames
 )
 @cli.psi()
 @click.option(
-    "--set", "named", type=NAMED, multiple=True, help="NAME=AMOUNT of a direction, like smile=1.5; see --list."
+    "--set", "named", type=NAMED, multiple=True, help="NAME=AMOUNT of a direction, like mouth-open=1.5; see --list."
 )
 @click.option("--sefa", "numbered", type=NUMBERED, multiple=True, help="NUMBER=AMOUNT of a direction without a name.")
 @click.option("--layers", type=cli.TEXT, default="all", help="Layers that --sefa acts in: b4-b16, b64-, all.")

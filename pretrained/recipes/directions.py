@@ -2,7 +2,7 @@
 
     D="python pretrained/recipes/directions.py"
     $D measure --faces faces-256.zip --latents faces-256-w.npz --out runs/directions --count 1200
-    $D fit --out runs/directions --latents faces-256-w.npz --save pretrained/directions.safetensors
+    $D fit --out runs/directions --latents faces-256-w.npz --leave-out smile eyes-open eye-size hair-lightness
     $D check --out runs/directions --seeds 9100 9101 9102
 
 ``--faces`` are pictures of the network `faces`, ``w`` ``[count, w_dim]`` in ``--latents`` what made them, in the
@@ -59,9 +59,12 @@ def measure(args: argparse.Namespace) -> None:
             print(part, flush=True)
 
 
-# name: layers in which it acts, and the attributes that are to stay
+# name: layers in which it acts, and the attributes that are to stay; the card says which were left out, with --leave-out
 ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "smile": ("b8-b32", ("brows", "eye-size", "yaw", "pitch", "face-width", "skin-lightness", "hair-lightness", "eyes-open")),
+    "smile": (
+        "b8-b32",
+        ("brows", "eye-size", "yaw", "pitch", "face-width", "skin-lightness", "hair-lightness", "eyes-open"),
+    ),
     "mouth-open": ("b8-b32", ("smile", "yaw", "pitch", "face-width", "skin-lightness", "hair-lightness")),
     "eyes-open": (
         "b8-b32",
