@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace) -> None:
             print(part, flush=True)
 
 
-# name: layers in which it acts, and the attributes that are to stay; the card says which were left out, with --leave-out
+# name: layers in which it acts, and the attributes that are to stay; the card says which were left out
 ACTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "smile": (
         "b8-b32",
