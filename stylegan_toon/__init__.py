@@ -15,6 +15,7 @@ _NAMES = {
     "InversionConfig": "inversion.config",
     "ToonError": "errors",
     "blend": "pipelines.blend",
+    "edit": "pipelines.edit",
     "evaluate": "metrics",
     "finetoon": "pipelines.finetoon",
     "generate": "pipelines.generate",
@@ -29,6 +30,7 @@ __all__ = [
     "InversionConfig",
     "ToonError",
     "blend",
+    "edit",
     "evaluate",
     "finetoon",
     "generate",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .inversion.config import InversionConfig as InversionConfig
     from .metrics import evaluate as evaluate
     from .pipelines.blend import blend as blend
+    from .pipelines.edit import edit as edit
     from .pipelines.finetoon import FinetoonConfig as FinetoonConfig
     from .pipelines.finetoon import finetoon as finetoon
     from .pipelines.generate import generate as generate

@@ -22,6 +22,7 @@ COMMANDS = {
     "blend": "Swap layers between two networks.",
     "generate": "Make pictures from seeds.",
     "project": "Find the latent behind a photo.",
+    "edit": "Change a face along directions of w; mix and walk between faces.",
     "dataset": "Make a training set: crop, filter, draw.",
     "train": "Train a network, or teach one a new style.",
     "convert": "Convert networks between formats.",

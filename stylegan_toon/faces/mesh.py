@@ -94,7 +94,7 @@ def face_mesh(face: Image.Image, *, device: str = "cpu", looks: int = LOOKS) -> 
 
     Args:
         face: FFHQ-aligned square crop of any size from 32 px on.
-        looks: how often the network runs.
+        looks: how often the network runs; 1 is a third of the work, and less exact.
 
     Raises:
         ToonError: the picture is not square, or too small.

@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "dlib-identity": "stylegan_toon.features.dlib:DlibConfig,DlibNetwork",
     "face-mesh": "stylegan_toon.faces.mesh_network:FaceMeshConfig,FaceMesh",
     "person": "stylegan_toon.faces.person_network:PersonConfig,PersonNetwork",
+    "directions": "stylegan_toon.models.directions:DirectionsConfig,Directions",
     "encoder": "stylegan_toon.inversion.encoder:EncoderConfig,Encoder",
     # Networks of projects/, which is part of the repository and not of an installed package.
     "animegan-generator": "projects.animegan.model:AnimeGeneratorConfig,AnimeGenerator",

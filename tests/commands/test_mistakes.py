@@ -38,6 +38,7 @@ WORK = {
     "blend": [("blend", "load_network")],
     "generate": [("generate", "load_network")],
     "project": [("weights", "load_network")],
+    "edit": [("weights", "load_network")],
     "dataset": [("pipelines.dataset", "make_set"), ("dataset", "Avatars"), ("dataset", "ImageDataset")],
     "convert": [("pipelines.convert", "load_family")],
     "finetoon": [("finetoon", "face_embedder")],
