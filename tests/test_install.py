@@ -1,4 +1,4 @@
-"""What setup.py builds where there is no CUDA compiler, or none at all. Runs in a copy of the checkout."""
+"""What setup.py builds without a CUDA compiler, and without any compiler. Runs in a copy of the checkout."""
 
 from __future__ import annotations
 

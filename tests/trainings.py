@@ -37,7 +37,7 @@ BUSY = dict(
 
 
 def picture_set(folder: Path) -> Path:
-    """A dozen 16 px pictures, with two classes for those who ask: the odd ones are dark."""
+    """A dozen 16 px pictures with two classes: those of odd number are dark."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     names = [f"{i:02d}.png" for i in range(12)]
@@ -106,7 +106,7 @@ SERVER.set_forkserver_preload(["torch", "stylegan_toon.training"])
 
 
 def start(function: Callable, *args: Any, **kwargs: Any) -> multiprocessing.Process:
-    """A process that does not pay for importing torch."""
+    """Start a process that need not import torch again."""
     process = SERVER.Process(target=function, args=args, kwargs=kwargs)
     process.start()
     return process
@@ -153,8 +153,8 @@ def assert_same(a: Path, b: Path) -> None:
 def assert_one_seed_is_close(train: Callable[[int], tuple[Path, Path]]) -> tuple[Path, Path]:
     """``train(seed)`` gives two snapshots that are close, as `assert_close` has it, for one of three seeds.
 
-    Rounding may turn the sign of an activation that is all but 0, and that one slope changes what follows by more than
-    any tolerance. It happens to a seed now and then; an error happens to all of them.
+    Rounding may change the sign of an activation that is nearly 0, and that one slope changes the result by more than
+    any tolerance. It happens with a seed now and then; a defect happens with all of them.
     """
     for seed in (0, 1):
         a, b = train(seed)

@@ -1,4 +1,4 @@
-"""`stylegan-toon dataset`: from files to files, told in one line."""
+"""The command `dataset`: the files it writes and the line it prints."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_source_to_zip_to_shards_and_check(photos, tmp_path):
     assert [len(row["labels"]) for row in index] == [3, 3, 2]
 
 
-def test_comic_draws(tmp_path, crop):
+def test_draw_comic(tmp_path, crop):
     (tmp_path / "faces").mkdir()
     crop.rename(tmp_path / "faces" / "0.png")
     result = run("draw", tmp_path / "faces", "--size", 64, "--out", tmp_path / "c.zip", "--workers", 1, "--quiet")
@@ -127,7 +127,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch, tmp_path):
     assert "stylegan_toon[avatars]" in refused("avatars", "--out", tmp_path / "a.zip")
 
 
-def test_avatars_are_alike_for_a_seed_and_say_whose_they_are(tmp_path):
+def test_avatars_repeat_with_their_seed_and_name_the_artist(tmp_path):
     pytest.importorskip("dicebear")
     pytest.importorskip("resvg_py")
     args = ["avatars", "--count", 7, "--size", 48, "--workers", 1, "--quiet", "--out"]

@@ -110,7 +110,7 @@ def test_a_file_in_the_way_of_the_folder(verb, tmp_path, crop, where):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_a_full_disk(verb, tmp_path, crop, monkeypatch, written):
-    """The disk is full from some file on: those before are whole, of the others nothing is there."""
+    """The disk is full from some file on: earlier files are complete, of the others nothing exists."""
     names = {
         "project": ["face.safetensors", "face-network.safetensors", "face-projected.png"],
         "toonify": ["face-toon.png", "face-sheet.png", "face-pasted.png"],

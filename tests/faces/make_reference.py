@@ -1,4 +1,4 @@
-"""Made ``reference.npz``: what MediaPipe's own runtime says of the pictures in ``faces.png``.
+"""Made ``reference.npz``: the output of MediaPipe's own runtime for the pictures in ``faces.png``.
 
 Needs ``pip install mediapipe==0.10.21`` in an environment of its own; the tests do not. ``faces.png`` is a row of three
 pictures of 192 px: two synthetic faces as the network takes them, and the first one turned by 17 degrees.

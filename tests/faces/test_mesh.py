@@ -1,4 +1,4 @@
-"""Landmarks: the network against MediaPipe's own runtime, and the named curves against what a face looks like."""
+"""Landmarks: the network against MediaPipe's own runtime, and the named curves against the geometry of a face."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def face(pictures) -> Image.Image:
     return Image.fromarray(np.pad(pictures[1], ((14, 0), (7, 7), (0, 0)), mode="edge"))
 
 
-def test_as_the_original_computes(pictures):
-    """reference.npz is MediaPipe 0.10.21's own answer; make_reference.py asked it."""
+def test_equals_mediapipe(pictures):
+    """reference.npz holds the output of MediaPipe 0.10.21; make_reference.py made it."""
     reference = np.load(HERE / "reference.npz")
     points, presence = mesh_network()(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
     torch.testing.assert_close(points, torch.from_numpy(reference["points"]), atol=2e-3, rtol=0)
@@ -72,7 +72,7 @@ def test_scaled(face):
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_curves_run_as_they_say(face, name):
+def test_curves_follow_their_documented_order(face, name):
     at = face_mesh(face).points[list(getattr(module, name))]
     if name == "NOSE_BRIDGE" or name.endswith("WING"):
         assert (np.diff(at[:, 1]) > 0).all()
@@ -125,7 +125,7 @@ def test_an_iris_is_where_the_eye_is_dark(face):
         assert abs(x[dark].mean() - iris[0, 0]) < 0.35 * radius
 
 
-def test_how_sure_it_is(face):
+def test_the_score(face):
     noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
     assert face_mesh(face).score > 0.99
     assert face_mesh(Image.fromarray(noise)).score < 0.1

@@ -1,4 +1,4 @@
-"""The measuring of portraits (pretrained/recipes/portraits.py): chips, columns, figures and sheets."""
+"""Measurements on portraits (pretrained/recipes/portraits.py): chips, columns, values and sheets."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_figures_and_sheets(portraits, folder, monkeypatch, capsys):
     assert "toon, dark" in capsys.readouterr().out
 
 
-def test_a_column_with_holes_is_no_column(portraits, folder, monkeypatch):
+def test_an_incomplete_column_is_refused(portraits, folder, monkeypatch):
     monkeypatch.setattr(portraits, "recogniser", lambda _: MeanColour())
     (folder / "b-toon.png").unlink()
     with pytest.raises(ToonError, match="b-toon"):
@@ -144,7 +144,7 @@ def test_embeddings_come_in_order(portraits):
     torch.testing.assert_close(portraits.embed(MeanColour(), chips)[:, 0], torch.tensor([0.0, 0.2, 0.4]))
 
 
-def test_a_graph_of_tensorflow_js_is_run_as_it_says(portraits, tmp_path):
+def test_a_tensorflow_js_graph_equals_plain_loops(portraits, tmp_path):
     """A small graph of every kind of node, against loops over "same" convolutions written out."""
     rng = np.random.default_rng(0)
     kernel, deep = rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(3, 3, 4, 1))

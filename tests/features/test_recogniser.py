@@ -1,4 +1,4 @@
-"""dlib's recogniser: against the package its weights come from, and its square of an aligned face against geometry."""
+"""dlib's recogniser against the package its weights come from, and its crop of an aligned face against geometry."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def faces() -> torch.Tensor:
     return torch.from_numpy(chips()).permute(0, 3, 1, 2).float()
 
 
-def test_it_says_what_the_package_says(network, faces):
-    """`make_identity.py` has the figures from @vladmandic/face-api, run on the same pictures."""
+def test_equals_the_original_package(network, faces):
+    """`make_identity.py` got the expected values from @vladmandic/face-api, run on the same pictures."""
     told = torch.from_numpy(np.load(HERE / "identity.npz")["vectors"])
     with torch.no_grad():
         torch.testing.assert_close(network(faces), told, rtol=0, atol=1e-4)
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_finite_differences(faces):
 
 
 def test_weights_follow_the_network(faces):
-    """Kept in the type of the first call, also one in inference mode, they would be wrong after a change."""
+    """Weights are cached; after a change of dtype or values, also in inference mode, the new ones are used."""
     network = recogniser()
     with torch.inference_mode():
         first = network(faces)
@@ -83,8 +83,8 @@ def square(side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", [100, 256, 320, 1024])
-def test_the_chip_lies_where_it_should(side):
-    """In a picture whose colours are the place, the chip's colours are the square's places: exactly."""
+def test_position_of_the_chip(side):
+    """In a picture whose colours encode the position, the chip has exactly the colours of its square."""
     at = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     img = torch.stack([at.expand(side, side), at[:, None].expand(side, side), torch.zeros(side, side)])[None]
     chip = face_chip(img)[0]
@@ -112,7 +112,7 @@ def test_the_chip_is_what_alignment_would_cut(side):
         assert face_chip(stripes).abs().max() < 0.35
 
 
-def test_one_person_and_another(network):
+def test_distances_of_the_same_person_and_of_others(network):
     """The example's photo beside its mirror image, and beside two other faces."""
     from stylegan_toon.faces.photo import open_photo
 

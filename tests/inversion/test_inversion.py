@@ -119,7 +119,7 @@ def test_a_picture_of_the_generator_is_found_again(G, measure, space):
     assert (rows == 0) if space == "w" else (rows > 0)
 
 
-def test_noise_is_optimised_and_stays_noise(G, measure):
+def test_noise_maps_are_optimised_and_stay_normalised(G, measure):
     target = G.synthesis(G.mapping(torch.randn(1, 32)))
     before = {name: n.clone() for name, n in noise_maps(G).items()}
     invert(G, target, measure, InversionConfig(steps=30))
@@ -129,13 +129,13 @@ def test_noise_is_optimised_and_stays_noise(G, measure):
         assert float(n.square().mean()) == pytest.approx(1, rel=1e-4)
 
 
-def test_the_seed_decides(G, measure):
+def test_the_result_depends_on_the_seed(G, measure):
     target = G.synthesis(G.mapping(torch.randn(1, 32)))
     a, b, c = (invert(G, target, measure, InversionConfig(steps=8, seed=seed)).ws for seed in (303, 303, 304))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_interrupt_keeps_what_is_there(G, measure):
+def test_interrupt_keeps_the_result_so_far(G, measure):
     def stop(progress):
         if progress.step == 5:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Measuring networks and sets: the same values by another way, from the cache, and in two processes."""
+"""Evaluation of networks and sets: against independent values, from the cache, and in two processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_network_is_measured_as_its_pictures_are(tiny_G, pictures, suite, tmp_
     assert list(found) == ["fd-project", "kd-project", "precision-project", "recall-project"]
 
 
-def test_figures_are_the_functions_on_the_features(tiny_G, pictures, suite, project):
+def test_values_are_those_of_the_functions_on_the_features(tiny_G, pictures, suite, project):
     found = evaluate(tiny_G, pictures, suite, samples=20)
     real = project(torch.stack([pictures[i][0] for i in range(12)]))
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_devices_agree(tiny_G, pictures, project, device):
     assert evaluate(tiny_G.to(device), pictures, suite, samples=20) == pytest.approx(truth, rel=1e-2)
 
 
-def test_a_training_in_progress_does_not_notice(tiny_G, pictures, suite):
+def test_evaluation_leaves_random_state_and_networks_unchanged(tiny_G, pictures, suite):
     torch.manual_seed(7)
     np.random.seed(7)
     before, state = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -135,7 +135,7 @@ def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project)
 
 
 def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
-    """With stand-ins for the networks; each value against its own definition, sample by sample."""
+    """With small replacements of the networks; each value against its definition, sample by sample."""
     measure, embed = DiscriminatorFeatures(tiny_discriminator(0)), TinyFaces()
     monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
@@ -172,7 +172,7 @@ def test_a_frechet_distance_keeps_no_rows(pictures, project, home):
     assert file.name.startswith("project-") and file.name.endswith("-moments.safetensors")
 
 
-def test_what_makes_features_others_makes_a_new_key(pictures, suite, project, tmp_path):
+def test_the_cache_key_covers_everything_that_changes_features(pictures, suite, project, tmp_path):
     suite.reals(pictures)
 
     def seen(data: ImageDataset, count: int | None = None, grey: bool = False) -> int:
@@ -224,7 +224,7 @@ def test_a_damaged_cache_is_measured_again(pictures, suite, project, home):
     assert torch.equal(suite.reals(pictures)["project"]["mean"], fresh) and project.seen == 24
 
 
-def test_a_cache_that_cannot_be_is_only_a_warning(pictures, suite, home):
+def test_an_unwritable_cache_is_only_a_warning(pictures, suite, home):
     home.write_text("in the way")
     with pytest.warns(UserWarning, match="not cached"):
         assert int(suite.reals(pictures)["project"]["count"]) == 12
@@ -268,7 +268,7 @@ def test_collect_keeps_the_order():
     assert torch.equal(found["a"], torch.arange(10.0)[:, None] * 2) and torch.equal(found["b"], torch.arange(10.0))
 
 
-# Names, and what cannot be
+# Names and errors
 
 
 @pytest.mark.parametrize(
@@ -291,14 +291,14 @@ def test_names(name, kind, network, results):
 
 
 @pytest.mark.parametrize("name", ["", "FID", "fd-", "fd-nobody", "ppl", "ppl-z", "identity-lpips", "detection-mtcnn"])
-def test_what_is_no_metric(name):
+def test_unknown_metrics(name):
     with pytest.raises(ToonError, match=r"no metric named.*efficientnet-lite0"):
         parse_metric(name)
     with pytest.raises(ToonError):
         Suite([name])
 
 
-def test_few_pictures_are_said(tiny_G, pictures, suite):
+def test_too_few_pictures_give_a_warning(tiny_G, pictures, suite):
     with pytest.warns(UserWarning, match=r"fd-project compares 8 pictures by 8 features"):
         evaluate(tiny_G, pictures, suite, samples=8)
     with pytest.warns(UserWarning, match=r"compares 7 pictures"):
@@ -308,7 +308,7 @@ def test_few_pictures_are_said(tiny_G, pictures, suite):
         evaluate(tiny_G, pictures, suite, samples=20)
 
 
-def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
+def test_inputs_that_do_not_fit_together(tiny_G, pictures, suite, monkeypatch):
     with pytest.raises(ToonError, match="real pictures"):
         evaluate(tiny_G, None, suite, samples=5)
     with pytest.raises(ToonError, match="32 px pictures, the set has 16 px"):
@@ -327,7 +327,7 @@ def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
         evaluate_pictures(pictures, None, identity)
 
 
-def test_lpips_that_is_not_to_be_had(monkeypatch):
+def test_lpips_without_its_weights(monkeypatch):
     def fail():
         raise Unavailable("no download from there (no answer)")
 

@@ -1,4 +1,4 @@
-"""Cheeks of known colour: published CIELAB values, painted patches, and shifts worked out by hand."""
+"""Cheeks of known colour: published CIELAB values, patches of one colour, and shifts computed by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mesh(left=(30, 60, 10), right=(70, 60, 10)) -> Mesh:
 
 
 def painted(left: str | tuple, right: str | tuple, size: int = 100) -> Image.Image:
-    """Left and right half in one colour each, with eyes, a nose and a mouth of quite another."""
+    """Left and right half in one colour each, with eyes, a nose and a mouth of other colours."""
     picture = Image.new("RGB", (size, size), left)
     draw = ImageDraw.Draw(picture)
     draw.rectangle((size // 2, 0, size, size), right)
@@ -72,7 +72,7 @@ def test_a_cheek_turned_away_does_not_count():
     assert cheeks_lab(picture, mesh(right=(70, 60, 4))) == cheeks_lab(painted((200, 150, 120), (200, 150, 120)), mesh())
 
 
-def test_exactly_the_pixels_in_the_patch():
+def test_pixels_of_the_patch():
     picture = Image.new("RGB", (100, 100), "blue")
     ImageDraw.Draw(picture).rectangle((20, 50, 39, 69), "red")  # pixels 20 to 39: from 20 to 40 in positions
     ImageDraw.Draw(picture).rectangle((60, 50, 79, 69), "red")
@@ -86,7 +86,7 @@ def test_cheeks_outside():
         cheeks_lab(Image.new("RGB", (20, 20)), mesh())
 
 
-def test_a_shift_by_hand():
+def test_shift_equals_a_hand_calculation():
     before, after = (224, 172, 140), (200, 160, 90)
     (l0, a0, b0), (l1, a1, b1) = to_cielab(np.uint8([before, after]))
     shift = skin_shift(painted(before, before), painted(after, after, 300), mesh=mesh())
@@ -97,14 +97,14 @@ def test_a_shift_by_hand():
     assert skin_shift(painted(after, after), painted(before, before), mesh=mesh()).hue == pytest.approx(-shift.hue)
 
 
-def test_hue_goes_the_short_way_round():
+def test_hue_shift_takes_the_shorter_direction():
     pink, magenta = (240, 150, 160), (240, 150, 220)  # either side of 0 degrees
     shift = skin_shift(painted(pink, pink), painted(magenta, magenta), mesh=mesh())
     assert -60 < shift.hue < -20
 
 
 def test_on_a_face():
-    """Found on a real crop: what a change of all its colours does to the cheeks is known pixel by pixel."""
+    """On a real crop, whose colours are all changed in a known way."""
     face = Image.open(FACES).convert("RGB").crop((0, 0, 192, 192))
     assert skin_shift(face, face).lightness == 0
     darker = Image.fromarray(np.uint8(np.asarray(face) * 0.8))

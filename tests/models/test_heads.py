@@ -97,14 +97,14 @@ def test_a_cut_network_makes_the_same_pictures(G, size):
     assert all(torch.equal(a, b) for a, b in zip(before.values(), G.state_dict().values()))
 
 
-def test_a_cut_network_can_be_cut_and_learns(G):
+def test_a_cut_network_can_be_cut_again_and_trained(G):
     small = cut(cut(G, 128), 64)
     assert small.config == cut(G, 64).config
     small.train()(torch.randn(2, 24)).sum().backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
 
 
-def test_half_precision_stays_where_it_was():
+def test_cutting_keeps_which_blocks_are_half():
     G = tiny_mobile(0, **SIZES, num_fp16_res=3)
     for size, count in ((256, 3), (128, 2), (64, 1)):
         small = cut(G, size)

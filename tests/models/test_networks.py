@@ -1,4 +1,4 @@
-"""The networks against a second, independent writing of them (reference.py), and against published facts."""
+"""The networks against a second, independent implementation (reference.py), and against published facts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_discriminator_agrees_with_the_reference(architecture, c_dim, clamp, bat
 
 @pytest.mark.parametrize("able", [True, False])
 def test_half_precision_stays_close(able, monkeypatch):
-    """It is used where the processor multiplies in it; elsewhere float32 takes its place."""
+    """bfloat16 is used where the processor has instructions for it, otherwise float32."""
     monkeypatch.setattr(layers, "cpu_multiplies", lambda dtype: able)
     torch.manual_seed(3)
     G = Generator(GeneratorConfig(resolution=64, z_dim=32, w_dim=32, channel_base=1024, channel_max=32, conv_clamp=256))

@@ -13,7 +13,7 @@ def plainly(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.T
 
 @pytest.mark.parametrize("channels", [(16, 32), (5, 3)])  # of the kernel, and not
 @pytest.mark.parametrize("bias", [True, False])
-def test_they_are_padding_and_convolution(channels, bias):
+def test_equals_padding_and_convolution(channels, bias):
     torch.manual_seed(0)
     x, w = torch.randn(2, channels[0], 15, 22), torch.randn(channels[1], channels[0], 3, 3)
     b = torch.randn(channels[1]) if bias else None
@@ -23,7 +23,7 @@ def test_they_are_padding_and_convolution(channels, bias):
             torch.testing.assert_close(function(x, w, b, keep=keep).double(), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_are_those_of_the_plain_writing():
+def test_gradients_equal_those_of_padding_and_convolution():
     torch.manual_seed(1)
     layer = ReflectConv3x3(16, 16)
     x = torch.randn(2, 16, 16, 16, requires_grad=True)
@@ -45,7 +45,7 @@ def test_kept_weights_follow_a_change():
         torch.testing.assert_close(layer(x), plainly(x, layer.weight, layer.bias), rtol=1e-4, atol=1e-4)
 
 
-def test_autocast_is_heard():
+def test_autocast_is_respected():
     x, w = torch.randn(1, 16, 32, 32), torch.randn(16, 16, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):
         assert reflect_conv3x3(x, w).dtype == zero_conv3x3(x, w).dtype == torch.bfloat16

@@ -25,7 +25,7 @@ def chosen(text: str, names: list[str] = NAMES) -> set[str]:
 
 
 def shares_of(result, base=BASE, toon=TOON) -> dict[str, float]:
-    """Read off each tensor of a blend how much of it is the toon's; asserts that it is a true interpolation."""
+    """The share of the toon in each tensor of a blend; asserts that every tensor is an interpolation."""
     found = {}
     ours, theirs = base.state_dict(), toon.state_dict()
     for key, tensor in result.state_dict().items():
@@ -110,7 +110,7 @@ def test_presets_mirror_each_other():
         ("=0.5", "'' in the swap is no part"),
     ],
 )
-def test_what_is_no_swap(text, reason):
+def test_invalid_swaps(text, reason):
     with pytest.raises(ToonError, match=re.escape(reason)):
         parse_swap(text, NAMES)
 
@@ -240,7 +240,7 @@ def test_smoothing_keeps_bounds_constants_and_the_mapping(levels, width, mapping
 
 
 @pytest.mark.parametrize("width", [0, -1, math.nan, math.inf])
-def test_what_is_no_width(width):
+def test_invalid_widths(width):
     with pytest.raises(ToonError, match="above 0"):
         parse_swap("b8", NAMES, width)
 
@@ -250,7 +250,7 @@ def test_parts_of_a_block_cannot_be_smoothed():
         parse_swap("b8.conv0", NAMES, 1.0)
 
 
-# Two published conventions, written down here from their description
+# Two published conventions, implemented here from their description
 
 PARAMETERS = [name for name, _ in BASE.named_parameters()]
 
@@ -288,8 +288,8 @@ def test_agrees_with_toonify_of_jp():
     assert all(found[key] == pytest.approx(1 - jp_weight(key, 8, 0, None), abs=1e-6) for key in PARAMETERS)
 
 
-def test_the_smooth_blend_of_jp_can_be_written_down():
-    """Its centre and half steps differ from ours; with a share for each layer the grammar says it all the same."""
+def test_the_smooth_blend_of_jp_as_fractional_shares():
+    """Its centre and half steps differ from ours, but a share for each layer expresses it in our grammar."""
     shares = {name: jp_weight(f"synthesis.{name}", 16, 0, 1.5) for name in NAMES}
     found = shares_of(swap_layers(BASE, TOON, ",".join(f"{name}={share!r}" for name, share in shares.items())))
     assert all(found[key] == pytest.approx(jp_weight(key, 16, 0, 1.5), abs=1e-5) for key in PARAMETERS)

@@ -51,10 +51,10 @@ def test_value_and_derivatives(isa, kind, size):
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
-def test_wide_networks_lose_little(kind):
+def test_error_with_512_channels(kind):
     """512 channels add up 4608 products, and the error stays within what is allowed of every size.
 
-    torch's own is no measure: some processors sum in blocks, which is more exact than a plain sum.
+    torch's own error is no reference: on some processors it sums in blocks, which is more exact than a plain sum.
     """
     x, w = make((1, 512, 32, 16, 16))
     exact = reference.conv3x3(x.double(), w.double(), kind)
@@ -62,7 +62,7 @@ def test_wide_networks_lose_little(kind):
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
-def test_gradients_nobody_wants_are_left_out(kind):
+def test_unused_gradients_are_not_computed(kind):
     x, w = (t.requires_grad_() for t in make(SIZES[0]))
     y = conv3x3(x, w, kind)
     wanted = torch.autograd.grad(y.sum(), [x, w], retain_graph=True)
@@ -145,7 +145,7 @@ def test_modulated_1x1():
         assert relative_error(modulated_1x1(x.contiguous(memory_format=layout), w, styles), wanted) < TOLERANCE
 
 
-def test_which_convolutions_it_takes():
+def test_which_convolutions_it_supports():
     x, w = make((1, 32, 32, 96, 96))
     assert [kind_of(x, w, FILTER, *r, 1) for r in ((1, 1), (2, 1), (1, 2))] == ["plain", "up", "down"]
     assert kind_of(x, w, None, 1, 1, 1) == "plain"
@@ -179,7 +179,7 @@ def test_kept_weights_follow_the_weights():
     assert cached(w, "sum", w.sum, False) == 2304 and w not in module._cache
 
 
-def test_a_changed_instruction_set_finds_its_own_weights(isa):
+def test_packed_weights_are_kept_per_instruction_set(isa):
     x, w = make((1, 16, 16, 8, 8))
     with torch.no_grad():
         before = conv3x3(x, w, "plain", keep=True)

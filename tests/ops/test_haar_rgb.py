@@ -48,7 +48,7 @@ def test_value_and_derivatives(isa, size, layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_the_kernels_do_not_take(dtype):
+def test_inputs_without_a_kernel(dtype):
     tensors = operands((2, 5, 5, 3, 4), dtype=dtype)
     wanted = derivatives(definition, [t.double() for t in tensors])
     for result, right in zip(derivatives(haar_rgb, tensors), wanted, strict=True):
@@ -58,7 +58,7 @@ def test_what_the_kernels_do_not_take(dtype):
             assert relative_error(result, right) < TOLERANCE[dtype]
 
 
-def test_gradients_nobody_wants_are_left_out():
+def test_unused_gradients_are_not_computed():
     tensors = [t.requires_grad_() for t in operands()]
     everything = torch.autograd.grad(haar_rgb(*tensors).square().sum(), tensors)
     for chosen in ([0], [1], [2], [3], [0, 1], [2, 3]):
@@ -91,7 +91,7 @@ def test_fullgraph():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     x, style, weight, bias = operands()
     with pytest.raises(ValueError, match="weight"):
         haar_rgb(x, style, weight[:3], bias)

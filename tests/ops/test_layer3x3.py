@@ -102,7 +102,7 @@ def test_from_kept_weights_to_training_and_back():
 
 @pytest.mark.parametrize("styled", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_nobody_wants_are_left_out(kind, styled):
+def test_unused_gradients_are_not_computed(kind, styled):
     x, w, styles, noise, b = operands(kind, styled=styled)
     x.requires_grad_(), w.requires_grad_()
     y = layer(x, w, styles, noise, b, kind)
@@ -126,7 +126,7 @@ def test_opcheck(kind):
     assert torch.equal(weight_energy(w, False), w.square().sum((2, 3)).t())
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     x, w, *_ = operands("plain", (2, 16, 32, 8, 8))
     wrong = {"styles": torch.ones(2, 32), "noise": torch.ones(4, 4), "b": torch.ones(16)}
     for name, value in wrong.items():

@@ -95,7 +95,7 @@ def test_any_number_of_threads(threads, up):
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_gradients_nobody_wants_are_left_out(up):
+def test_unused_gradients_are_not_computed(up):
     """Any choice of them gives the same numbers as all of them."""
     tensors = operands(up=up)
     present = [i for i, t in enumerate(tensors) if t is not None]
@@ -172,7 +172,7 @@ def test_fullgraph(backend):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     tensors = operands(up=True)
     for i, shape in ((1, (2, 16)), (2, (32, 1, 1, 1)), (5, (4, 4)), (6, (2, 32))):
         with pytest.raises(ValueError, match=NAMES[i]):

@@ -1,4 +1,4 @@
-"""AnimeGANv2: its formulas against second writings, and a small training from start to painting."""
+"""AnimeGANv2: its formulas against second implementations, and a small training from start to finished pictures."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_the_generator_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in AnimeGenerator().parameters()) == 2_143_552
 
 
-def test_the_generator_is_what_its_paper_says():
-    """Against a second writing with plain functions, layer for layer, in float64."""
+def test_the_generator_equals_a_second_implementation():
+    """Against a second implementation with plain functions, layer for layer, in float64."""
     G = small_generator().double()
     for p in G.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -179,7 +179,7 @@ def test_only_edges_are_smoothed_and_as_a_gaussian_would():
         np.testing.assert_allclose(soft[9, column], wanted, atol=1)
 
 
-def test_edges_are_thin_whole_and_no_noise():
+def test_canny_edges():
     disc = Image.new("L", (96, 96), 40)
     ImageDraw.Draw(disc).ellipse((20, 20, 76, 76), fill=200)
     edges = canny(np.asarray(disc, np.float64))
@@ -190,7 +190,7 @@ def test_edges_are_thin_whole_and_no_noise():
     assert not canny(faint).any()
 
 
-def test_a_weak_edge_counts_where_it_goes_on_from_a_strong_one():
+def test_a_weak_edge_counts_if_connected_to_a_strong_one():
     ramp = np.linspace(36, 90, 60)[:, None]  # contrast grows downwards: 36 -> 144, 90 -> 360 in the Sobel norm
     picture = np.where(np.arange(40) < 20, 100.0, 100 + ramp)
     assert canny(picture)[2:-2].any(1).all()
@@ -245,7 +245,7 @@ def test_vgg19_is_torchvisions_conv4_4(tmp_path):
     torch.testing.assert_close(features(str(tmp_path / "vgg19.pth")).raw(img * 2 - 1), wanted, rtol=1e-3, atol=1e-5)
 
 
-def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
+def test_unavailable_features_are_reported(tmp_path, monkeypatch):
     from projects.animegan import features as module
 
     def unavailable(*_, **__):
@@ -296,7 +296,7 @@ def go(sets: list[str], out: Path, *more: str, ok: bool = True) -> str:
     return result.output
 
 
-def test_a_training_ends_the_same_however_often_it_stops(sets, tmp_path, monkeypatch):
+def test_resuming_gives_the_same_result(sets, tmp_path, monkeypatch):
     """Over both phases and the fading: every tensor of the last snapshot, and the pictures."""
     plan = ["--kimg", "0.04", "--start-kimg", "0.012", "--fade-kimg", "0.012"]
     go(sets, tmp_path / "whole", *plan)
@@ -326,8 +326,8 @@ def falls(log: Path, name: str, share: float = 0.9) -> bool:
     return np.mean(values[-third:]) < share * np.mean(values[:third])
 
 
-def test_the_first_phase_learns_to_show_what_it_sees(sets, tmp_path, monkeypatch):
-    """And `infer` paints from the saved file what the training's own process does."""
+def test_the_first_phase_learns_to_reproduce_photos(sets, tmp_path, monkeypatch):
+    """And `infer` makes the same pictures from the saved file as the training process."""
     monkeypatch.setattr("stylegan_toon.training.loop.TICK", 0)
     painted = []
     sheet = train.sheet
@@ -350,8 +350,8 @@ def test_the_first_phase_learns_to_show_what_it_sees(sets, tmp_path, monkeypatch
     assert (tmp_path / "painted" / "sheet.png").exists()
 
 
-def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
-    """Adam's first step is no longer than the rate. One that remembered the first phase's gradients went far."""
+def test_the_second_phase_has_its_own_optimiser(sets, tmp_path):
+    """Adam's first step is no longer than the rate; with the moments of the first phase it would be far longer."""
     plan = ["--start-kimg=0.04", "--g-lr=1e-4", "--fade-kimg=0", *FAST]
     for kimg in ("0.04", "0.042"):
         go(sets, tmp_path, "--kimg", kimg, *plan, *["--resume=auto"] * (kimg == "0.042"))
@@ -360,7 +360,7 @@ def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
     assert 0.5e-4 < max(steps) < 1.01e-4
 
 
-def test_what_ships_draws_the_example_in_its_colours():
+def test_shipped_weights_keep_the_colours_of_the_example():
     portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
     photo = portrait.crop((58, 54, 282, 278)).resize((160, 160), Image.Resampling.LANCZOS)
     painted = stylise(load_generator(SHIPPED), photo)
@@ -396,11 +396,11 @@ def test_mistakes_end_in_a_sentence(sets, tmp_path, more, part):
     assert text.startswith("error: ") and part in text and "Traceback" not in text
 
 
-# ---------------------------------------------------------------- painting
+# ---------------------------------------------------------------- inference
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (61, 40)])
-def test_pictures_of_any_size_keep_it(size):
+def test_the_size_of_pictures_is_kept(size):
     G = small_generator()
     picture = Image.effect_noise(size, 60).convert("RGB")
     painted = stylise(G, picture)
@@ -446,7 +446,7 @@ def packets(path: Path, kind: str) -> list[bytes]:
         return [bytes(p) for p in container.demux(**{kind: 0}) if p.size]
 
 
-def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
+def test_a_video_is_converted_frame_by_frame_and_keeps_its_sound(tmp_path):
     source = film(tmp_path / "film.mp4", sound=True)
     import av
 
@@ -464,7 +464,7 @@ def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
         convert_video(source, tmp_path, lambda picture: picture, quiet=True, overwrite=True)
 
 
-def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
+def test_an_interrupted_video_keeps_the_finished_frames(tmp_path):
     source = film(tmp_path / "film.mp4", sound=False)
     import av
 
@@ -486,7 +486,7 @@ def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.mp4"]
 
 
-def test_onnx_paints_the_same(tmp_path):
+def test_onnx_gives_the_same_pictures(tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     G = small_generator()

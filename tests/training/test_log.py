@@ -42,7 +42,7 @@ def test_means_since_the_last_tick():
     assert heard.told == [(8, {"a": 3.5, "b": 2.0, "p": 0.5}), (16, {"a": 1.0}), "closed"]
 
 
-def test_one_who_cannot_write_does_not_end_the_training():
+def test_a_failing_sink_does_not_end_the_training():
     class Full(Heard):
         def numbers(self, images, values):
             raise ToonError("The disk is full, so x could not be written: free some space.")
@@ -56,7 +56,7 @@ def test_one_who_cannot_write_does_not_end_the_training():
     log.close()
 
 
-def test_json_lines_are_cut_back_to_where_a_training_goes_on(tmp_path):
+def test_json_lines_after_the_snapshot_are_removed(tmp_path):
     sink = JsonLines(tmp_path)
     for images in (8, 16, 24):
         sink.numbers(images, {"G": images / 3})
@@ -85,14 +85,14 @@ def test_without_tensorboard_the_log_remains(tmp_path, monkeypatch):
     assert [type(sink) for sink in open_sinks(tmp_path, 0)] == [JsonLines]
 
 
-def test_wandb_is_asked_for_by_name_only(tmp_path, monkeypatch):
+def test_wandb_is_used_only_with_a_project_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert not any(isinstance(sink, WandB) for sink in open_sinks(tmp_path, 0))
     with pytest.raises(ToonError, match="pip install wandb"):
         open_sinks(tmp_path, 0, wandb="toons")
 
 
-def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
+def test_wandb_resumes_the_same_run(tmp_path, monkeypatch):
     """Offline, with the real package."""
     pytest.importorskip("wandb")
     for name, value in {"MODE": "offline", "SILENT": "true", "CONSOLE": "off"}.items():

@@ -1,4 +1,4 @@
-"""Losses against closed forms, a second writing in float64, and (where there is one) the published implementation."""
+"""Losses against closed forms, a second implementation in float64, and (where available) the published one."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_groups_of_the_minibatch_deviation_are_consecutive():
 
 
 @pytest.mark.parametrize("group, n, c_dim", [(2, 4, 0), (4, 4, 3), (4, 2, 0), (None, 4, 0)])
-def test_scores_of_real_and_painted_pictures_do_not_mix(group, n, c_dim):
-    """In one pass where groups fit, in two where they would not: what each gets on its own."""
+def test_scores_of_real_and_generated_pictures_do_not_mix(group, n, c_dim):
+    """In one pass where the groups fit, in two otherwise; the scores equal those of separate calls."""
     torch.manual_seed(0)
     D = Discriminator(DiscriminatorConfig(resolution=8, channel_base=64, c_dim=c_dim, mbstd_group_size=group))
     real, fake, c = torch.randn(n, 3, 8, 8), 5 * torch.randn(n, 3, 8, 8), torch.randn(n, c_dim) if c_dim else None
@@ -156,7 +156,7 @@ def agree(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], toler
 
 @pytest.mark.parametrize("c_dim", [0, 3])
 def test_losses_and_gradients_agree_with_float64(c_dim):
-    """The whole chain, networks included, against the second writing of both."""
+    """Losses and networks together against the second implementation of both."""
     ours = TrainedHere(8, c_dim, noise=False)
     g, d = (
         {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in network.state_dict().items()}
@@ -205,7 +205,7 @@ PEER = os.environ.get("STYLEGAN_TOON_PEER", "")
 
 @pytest.mark.skipif(not PEER, reason="STYLEGAN_TOON_PEER does not name a checkout of stylegan2-ada-pytorch")
 @pytest.mark.parametrize("c_dim", [0, 3])
-def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
+def test_losses_and_gradients_agree_with_the_published_code(c_dim, monkeypatch):
     """Same weights, data and noise: G loss, D loss, R1 and path length and their gradients within 1e-4.
 
     With labels the gradients of R1 within 1e-3: there the published ones are 2e-4 from float64's, ours 1e-6 (above).

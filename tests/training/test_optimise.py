@@ -1,4 +1,4 @@
-"""One optimiser step, whatever the gradient is like; and what is frozen."""
+"""One optimiser step, also with gradients that are not finite, and frozen parameters."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_parts_add_up_to_the_mean():
     seen = one.update(4, parts, lambda rows: {"loss": x[rows.start : rows.stop] @ one.network.a, "x": x[list(rows)]})
     assert torch.allclose(one.network.a.detach(), 1 - x.mean(0))
     assert torch.equal(seen["loss"], x.sum(1)) and torch.equal(seen["x"], x) and seen["nonfinite"] == 0
-    assert torch.equal(one.network.b.grad, torch.zeros(2))  # it had no part, and Adam shall notice as published
+    assert torch.equal(one.network.b.grad, torch.zeros(2))  # no gradient reached it; Adam steps all the same
 
 
-def test_gradients_that_are_not_finite_are_made_so_counted_and_in_the_end_refused():
+def test_gradients_that_are_not_finite_are_replaced_counted_and_refused_if_many():
     one = optimizer()
     slope = torch.tensor([float("nan"), float("inf"), 2.0])
     terms = lambda rows: {"loss": (one.network.a * slope).sum().expand(len(rows))}  # noqa: E731
@@ -56,7 +56,7 @@ def test_gradients_that_are_not_finite_are_made_so_counted_and_in_the_end_refuse
     assert one.broken == 0
 
 
-def test_a_training_that_has_broken_down_ends(pictures, tmp_path, monkeypatch):
+def test_a_training_with_nan_ends(pictures, tmp_path, monkeypatch):
     """With a discriminator that has become nan, not one gradient is finite."""
     monkeypatch.setattr(optimise, "PATIENCE", 10)
     with pytest.raises(ToonError, match=r"gradients of (G|D) were not finite"):
@@ -91,7 +91,7 @@ def test_frozen_layers_of_the_generator_do_not_move(pictures, tmp_path, freeze_g
             assert torch.equal(networks[name].state_dict()[key], before) == frozen, (name, key)
 
 
-def test_without_noise_its_strengths_are_0_and_stay_so(pictures, tmp_path):
+def test_without_noise_strengths_stay_0(pictures, tmp_path):
     """The test above shows that they move otherwise."""
     G = tiny_generator()
     G.synthesis.b8.conv0.noise_strength.data.fill_(0.3)
@@ -135,7 +135,7 @@ def test_labels_are_learnt(pictures, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_precision(pictures, tmp_path, dtype, monkeypatch):
-    """bfloat16 computes in it, stays near float32, and keeps its weights and moments in float32."""
+    """With bfloat16 the result stays near that of float32, and weights and moments stay float32."""
     monkeypatch.setattr(layers, "cpu_multiplies", lambda dtype: True)
     used = set()
     conv2d = nn.functional.conv2d

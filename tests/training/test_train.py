@@ -220,7 +220,7 @@ def test_one_corrupt_file_in_ten_thousand_and_mixed_sizes(tmp_path):
     assert (tmp_path / "x" / "network.safetensors").exists()
 
 
-def test_a_link_to_nothing_is_no_folder(pictures, tmp_path):
+def test_a_broken_link_is_no_folder(pictures, tmp_path):
     (tmp_path / "x").symlink_to(tmp_path / "nowhere")
     assert "link to nothing" in refused("--data", pictures, "--out", tmp_path / "x", "--kimg", "0", *SMALL)
     assert not (tmp_path / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""Has a checkout of stylegan2-ada-pytorch save networks of every kind it can make, with what they compute.
+"""Saves networks of every kind that a checkout of stylegan2-ada-pytorch can make, with the outputs they compute.
 
 python published_networks.py CHECKOUT FOLDER
 """

@@ -16,7 +16,7 @@ def test_sym2_is_orthonormal_with_two_vanishing_moments():
     assert high.sum() == pytest.approx(0) and high @ np.arange(4) == pytest.approx(0)
 
 
-def test_the_bands_share_the_spectrum_by_octaves():
+def test_the_bands_are_octaves():
     bank = filter_bank().numpy()
     assert np.allclose(bank, bank[:, ::-1])  # zero phase
     frequency = np.linspace(0, np.pi, 513)

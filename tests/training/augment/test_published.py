@@ -53,7 +53,7 @@ def smooth() -> torch.Tensor:
     return x / x.std()
 
 
-# ------------------------------------------------------------ the same parameters: the percentile the peer can be told
+# ------------------------------------------------------------ the same parameters, by the peer's debug_percentile
 
 PERCENTILE = 0.8
 Z = torch.tensor([math.erf(0)], dtype=torch.float64) + torch.erfinv(torch.tensor(2 * PERCENTILE - 1).double())
@@ -123,7 +123,7 @@ def test_the_same_filter(published, bands):
 
 
 def features(pictures: torch.Tensor) -> dict[str, np.ndarray]:
-    """What a histogram can be made of, a number a picture: moments, pixels and projections on random patterns."""
+    """Statistics of each picture to compare distributions by: moments, pixels, projections on random patterns."""
     pictures = pictures.double()
     pattern = torch.randn(4, *pictures.shape[1:], generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     found = {
@@ -139,7 +139,7 @@ def features(pictures: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 def levy_excess(a: np.ndarray, b: np.ndarray, slack: float) -> float:
-    """The two-sample Kolmogorov-Smirnov distance, forgiving shifts of up to ``slack``."""
+    """The two-sample Kolmogorov-Smirnov distance, with shifts of up to ``slack`` allowed (Levy distance)."""
     both = np.concatenate([a, b])
     share = lambda x, at: np.searchsorted(np.sort(x), at, side="right") / len(x)  # noqa: E731
     return max((share(a, both) - share(b, both + slack)).max(), (share(b, both) - share(a, both + slack)).max())
