@@ -22,12 +22,12 @@ COMMANDS = 10
 
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name -> file, of the package and the projects under ``root``."""
-    found = {}
+    result = {}
     for package in ("stylegan_toon", "projects"):
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return result
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
@@ -70,7 +70,7 @@ def layer(name: str) -> int:
 def faults(root: Path) -> list[str]:
     """Every breach of the rules of layers under ``root``."""
     known = modules(root)
-    found = []
+    result = []
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
         for target in imports(name, path, known):
@@ -79,22 +79,22 @@ def faults(root: Path) -> list[str]:
             if name.startswith("projects"):
                 own = name.split(".")[1:2], ["_common"]
                 if target.startswith("projects.") and target.split(".")[1:2] not in own:
-                    found.append(f"{name} imports another project: {target}")
+                    result.append(f"{name} imports another project: {target}")
             elif target.startswith("projects"):
-                found.append(f"{name} imports a project: {target}")
+                result.append(f"{name} imports a project: {target}")
             elif layer(target) > layer(name):
-                found.append(f"{name} (layer {layer(name)}) imports {target} (layer {layer(target)})")
+                result.append(f"{name} (layer {layer(name)}) imports {target} (layer {layer(target)})")
             elif layer(name) == layer(target) == COMMANDS:
-                found.append(f"{name} imports another command: {target}")
-    return found + cycles(graph)
+                result.append(f"{name} imports another command: {target}")
+    return result + cycles(graph)
 
 
 def cycles(graph: dict[str, set[str]]) -> list[str]:
-    found, done = [], set()
+    result, done = [], set()
 
     def visit(name: str, path: list[str]) -> None:
         if name in path:
-            found.append("cycle: " + " -> ".join([*path[path.index(name) :], name]))
+            result.append("cycle: " + " -> ".join([*path[path.index(name) :], name]))
         elif name not in done:
             for target in sorted(graph.get(name, ())):
                 visit(target, [*path, name])
@@ -102,7 +102,7 @@ def cycles(graph: dict[str, set[str]]) -> list[str]:
 
     for name in sorted(graph):
         visit(name, [])
-    return found
+    return result
 
 
 def test_no_layer_imports_a_higher_one():

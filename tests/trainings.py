@@ -82,7 +82,7 @@ def go(
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**{**BUSY, **options})
     pictures = ImageDataset(data, 16, labels=cond)
-    known = PairDataset(ImageDataset(data, 16), np.random.default_rng(1).standard_normal((12, 32))) if pairs else None
+    paired = PairDataset(ImageDataset(data, 16), np.random.default_rng(1).standard_normal((12, 32))) if pairs else None
     with join_processes(torch.device("cpu")) as (group, _):
         start = find_snapshot(resume, folder) if resume else None
         c_dim = pictures.label_dim
@@ -91,7 +91,7 @@ def go(
             torch.manual_seed(0)
             new["D"] = ProjectedDiscriminator(ProjectedConfig(16, view=64, width=8))
         task = StyleGAN2Task(
-            **(start.networks if start else new), pictures=pictures, config=config, pairs=known, group=group
+            **(start.networks if start else new), pictures=pictures, config=config, pairs=paired, group=group
         )
         trainer = Watched(task, folder, resume=start, quiet=True)
         trainer.done, trainer.stop = done, stop
@@ -140,8 +140,8 @@ def go_together(size: int, *args: Any, **kwargs: Any) -> None:
 def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:
     """All of a snapshot's tensors by name, and p."""
     snapshot = snapshot if isinstance(snapshot, Snapshot) else read_snapshot(snapshot)
-    found = {f"{n}.{k}": v for n, network in snapshot.networks.items() for k, v in network.state_dict().items()}
-    return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.state.p, dtype=torch.float64)}
+    networks = {f"{n}.{k}": v for n, network in snapshot.networks.items() for k, v in network.state_dict().items()}
+    return {**networks, **snapshot.tensors, "p": torch.tensor(snapshot.state.p, dtype=torch.float64)}
 
 
 def assert_same(a: Path, b: Path) -> None:

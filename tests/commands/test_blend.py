@@ -115,10 +115,10 @@ def test_as_a_module(tmp_path, checkpoint, child):
     assert done.stdout.splitlines()[-1] == str(tmp_path / "module")
     from stylegan_toon.cli import main as group
 
-    assert CliRunner().invoke(group, ["blend", *map(str, options), str(tmp_path / "verb")]).exit_code == 0
-    module, verb = (load_network(tmp_path / name / "blend.safetensors") for name in ("module", "verb"))
-    assert same(module, verb)
-    assert (tmp_path / "module" / "blend.png").read_bytes() == (tmp_path / "verb" / "blend.png").read_bytes()
+    assert CliRunner().invoke(group, ["blend", *map(str, options), str(tmp_path / "group")]).exit_code == 0
+    from_module, from_command = (load_network(tmp_path / name / "blend.safetensors") for name in ("module", "group"))
+    assert same(from_module, from_command)
+    assert (tmp_path / "module" / "blend.png").read_bytes() == (tmp_path / "group" / "blend.png").read_bytes()
 
 
 # Mistakes

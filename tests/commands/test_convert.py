@@ -27,9 +27,9 @@ def family(tmp_path):
 def test_every_conversion_is_exact(family, tmp_path, first, second):
     convert(family, tmp_path / f"a{first}")
     convert(tmp_path / f"a{first}", tmp_path / f"b{second}")
-    wanted, found = load_family(family), load_family(tmp_path / f"b{second}")
+    wanted, actual = load_family(family), load_family(tmp_path / f"b{second}")
     for name, network in wanted.items():
-        ours, theirs = network.state_dict(), found[name].state_dict()
+        ours, theirs = network.state_dict(), actual[name].state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 

@@ -44,8 +44,8 @@ def test_source_to_zip_to_shards_and_check(photos, tmp_path):
     assert result.stdout.splitlines()[0].startswith("8 pictures kept, left out: 1 unreadable")
     assert result.stdout.splitlines()[-1] == str(out)
     with zipfile.ZipFile(out) as archive:
-        said = json.loads(archive.read("dataset.json"))
-        assert said["classes"] == ["a", "b"] and [label for _, label in said["labels"]] == [0, 0, 0, 0, 1, 1, 1, 1]
+        header = json.loads(archive.read("dataset.json"))
+        assert header["classes"] == ["a", "b"] and [label for _, label in header["labels"]] == [0, 0, 0, 0, 1, 1, 1, 1]
     again = run("make", out, "--size", 32, "--out", tmp_path / "shards", "--per-shard", 3, "--workers", 1, "--quiet")
     assert again.exit_code == 0, again.output
     first, second = ImageDataset(out, labels=True), ImageDataset(tmp_path / "shards", labels=True)
@@ -135,11 +135,11 @@ def test_avatars_repeat_with_their_seed_and_name_the_artist(tmp_path):
         assert run(*args, tmp_path / name).exit_code == 0
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
-        said = json.loads(archive.read("dataset.json"))
-    assert [label for _, label in said["labels"]] == [0, 1, 2, 0, 1, 2, 0]
-    assert said["classes"] == [row["style"] for row in said["licences"]] == ["toon-head", "personas", "avataaars"]
-    assert [row["artist"] for row in said["licences"]][::2] == ["Johan Melin", "Pablo Stanley"]
-    assert all(row["licence"] and row["credit"] for row in said["licences"])
+        header = json.loads(archive.read("dataset.json"))
+    assert [label for _, label in header["labels"]] == [0, 1, 2, 0, 1, 2, 0]
+    assert header["classes"] == [row["style"] for row in header["licences"]] == ["toon-head", "personas", "avataaars"]
+    assert [row["artist"] for row in header["licences"]][::2] == ["Johan Melin", "Pablo Stanley"]
+    assert all(row["licence"] and row["credit"] for row in header["licences"])
     dataset = ImageDataset(tmp_path / "one.zip")
     pictures = [np.asarray(dataset.image(i)) for i in range(7)]
     assert len({p.tobytes() for p in pictures}) == 7 and min(p.std() for p in pictures) > 20

@@ -89,8 +89,8 @@ def test_segment_finds_a_shape_from_a_rough_prior():
     prior = np.clip(1 - 1.6 * np.hypot(x - 0.5, y - 0.5), 0.05, 0.95)
     kinds = segment(lab.astype(np.float32), np.stack([1 - prior, prior], -1))
     np.testing.assert_allclose(kinds.sum(-1), 1, atol=1e-5)
-    found, hinted = kinds[..., 1] > 0.5, prior > 0.5
-    assert (found & truth).sum() / (found | truth).sum() > 0.93 > (hinted & truth).sum() / (hinted | truth).sum()
+    actual, hinted = kinds[..., 1] > 0.5, prior > 0.5
+    assert (actual & truth).sum() / (actual | truth).sum() > 0.93 > (hinted & truth).sum() / (hinted | truth).sum()
 
 
 def test_spread_keeps_a_constant_and_ignores_what_has_no_weight():

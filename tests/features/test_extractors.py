@@ -68,9 +68,9 @@ def test_inception_equals_torch_fidelity(inception, tmp_path):
     ours = Inception(tmp_path / "weights.pth")
     pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        found, (truth,) = ours(pictures), inception(pictures)
-    assert found.shape == (2, 2048) and not torch.equal(truth[0], truth[1])
-    torch.testing.assert_close(found, truth, rtol=0, atol=0)
+        result, (truth,) = ours(pictures), inception(pictures)
+    assert result.shape == (2, 2048) and not torch.equal(truth[0], truth[1])
+    torch.testing.assert_close(result, truth, rtol=0, atol=0)
 
 
 class SmallVgg(nn.Module):

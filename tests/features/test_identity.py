@@ -27,8 +27,8 @@ def test_facenet_equals_the_package(state):
     ours = FaceNet({**state, "logits.weight": torch.zeros(1)}).eval()
     with torch.no_grad():
         truth = package(fixed_image_standardization(face))
-        found = ours(pixels / 127.5 - 1)
-    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+        result = ours(pixels / 127.5 - 1)
+    torch.testing.assert_close(result, truth, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

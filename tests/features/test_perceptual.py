@@ -70,12 +70,12 @@ def test_discriminator_distance_is_the_formula(tiny_d):
     with torch.no_grad():
         pairs = [(x.numpy().astype(np.float64), y.numpy().astype(np.float64))
                  for x, y in zip(tiny_d.features(a), tiny_d.features(b))]  # fmt: skip
-        found = measure.distance(a, b).numpy()
+        result = measure.distance(a, b).numpy()
     truth = np.zeros(2)
     for x, y in pairs:
         x, y = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in (x, y))
         truth += ((x - y) ** 2).sum(1).mean((1, 2)) / len(pairs)
-    np.testing.assert_allclose(found, truth, rtol=1e-4)
+    np.testing.assert_allclose(result, truth, rtol=1e-4)
 
 
 def test_discriminator_distance_grows_with_the_difference(tiny_d):

@@ -136,11 +136,11 @@ def test_in_w_the_published_projector_begins_with_the_mean():
     G, measure = tiny(), tiny_measure()
     target = torch.zeros(1, 3, 32, 32)
     ws = G.mapping(torch.randn(1, 32))
-    told, plain = (
+    explicit, plain = (
         invert(G, target, measure, InversionConfig(space="w", steps=3), start=start, noise=False)
         for start in (ws, None)
     )
-    assert told.history == plain.history
+    assert explicit.history == plain.history
 
 
 def test_an_unsuitable_network_is_refused():

@@ -61,8 +61,8 @@ def folders(tmp_path, face, noise) -> tuple[Path, Path]:
 
 def test_toons_are_matched_by_name(folders):
     photos, toons = folders
-    found = [(photo.relative_to(photos).as_posix(), toon.name) for photo, toon in match(photos, toons)]
-    assert found == [("more/other.jpg", "other.png"), ("nobody.png", "nobody-toon.png"), ("same.jpg", "same-toon.png")]
+    result = [(photo.relative_to(photos).as_posix(), toon.name) for photo, toon in match(photos, toons)]
+    assert result == [("more/other.jpg", "other.png"), ("nobody.png", "nobody-toon.png"), ("same.jpg", "same-toon.png")]
 
 
 def test_photos_and_toons_in_one_folder(folders):
@@ -90,11 +90,11 @@ def test_identity_of_pairs(folders, suite):
     """About 1 for the same face (it is resized again), lower for a mirrored, darker one; noise is left out."""
     (other, nobody, same) = match(*folders)
     with pytest.warns(UserWarning, match=r"nobody\.png is left out: No face"):
-        found = evaluate_pairs([other, nobody, same], suite)
+        result = evaluate_pairs([other, nobody, same], suite)
     alone = evaluate_pairs([same], suite).metrics["identity-dlib"]
-    assert found.count == 2 and found.metrics["detection"] == 1
-    assert alone > 0.998 > 0.996 > found.metrics["identity-dlib"]
-    assert found.sheet.width > 4 * 128
+    assert result.count == 2 and result.metrics["detection"] == 1
+    assert alone > 0.998 > 0.996 > result.metrics["identity-dlib"]
+    assert result.sheet.width > 4 * 128
 
 
 def test_no_pair_is_left(folders, suite):

@@ -159,8 +159,8 @@ def test_the_compiled_network_is_one_graph_of_our_layers(traced):
             torch.testing.assert_close(run(ws), G.synthesis(ws))
         assert run.fast is not None
     wanted = torch.autograd.grad(G.synthesis(ws).square().sum(), list(G.synthesis.parameters()))
-    found = torch.autograd.grad(run(ws).square().sum(), list(G.synthesis.parameters()))
-    for a, b in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(run(ws).square().sum(), list(G.synthesis.parameters()))
+    for a, b in zip(actual, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
@@ -233,8 +233,8 @@ def test_on_a_gpu_a_search_is_recorded(monkeypatch):
     recorded = []
     real = module._record
     monkeypatch.setattr(module, "_record", lambda function: recorded.append(1) or real(function))
-    found = {
+    actual = {
         how: project(G, target, InversionConfig(steps=20, accelerate=how), measure=measure) for how in ("off", "graphs")
     }
     assert len(recorded) == 2
-    torch.testing.assert_close(found["graphs"].history, found["off"].history, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(actual["graphs"].history, actual["off"].history, rtol=1e-2, atol=1e-3)

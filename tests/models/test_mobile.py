@@ -34,14 +34,14 @@ def ws_for(G: MobileGenerator, count: int = 2, seed: int = 3) -> Tensor:
 def effective(G: torch.nn.Module) -> dict[str, Tensor]:
     """The effective tensors in float64: products of value and gain, and all others unchanged."""
     state = {name: tensor.double() for name, tensor in G.state_dict().items()}
-    found = {}
+    actual = {}
     for name, tensor in state.items():
         owner = name.rpartition(".")[0]
         if name.endswith(".value"):
-            found[owner] = tensor * state[f"{owner}.gain"]
+            actual[owner] = tensor * state[f"{owner}.gain"]
         elif not name.endswith(".gain"):
-            found[name] = tensor
-    return found
+            actual[name] = tensor
+    return actual
 
 
 # ---------------------------------------------------------------- the second implementation
@@ -111,9 +111,9 @@ def test_agrees_with_the_reference(changes):
         wanted = reference(effective(G), ws.double(), config, noise=mode == "const" and config.use_noise)
         assert sorted(wanted) == config.head_resolutions
         for size, picture in wanted.items():
-            found = G.synthesis(ws, noise_mode=mode, resolution=size)
-            assert found.dtype == torch.float32 and found.is_contiguous()
-            assert (found - picture).abs().max() < 2e-5 * picture.abs().max()
+            actual = G.synthesis(ws, noise_mode=mode, resolution=size)
+            assert actual.dtype == torch.float32 and actual.is_contiguous()
+            assert (actual - picture).abs().max() < 2e-5 * picture.abs().max()
 
 
 @torch.no_grad()
@@ -203,8 +203,8 @@ def test_swapping_nothing_and_everything():
 
 def check_shares(shares: dict[str, float], result: MobileGenerator) -> None:
     """The effective tensors are interpolated with these shares; gains are exchanged only with whole layers."""
-    ours, theirs, found = effective(BASE), effective(TOON), effective(result)
-    for name, tensor in found.items():
+    ours, theirs, actual = effective(BASE), effective(TOON), effective(result)
+    for name, tensor in actual.items():
         parts = name.split(".")
         share = shares["mapping" if parts[0] == "mapping" else ".".join(parts[1:3])]
         wanted = ours[name].lerp(theirs[name], share)

@@ -28,11 +28,11 @@ def test_gradients_equal_those_of_padding_and_convolution():
     layer = ReflectConv3x3(16, 16)
     x = torch.randn(2, 16, 16, 16, requires_grad=True)
     weigh = torch.randn(2, 16, 16, 16)
-    found = torch.autograd.grad((layer(x) * weigh).sum(), [x, layer.weight, layer.bias])
+    result = torch.autograd.grad((layer(x) * weigh).sum(), [x, layer.weight, layer.bias])
     xd = x.detach().double().requires_grad_()
     parameters = [p.detach().double().requires_grad_() for p in (layer.weight, layer.bias)]
     wanted = torch.autograd.grad((plainly(xd, *parameters) * weigh).sum(), [xd, *parameters])
-    for a, b in zip(found, wanted):
+    for a, b in zip(result, wanted):
         torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)
 
 

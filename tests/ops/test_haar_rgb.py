@@ -41,9 +41,9 @@ def derivatives(function, tensors):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_value_and_derivatives(isa, size, layout):
     tensors = operands(size, layout)
-    found, wanted = derivatives(haar_rgb, tensors), derivatives(definition, [t.double() for t in tensors])
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
-    for result, right in zip(found, wanted, strict=True):
+    actual, wanted = derivatives(haar_rgb, tensors), derivatives(definition, [t.double() for t in tensors])
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    for result, right in zip(actual, wanted, strict=True):
         assert relative_error(result, right) < TOLERANCE[torch.float32]
 
 
@@ -63,8 +63,8 @@ def test_unused_gradients_are_not_computed():
     everything = torch.autograd.grad(haar_rgb(*tensors).square().sum(), tensors)
     for chosen in ([0], [1], [2], [3], [0, 1], [2, 3]):
         some = [t.detach().requires_grad_(i in chosen) for i, t in enumerate(tensors)]
-        found = torch.autograd.grad(haar_rgb(*some).square().sum(), [some[i] for i in chosen])
-        for i, gradient in zip(chosen, found):
+        actual = torch.autograd.grad(haar_rgb(*some).square().sum(), [some[i] for i in chosen])
+        for i, gradient in zip(chosen, actual):
             assert relative_error(gradient, everything[i].double()) < TOLERANCE[torch.float32]
 
 

@@ -173,9 +173,9 @@ def test_mixed_precision_runs_in_bfloat16(sets, tmp_path, monkeypatch):
     convolve = torch.nn.Conv2d.forward
 
     def watched(self, x):
-        found = convolve(self, x)
-        seen.add(found.dtype)
-        return found
+        actual = convolve(self, x)
+        seen.add(actual.dtype)
+        return actual
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
     monkeypatch.setattr(training, "sheet", lambda *_: Image.new("RGB", (8, 8)))  # drawn in float32
@@ -238,8 +238,8 @@ def test_compare(sets, tmp_path):
     for row in (four, six):
         assert row["cpu_seconds"] > 0.5 and row["memory_mb"] > 100  # of a process that imports torch
         made = ImageDataset(out / f"blocks{row['blocks']}" / "test")
-        figures = evaluate_pictures(made, sets[1], compare.METRICS, quiet=True)
-        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-6)
+        measured = evaluate_pictures(made, sets[1], compare.METRICS, quiet=True)
+        assert {name: row[name] for name in measured} == pytest.approx(measured, rel=1e-6)
     G = infer.load_generator(out / "blocks6" / "network.safetensors")
     assert G.provenance["config"]["decay_kimg"] == pytest.approx(0.001)
     with Image.open(out / "compare.png") as image:

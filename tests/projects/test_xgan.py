@@ -50,8 +50,8 @@ def test_shapes_and_the_shared_embedding():
         z = xgan.encode(img, domain)
         assert z.shape == (2, 1024)
         torch.testing.assert_close(z.norm(dim=1), torch.ones(2))
-        painted = xgan.decode(z, domain)
-        assert painted.shape == img.shape and painted.abs().max() <= 1
+        generated = xgan.decode(z, domain)
+        assert generated.shape == img.shape and generated.abs().max() <= 1
     assert networks["disc1"](img).shape == networks["c_dann"](z).shape == (2,)
     assert networks["denoiser"](img).shape == img.shape
     with pytest.raises(ValueError, match="--resolution is 60"):
@@ -117,11 +117,11 @@ def test_corruptions_and_their_strengths():
 @pytest.fixture
 def sets(tmp_path) -> list[str]:
     """Faces: a disc on white, shaded. Cartoons: the same disc, flat, with an outline."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for kind in ("faces", "cartoons"):
         (tmp_path / kind).mkdir()
         for i in range(8):
-            colour = tuple(draws.integers(40, 220, 3).tolist())
+            colour = tuple(rng.integers(40, 220, 3).tolist())
             image = Image.new("RGB", (32, 32), "white")
             ImageDraw.Draw(image).ellipse((6, 4, 26, 28), fill=colour, outline="black" if kind == "cartoons" else None)
             if kind == "faces":
@@ -175,12 +175,12 @@ def falls(log: Path, name: str, share: float = 0.8) -> bool:
 
 def test_losses_fall_and_the_saved_file_translates_the_same(sets, tmp_path, monkeypatch):
     monkeypatch.setattr("stylegan_toon.training.loop.TICK", 0)
-    painted = []
+    generated = []
     sheet = train.sheet
 
     def keep(xgan, faces, cartoons):
         pictures = [Image.open(path) for path in sorted((tmp_path / "faces").iterdir())]
-        painted[:] = [translate(xgan, picture, 0) for picture in pictures]
+        generated[:] = [translate(xgan, picture, 0) for picture in pictures]
         return sheet(xgan, faces, cartoons)
 
     monkeypatch.setattr(train, "sheet", keep)
@@ -202,7 +202,7 @@ def test_losses_fall_and_the_saved_file_translates_the_same(sets, tmp_path, monk
         xgan = load_xgan(place)
         for i in range(8):
             face = Image.open(tmp_path / "faces" / f"{i}.png")
-            assert (np.asarray(translate(xgan, face, 0)) == np.asarray(painted[i])).all()
+            assert (np.asarray(translate(xgan, face, 0)) == np.asarray(generated[i])).all()
             shown = Image.open(made / "segmented" / f"{i}.png")
             wanted = np.asarray(translate(xgan, shown, 0))
             assert (np.asarray(Image.open(made / "generated" / f"{i}.png")) == wanted).all()

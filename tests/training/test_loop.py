@@ -114,10 +114,10 @@ def go(
 def contents(folder: Path) -> dict[str, bytes]:
     """Every tensor in the newest snapshot, the counters, and the pictures."""
     newest = snapshots(folder)[0]
-    found = {path.name: path.read_bytes() for path in folder.glob("fakes-*.png")}
+    actual = {path.name: path.read_bytes() for path in folder.glob("fakes-*.png")}
     for name in ("networks.safetensors", "optimizers.safetensors"):
-        found |= {key: tensor.numpy().tobytes() for key, tensor in load_file(newest / name).items()}
-    return found | {"progress": str(json.loads((newest / "state.json").read_text())["counters"]).encode()}
+        actual |= {key: tensor.numpy().tobytes() for key, tensor in load_file(newest / name).items()}
+    return actual | {"progress": str(json.loads((newest / "state.json").read_text())["counters"]).encode()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -43,13 +43,13 @@ def test_parts_add_up_to_the_mean():
 def test_gradients_that_are_not_finite_are_replaced_counted_and_refused_if_many():
     one = optimizer()
     slope = torch.tensor([float("nan"), float("inf"), 2.0])
-    terms = lambda rows: {"loss": (one.network.a * slope).sum().expand(len(rows))}  # noqa: E731
-    seen = one.update(2, [range(2)], terms)
+    losses = lambda rows: {"loss": (one.network.a * slope).sum().expand(len(rows))}  # noqa: E731
+    seen = one.update(2, [range(2)], losses)
     assert one.network.a.tolist() == [1, 1 - 1e5, -1] and seen["nonfinite"] == 2 and one.broken == 1
     for _ in range(PATIENCE - 2):
-        one.update(2, [range(2)], terms)
+        one.update(2, [range(2)], losses)
     one.refuse_broken()
-    one.update(2, [range(2)], terms)
+    one.update(2, [range(2)], losses)
     with pytest.raises(ToonError, match=f"The last {PATIENCE} gradients of G were not finite.*smaller --lr"):
         one.refuse_broken()
     one.update(2, [range(2)], lambda rows: {"loss": one.network.b.sum().expand(len(rows))})
@@ -99,8 +99,8 @@ def test_without_noise_strengths_stay_0(pictures, tmp_path):
     options = dict(kimg=0.04, pairs=True, pairs_kimg=0.016, no_noise=True)
     networks = read_snapshot(go(pictures, tmp_path / "run", **options)).networks
     for network in (G, networks["G"], networks["G_ema"]):
-        found = [value for name, value in network.state_dict().items() if name.endswith("noise_strength")]
-        assert len(found) > 3 and not any(found)
+        result = [value for name, value in network.state_dict().items() if name.endswith("noise_strength")]
+        assert len(result) > 3 and not any(result)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_precision(pictures, tmp_path, dtype, monkeypatch):
     used = set()
     conv2d = nn.functional.conv2d
     monkeypatch.setattr(nn.functional, "conv2d", lambda x, *a, **k: (used.add(x.dtype), conv2d(x, *a, **k))[1])
-    found = tensors(go(pictures, tmp_path / dtype, dtype=dtype, kimg=0.04, p=0.0))
+    result = tensors(go(pictures, tmp_path / dtype, dtype=dtype, kimg=0.04, p=0.0))
     assert (torch.bfloat16 in used) == (dtype == "bfloat16")
-    assert all(value.dtype == torch.float32 for name, value in found.items() if name[0] in "GD")
-    assert all(value.isfinite().all() for value in found.values())
+    assert all(value.dtype == torch.float32 for name, value in result.items() if name[0] in "GD")
+    assert all(value.isfinite().all() for value in result.values())

@@ -77,11 +77,11 @@ def test_a_dead_process_ends_all_with_a_sentence(pictures, tmp_path):
 def test_a_process_that_cannot_read_a_picture_ends_all(pictures, tmp_path):
     (pictures / "07.png").write_text("not a picture")
     processes, last_words = start_together(2, pictures, tmp_path / "run", kimg=1000)
-    told = dict(last_words.get(timeout=120) for _ in processes)
+    messages = dict(last_words.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
-    assert sorted("07.png" in sentence for sentence in told.values()) == [False, True]
-    assert sorted("Another process" in sentence for sentence in told.values()) == [False, True]
+    assert sorted("07.png" in sentence for sentence in messages.values()) == [False, True]
+    assert sorted("Another process" in sentence for sentence in messages.values()) == [False, True]
 
 
 def test_processes_that_cannot_connect(monkeypatch):

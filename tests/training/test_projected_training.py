@@ -37,7 +37,7 @@ def test_parts_give_the_same_gradient(pictures, tmp_path, only):
     )
     for network in ("G.G.", "D.D."):
         moments = [k for k in whole if k.startswith(network) and k.endswith("exp_avg_sq")]
-        a, b = (torch.cat([found[k].sqrt().flatten() for k in moments]) for found in (whole, parts))
+        a, b = (torch.cat([actual[k].sqrt().flatten() for k in moments]) for actual in (whole, parts))
         assert a.norm() > 0 and (a - b).norm() < 1e-2 * a.norm()
 
 

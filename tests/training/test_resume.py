@@ -163,10 +163,10 @@ def test_a_full_disk_during_a_snapshot(pictures, tmp_path, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.warns(UserWarning, match="The disk is full") as told:
+    with pytest.warns(UserWarning, match="The disk is full") as caught:
         newest = go(pictures, folder, **options)
-    assert len(told) == 2
-    assert all(str(w.message).endswith("training goes on and will try again.") for w in told)
+    assert len(caught) == 2
+    assert all(str(w.message).endswith("training goes on and will try again.") for w in caught)
     assert_same(whole, newest)
     assert {p.name for p in snapshots(folder)} == {f"snapshot-{n:09d}" for n in (8, 32, 40)}
     assert all(read_snapshot(path) for path in snapshots(folder))

@@ -32,9 +32,11 @@ def tampered(path: Path, *, tensors=None, **metadata) -> Path:
     """A copy of a file with entries of its metadata (JSON or text) or its tensors replaced."""
     with safetensors.safe_open(path, "pt") as file:
         kept = {**file.metadata(), **{k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}}
-        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     out = path.with_name("tampered.safetensors")
-    safetensors.torch.save_file(found if tensors is None else tensors(found), out, {k: v for k, v in kept.items() if v})
+    safetensors.torch.save_file(
+        stored if tensors is None else tensors(stored), out, {k: v for k, v in kept.items() if v}
+    )
     return out
 
 

@@ -194,13 +194,13 @@ def test_a_folder_an_xml_and_a_wheel_are_one_network(folder, ir, tmp_path):
 @torch.no_grad()
 def test_openvino_computes_the_same_from_the_graph(folder, ir):
     openvino = pytest.importorskip("openvino")
-    for name, found, z in (
+    for name, result, z in (
         ("MappingNetwork", lambda z: ir.mapping(z)[:, 0], torch.randn(1, 12)),
         ("SynthesisNetwork", lambda w: ir.synthesis(w[:, None].repeat(1, ir.num_ws, 1)), torch.randn(1, 12)),
     ):
         model = openvino.Core().compile_model(folder / f"{name}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         (wanted,) = model([z.numpy()]).values()
-        assert close(found(z), torch.from_numpy(wanted), 1e-4)
+        assert close(result(z), torch.from_numpy(wanted), 1e-4)
 
 
 @pytest.mark.skipif(not WHEEL, reason="STYLEGAN_TOON_WHEEL names no wheel")

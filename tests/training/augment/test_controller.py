@@ -27,7 +27,7 @@ def test_p_moves_by_the_published_step():
 
 def test_p_crosses_from_0_to_1_in_ada_kimg_and_stays_with_one_warning():
     ada = AdaController(AugmentPipe(), kimg=1, interval=4)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(25):  # 25 * 4 * 10 pictures
             ada.observe(torch.ones(10))
@@ -37,7 +37,7 @@ def test_p_crosses_from_0_to_1_in_ada_kimg_and_stays_with_one_warning():
             ada.observe(torch.ones(10))
             ada.step(batch=10)
     assert ada.pipe.p == 1.0
-    assert len(told) == 1 and "above 1" in str(told[0].message)
+    assert len(caught) == 1 and "above 1" in str(caught[0].message)
 
 
 @pytest.mark.parametrize("logits", [[1.0, 1.0, 1.0, 1.0, -1.0], []])

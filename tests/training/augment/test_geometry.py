@@ -76,11 +76,11 @@ def test_warp_equals_a_float64_implementation(shape):
     x = torch.randn(3, 2, *shape, dtype=torch.float64)
     inverse = scale(ones(3, 0.8), ones(3, 1.3)) @ rotate(torch.tensor([0.4, 2.0, -1.0]).double())
     inverse = inverse @ translate(torch.tensor([[1.3, -2.2], [0.0, 9.0], [-30.0, 0.25]]).double())
-    found = warp(x, inverse)
+    result = warp(x, inverse)
     for n in range(3):
         for channel in range(2):
             wanted = warp_by_scipy(x[n, channel].numpy(), inverse[n].numpy())
-            assert np.allclose(found[n, channel].numpy(), wanted, atol=1e-5)  # the taps are float32
+            assert np.allclose(result[n, channel].numpy(), wanted, atol=1e-5)  # the taps are float32
 
 
 def test_warp_of_a_wave_in_closed_form():

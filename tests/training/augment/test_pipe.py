@@ -250,8 +250,8 @@ def test_a_generator_fixes_all_random_choices(make):
 def test_half_types_are_computed_in_float32(make, dtype):
     x = torch.randn(4, 3, 16, 16).to(dtype)
     wanted = make()(x.float(), generator=seeded())
-    found = make()(x, generator=seeded())
-    assert found.dtype == dtype and torch.equal(found, wanted.to(dtype))
+    result = make()(x, generator=seeded())
+    assert result.dtype == dtype and torch.equal(result, wanted.to(dtype))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(make()(x.float(), generator=seeded()), wanted)
 
