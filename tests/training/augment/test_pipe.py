@@ -18,7 +18,7 @@ from stylegan_toon.training.augment import (
     build_augment,
 )
 from stylegan_toon.training.augment import pipe as pipe_module
-from stylegan_toon.training.augment.base import Dice
+from stylegan_toon.training.augment.base import RandomNumbers
 from stylegan_toon.training.augment.geometry import permute, warp
 
 N = 4000
@@ -55,7 +55,7 @@ def draw(name: str, p: float, multiplier: float = 1.0) -> torch.Tensor:
     method, value, _ = DRAWS[name]
     pipe = AugmentPipe(AugmentConfig(**{name: multiplier}), p=p)
     sizes = (1000, 1000) if method in ("blit_matrix", "geometry_matrix") else ()
-    return value(getattr(pipe, method)(Dice(N, seeded()), *sizes))
+    return value(getattr(pipe, method)(RandomNumbers(N, seeded()), *sizes))
 
 
 @pytest.mark.parametrize("name", DRAWS)
@@ -78,13 +78,13 @@ def test_each_fires_with_p_times_its_multiplier(name, p, multiplier):
 
 def test_both_shifts_are_two_independent_numbers():
     for name, method in (("xint", "blit_matrix"), ("xfrac", "geometry_matrix")):
-        m = getattr(AugmentPipe(AugmentConfig(**{name: 1}), p=1), method)(Dice(N, seeded()), 1000, 1000)
+        m = getattr(AugmentPipe(AugmentConfig(**{name: 1}), p=1), method)(RandomNumbers(N, seeded()), 1000, 1000)
         assert abs(stats.pearsonr(m[:, 0, 2], m[:, 1, 2])[0]) < 0.05
 
 
 def test_a_rotation_before_and_one_after_the_stretch_and_the_shift_last():
     """The axes of the stretch have any direction in the input and in the output; the shift is in output pixels."""
-    m = AugmentPipe("geom", p=1).geometry_matrix(Dice(N, seeded()), 1000, 1000)
+    m = AugmentPipe("geom", p=1).geometry_matrix(RandomNumbers(N, seeded()), 1000, 1000)
     linear = m[:, :2, :2]
     axes = [
         torch.atan2(2 * square[:, 0, 1], square[:, 0, 0] - square[:, 1, 1]) / math.pi
@@ -98,7 +98,7 @@ def test_a_rotation_before_and_one_after_the_stretch_and_the_shift_last():
 
 
 def test_contrast_multiplies_what_brightness_added():
-    m = AugmentPipe(AugmentConfig(brightness=1, contrast=1), p=1).color_matrix(Dice(N, seeded()))
+    m = AugmentPipe(AugmentConfig(brightness=1, contrast=1), p=1).color_matrix(RandomNumbers(N, seeded()))
     added, factor = m[:, 0, 3] / m[:, 0, 0], m[:, 0, 0]
     assert stats.kstest((added / 0.2).numpy(), NORMAL.cdf).pvalue > 0.01
     assert stats.spearmanr(added.abs(), factor).pvalue > 0.01  # independent
@@ -122,13 +122,13 @@ def test_flips_and_turns_are_exact_and_have_the_documented_frequency(p):
 
 
 def test_half_of_the_luma_flips_flip():
-    m = AugmentPipe(AugmentConfig(lumaflip=1), p=0.6).color_matrix(Dice(N, seeded()))
+    m = AugmentPipe(AugmentConfig(lumaflip=1), p=0.6).color_matrix(RandomNumbers(N, seeded()))
     assert (m[:, 0, 0] < 0.9).double().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
 def test_the_bands_fire_independently():
     config = AugmentConfig(imgfilter=1, imgfilter_bands=(1, 0.5, 0, 1))
-    fired = AugmentPipe(config, p=0.5).band_gains(Dice(N, seeded())) != 0
+    fired = AugmentPipe(config, p=0.5).band_gains(RandomNumbers(N, seeded())) != 0
     assert fired.double().mean(dim=0).tolist() == pytest.approx([0.5, 0.25, 0, 0.5], abs=0.03)
     assert (fired[:, 0] & fired[:, 3]).double().mean().item() == pytest.approx(0.25, abs=0.03)
 
@@ -209,8 +209,8 @@ def test_blit_and_geometry_are_one_move():
     """Where both fire, the picture is resampled once, by the product: the flip of the picture first."""
     torch.manual_seed(0)
     x = torch.randn(32, 3, 16, 16)
-    pipe, dice = AugmentPipe("bg", p=0.4), Dice(32, seeded())
-    blit, geometry = pipe.blit_matrix(dice, 16, 16), pipe.geometry_matrix(dice, 16, 16)
+    pipe, random = AugmentPipe("bg", p=0.4), RandomNumbers(32, seeded())
+    blit, geometry = pipe.blit_matrix(random, 16, 16), pipe.geometry_matrix(random, 16, 16)
     still = (geometry == torch.eye(3)).flatten(1).all(dim=1)[:, None, None, None]
     inverse = (blit @ geometry).float()
     wanted = torch.where(still, permute(x, blit.float()), warp(x, inverse))
