@@ -129,8 +129,13 @@ def test_links_resolve(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_named_files_exist(page):
     pattern = r"(?<![\w/.])(?:stylegan_toon|csrc|tests|benchmarks|pretrained|projects)/[\w./-]*\w\.\w+"
-    for name in re.findall(pattern, page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(pattern, text):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
+    folders = ("stylegan_toon", "projects", "pretrained", "benchmarks", "tests")
+    for name in re.findall(r"`([\w/]+\.py)`", text):  # also those named without their folder
+        exists = (ROOT / name).exists() or any(any((ROOT / folder).rglob(name)) for folder in folders)
+        assert exists, f"{page.name} names {name}"
 
 
 def resolve(name: str) -> object:
