@@ -160,9 +160,9 @@ class PickleFile:
         Raises:
             PickleError: a malformed tensor.
         """
-        while _calls(value, "torch._utils", "_rebuild_parameter") and len(value.args) > 0:
+        while calls(value, "torch._utils", "_rebuild_parameter") and len(value.args) > 0:
             value = value.args[0]
-        if not _calls(value, "torch._utils", "_rebuild_tensor_v2"):
+        if not calls(value, "torch._utils", "_rebuild_tensor_v2"):
             return None
         malformed = PickleError("it is damaged: a tensor is malformed")
         if len(value.args) < 4:
@@ -180,11 +180,11 @@ class PickleFile:
     def _storage(self, source: Any) -> Storage:
         if isinstance(source, Persistent):
             return self._described(source.id, self._outside)
-        if not _calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
+        if not calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
             raise PickleError("it is damaged: a tensor has no storage")
         content = source.args[0]
         encoded = False
-        if _calls(content, "_codecs", "encode"):
+        if calls(content, "_codecs", "encode"):
             content, encoded = next(iter(content.args), None), True
         if not isinstance(content, (Span, bytes, str)):
             raise PickleError("it is damaged: a storage has no bytes")
@@ -332,7 +332,7 @@ def number(value: Any) -> Any:
     match value.args:
         case (Record(what=Global(module="numpy", name="dtype"), args=(str(kind), *_)), data):
             forms = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "b1": "<?"}
-            if _calls(data, "_codecs", "encode") and data.args:
+            if calls(data, "_codecs", "encode") and data.args:
                 data = _latin(data.args[0])
             if kind in forms and isinstance(data, bytes) and len(data) == struct.calcsize(forms[kind]):
                 return struct.unpack(forms[kind], data)[0]
@@ -346,7 +346,8 @@ def _latin(text: Any) -> bytes:
         raise PickleError("it is damaged: bytes are malformed") from None
 
 
-def _calls(value: Any, module: str, name: str) -> TypeGuard[Record]:
+def calls(value: Any, module: str, name: str) -> TypeGuard[Record]:
+    """Whether a value of the pickle is a call of ``module.name`` (which was not made)."""
     return isinstance(value, Record) and value.what == (module, name)
 
 
