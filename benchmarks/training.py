@@ -225,10 +225,10 @@ def main() -> None:
         sides: list[tuple[Path | None, Job]] = [(None, replace(job, dtype=dtype)) for dtype in args.dtype]
         sides += [(args.peer, job)] * bool(args.peer)
         with tempfile.TemporaryDirectory() as folder:
-            figures = alternate(sides, write_pictures(Path(folder) / "pictures.zip", args.resolution))
-        for dtype, (here, mib) in zip(args.dtype, figures, strict=False):
+            results = alternate(sides, write_pictures(Path(folder) / "pictures.zip", args.resolution))
+        for dtype, (here, mib) in zip(args.dtype, results, strict=False):
             line = f"| {args.resolution} px, batch {batch}, {dtype} | {here:.2f} | {mib} |"
-            for other, more in figures[len(args.dtype) :]:
+            for other, more in results[len(args.dtype) :]:
                 line += f" {other:.2f} | {more} | {here / other:.2f}x |"
             print(line, flush=True)
 

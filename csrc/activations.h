@@ -1,4 +1,4 @@
-// The nine activations and the formulas of bias_act and epilogue, shared by the CPU and the CUDA code.
+// The activations and the formulas of bias_act and epilogue, shared by the CPU and the CUDA code.
 #pragma once
 
 #include <cmath>
@@ -83,7 +83,7 @@ struct Swish {
   }
 };
 
-// Calls f with the activation that `act`, a ToonActivation, names.
+// Calls f with the activation of code `act`, a ToonActivation.
 template <class F>
 TOON_HD void with_activation(int64_t act, F &&f) {
   switch (act) {

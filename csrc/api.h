@@ -32,7 +32,8 @@ enum ToonActivation {
   TOON_ELU,
   TOON_SELU,
   TOON_SOFTPLUS,
-  TOON_SWISH
+  TOON_SWISH,
+  TOON_ACTIVATION_COUNT
 };
 
 // y = clamp(gain * act(x + b)). Its slope D = dy/dx is a function of one reference tensor: of y, which the next layer

@@ -1,12 +1,13 @@
-// Why a launcher refuses its parameters, on every device; NULL: it does not. Python has checked shapes and layout
-// before; this guards against a struct that was filled wrongly, which would write outside the tensors.
+// The checks of the launchers, on every device: a message if the parameters are refused, NULL otherwise. Python has
+// checked shapes and layout before; this guards against a struct that was filled wrongly, which would make a kernel
+// write outside the tensors.
 #pragma once
 
 #include "api.h"
 
 inline const char *toon_invalid(const ToonBiasAct &p) {
   if (p.dtype < TOON_FLOAT32 || p.dtype > TOON_BFLOAT16) return "unknown dtype";
-  if (p.act < TOON_LINEAR || p.act > TOON_SWISH) return "unknown activation";
+  if (p.act < 0 || p.act >= TOON_ACTIVATION_COUNT) return "unknown activation";
   if (p.order < 0 || p.order > 2) return "order is not 0, 1 or 2";
   if (!p.out || !p.ref || (p.order >= 1 && !p.dy) || (p.order >= 2 && !p.ddx)) return "a tensor is missing";
   if (p.numel < 0 || (p.b && (p.size_b < 1 || p.step_b < 1))) return "a size is out of range";

@@ -1,4 +1,4 @@
-// The entry points of the CPU kernels, what the library tells about itself, and the choice of instruction set.
+// The entry points of the CPU kernels, the description of the build, and the choice of instruction set.
 #include <string.h>
 
 #include <atomic>

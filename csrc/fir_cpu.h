@@ -11,7 +11,7 @@
 // few; in contiguous layout it is one number. If the filter is not an outer product, step 1 copies each row under it,
 // and step 3 is one sum over all taps.
 //
-// What becomes of a filtered piece is up to a `Sink`:
+// A `Sink` consumes the filtered pieces:
 //   T *sink.place(buffer, row, column)       where to form the piece: `buffer`, or the output itself
 //   sink.done(piece, row, column, columns)   called when the piece is complete
 //   sink.end()                               called when a thread has made all its rows
@@ -331,8 +331,8 @@ class FirWorker {
   }
 };
 
-// Filters everything that p describes; p.out is the sink's business. T: the type that pieces are formed in, S or
-// Compute<S>. Returns false if there is no memory.
+// Filters everything that p describes; the sink writes p.out. T: the type that pieces are formed in, S or Compute<S>.
+// Returns false if memory cannot be allocated.
 template <class S, class T, class Sink>
 bool fir(const ToonUpfirdn2d &p, int threads, const Sink &sink) {
   if (p.n * p.c == 0) return true;

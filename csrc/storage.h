@@ -123,7 +123,7 @@ TOON_HD Float16 store<Float16>(float x) {
 #endif
 }
 
-// Calls f with a value of the storage type that `dtype`, a ToonDtype, names.
+// Calls f with a value of the storage type of `dtype`, a ToonDtype.
 template <class F>
 inline void with_dtype(int64_t dtype, F &&f) {
   switch (dtype) {

@@ -1,7 +1,7 @@
 """A Griffe extension: one description for several parameters.
 
-Docstrings here may write ``base, toon: sources for load_network.`` for two parameters that mean the same. Griffe knows
-one name an entry, so each name gets a copy of the description before the docstring is parsed.
+Docstrings here may write ``base, toon: sources for load_network.`` for two parameters. Griffe expects one name in an
+entry, so each name gets a copy of the description before the docstring is parsed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What MkDocs is told beside the pages of this folder.
+"""MkDocs hooks: pages from outside this folder, the help pages of the commands, and the list of public functions.
 
-Pages that live beside what they describe (READMEs, cards of weights) become pages of the site, with the files that they
-link to. The page of commands gets the help page of each command, the page of functions an entry for each public name,
-so that nothing is written twice.
+READMEs and cards of weights become pages of the site, with the files that they link to. The page of commands gets the
+help page of each command, and the page of functions an entry for each public name, so that nothing is written twice.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ print(json.dumps(pages))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand elsewhere in the repository, and what any page links to."""
+    """Add the pages from elsewhere in the repository, and the files that pages link to."""
     pages = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
     linked = [target for page in [*pages, *sorted(DOCS.rglob("*.md"))] for target in _targets(page)]
     for path in dict.fromkeys([*pages, *linked]):
@@ -60,12 +59,12 @@ def _targets(page: Path) -> list[Path]:
 
 
 def _on_site(path: Path) -> str:
-    """Where a file of the repository is on the site: what is in docs/ is at the top, everything else beside it."""
+    """The path of a file of the repository on the site: files of docs/ are at the top, all others beside them."""
     return path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).as_posix()
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in the help pages of the commands and the public names, and turn links so that they hold on the site."""
+    """Fill in the help pages and the public names, and rewrite relative links for the site."""
     name = page.file.src_uri
     if name == "commands.md":
         return markdown.replace(HELP_PAGES, _help_pages())
@@ -84,7 +83,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _help_pages() -> str:
-    """Asked for in a process of its own, so that ``mkdocs serve`` sees what has been edited."""
+    """The help page of each command, from a new process, so that ``mkdocs serve`` sees edited sources."""
     done = subprocess.run([sys.executable, "-c", PRINT_HELP], check=True, capture_output=True, text=True, cwd=ROOT)
     sections = [f"## {name}\n\n```text\n{text.strip()}\n```\n" for name, text in json.loads(done.stdout).items()]
     return "\n".join(sections)

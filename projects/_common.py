@@ -1,4 +1,4 @@
-"""What the projects share: a task with mixed precision, the command that trains it, a folder of pictures converted."""
+"""What the projects share: a task with mixed precision, the training command, loading and converting folders."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from stylegan_toon.training.log import open_sinks
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.snapshots import Snapshot, find_snapshot, refuse_another, snapshots, start_folder
 from stylegan_toon.training.task import Task
+from stylegan_toon.weights import load_networks
 from stylegan_toon.weights.provenance import descend, provenance_of
 
 SHEET = 8  # pairs on a sheet
@@ -53,7 +54,7 @@ class ProjectConfig(LoopConfig):
 
 
 class ProjectTask(Task):
-    """A task that learns from sets of unrelated pictures, in one process, with torch's own mixed precision.
+    """A task that trains on unpaired sets of pictures, in one process, with torch's own mixed precision.
 
     ``step`` gets a batch float32 ``[batch, 3, R, R]`` in [-1, 1] of each set.
 
@@ -61,7 +62,7 @@ class ProjectTask(Task):
         config: how to train.
         networks: by name, on the device to train on.
         optimizers: Adams by name.
-        sets: pictures by name; each set is read in an order of its own.
+        sets: datasets by name; each is read in its own random order.
 
     Raises:
         ToonError: float16 without CUDA.
@@ -86,7 +87,7 @@ class ProjectTask(Task):
         """Endless batches of every set."""
         config, readers = self.config, {}
         for number, (name, data) in enumerate(sorted(self.sets.items())):
-            # Sets of one size must not be read in one order; 2 ** 32 is beyond every seed.
+            # Sets of the same size must not be read in the same order; seeds are below 2 ** 32.
             seed = config.seed + (number << 32)
             rows = BatchRows(data, config.batch, range(config.batch), seed, self.counters[phase].images)
             readers[name] = batches(rows, device=self.device, workers=config.workers)
@@ -94,7 +95,7 @@ class ProjectTask(Task):
             yield {name: next(reader)[0] for name, reader in readers.items()}
 
     def network(self, name: str, kind: type[N]) -> N:
-        """The network ``name``, known to be of class ``kind``.
+        """The network ``name``, checked to be of class ``kind``.
 
         Raises:
             ToonError: it is of another class.
@@ -141,6 +142,24 @@ class ProjectTask(Task):
         return {f"scaler.{name}": torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
 
 
+def first_pictures(data: ImageDataset, count: int, device: torch.device | str) -> Tensor:
+    """The first pictures of a set, ``[count, 3, R, R]`` in [-1, 1]; a smaller set is repeated."""
+    pictures = torch.stack([data[row % len(data)][0] for row in range(count)])
+    return pictures.to(device, torch.float32) / 127.5 - 1
+
+
+def load_of_project(path: Path, name: str, kind: type[N], project: str, device: torch.device | str = "cpu") -> N:
+    """The network ``name`` of a file that a project's `train` wrote.
+
+    Raises:
+        ToonError: no such file or network, damaged, or of another class than ``kind``.
+    """
+    network = load_networks(path, which=(name,), device=device)[name]
+    if not isinstance(network, kind):
+        raise ToonError(f"{path} is of another project: give a network that projects.{project}.train made.")
+    return network
+
+
 def add_up(losses: Iterable[Tensor]) -> Tensor:
     """The sum of scalar losses, one or more."""
     return functools.reduce(operator.add, losses)
@@ -156,7 +175,7 @@ def fade_out(kimg: float, images: int, over: float) -> float:
 
 @dataclass(frozen=True)
 class Session(Config):
-    """Options of this start of a training, which no snapshot keeps."""
+    """Options of one run of the command, which snapshots do not store."""
 
     config: Path | None = option(None, "TOML file of options, instead of the project's own config.toml.")
     resume: str | None = option(None, "Go on exactly: auto (the newest in --out, if any), a snapshot, or a run.")
@@ -165,7 +184,7 @@ class Session(Config):
 
 @dataclass(frozen=True)
 class Start:
-    """What a training begins with, once the command line is understood.
+    """The arguments of a training, from the command line.
 
     Attributes:
         folder: for the results.
@@ -173,7 +192,7 @@ class Start:
         sources: what to train on, an instance of the project's other config.
         snapshot: the snapshot to go on from, if any.
         device: where to train.
-        provenance: what the networks will say about their making.
+        provenance: for the files of the networks, see `descend`.
         quiet: show no progress bar.
         wandb: project of Weights & Biases, if any.
     """
@@ -193,7 +212,7 @@ class Start:
         return {name: network.to(self.device) for name, network in networks.items()}
 
     def train(self, task: ProjectTask, **provenance: str) -> Path:
-        """Run the training; only now, when everything fits together, is an earlier one in the folder removed."""
+        """Run the training. An earlier one in the folder is removed only here, after all arguments were checked."""
         history = self.provenance | provenance
         trainer = Trainer(task, self.folder, provenance=history, resume=self.snapshot, quiet=self.quiet)
         start_folder(output_folder(self.folder), self.snapshot)
@@ -265,16 +284,16 @@ def training_command(
 
 
 def _provenance(command: str, config: LoopConfig, sources: Config, snapshot: Snapshot | None) -> dict[str, Any]:
-    """The provenance of what is trained; going on adds nothing to it."""
+    """The provenance of the networks; a resumed training keeps that of its snapshot."""
     if snapshot is not None:
         earlier = provenance_of(next(iter(snapshot.networks.values())))
         return {key: value for key, value in earlier.items() if key not in ("name", "sha256")}
-    # Names, not paths: a checkpoint travels, and its folders on this machine say nothing on another.
+    # Names, not paths: folders of this machine mean nothing on another.
     names = {key: Path(value).name for key, value in asdict(sources).items()}
     return descend(command, names | asdict(config), [])
 
 
-# ---------------------------------------------------------------- pictures in, pictures out
+# ---------------------------------------------------------------- converting pictures
 
 
 def each_picture(

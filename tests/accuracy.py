@@ -1,4 +1,4 @@
-"""How far a result may be from the truth, and how far it is."""
+"""The error allowed for each dtype, and the relative error of a result."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ from stylegan_toon.weights import save_networks
 # A shell starts background jobs with Ctrl-C ignored, and several tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test asserts a time, and a busy machine takes any.
+# No test asserts a time; on a busy machine hypothesis' deadline would fail at random.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# The files that take longest, longest first. Several processes (pytest -n) begin with these, so that none of them is
-# left alone with one at the end.
+# The files that take longest, longest first. Several processes (pytest -n) begin with these, so that no process runs
+# one alone at the end.
 LONG = (
     "ops/test_nvcc.py",
     "projects/test_cyclegan.py",
@@ -102,7 +102,7 @@ def face_landmarks() -> np.ndarray:
 def paint_face(
     skin: tuple[int, int, int] = (224, 178, 150), hair: tuple[int, int, int] = (58, 40, 32), sunglasses: bool = False
 ) -> Image.Image:
-    """An FFHQ-aligned face of 256 px, shaded enough for a detector of photographed faces to take it for one."""
+    """An FFHQ-aligned face of 256 px, shaded enough for the detector to find it."""
     big = Image.new("RGB", (1024, 1024), (108, 128, 150))
     draw = ImageDraw.Draw(big)
     draw.ellipse((130, 850, 894, 1500), fill=(60, 70, 110))  # shoulders

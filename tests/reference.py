@@ -1,4 +1,4 @@
-"""StyleGAN2 written a second time, from the papers, for checking the first: float64, slow, no op of the package.
+"""StyleGAN2 implemented a second time from the papers, as a reference: float64, slow, no op of the package.
 
 Modulation scales per-sample weights (the paper's form), upsampling inserts zeros and convolves with an explicit
 kernel, and each sample goes through alone.

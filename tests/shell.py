@@ -1,4 +1,4 @@
-"""Verbs as they are run in a shell, but in this process."""
+"""Runs commands as a shell would, but in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def run(command: click.Command, *args: object) -> Result:
 
 
 def refused(command: click.Command, *args: object) -> str:
-    """The one sentence in which a mistake ends, after nothing but warnings and progress bars; with exit code 2."""
+    """The error of a command that must fail with exit code 2 and print only warnings and progress bars besides."""
     result = run(command, *args)
     assert result.exit_code == 2 and result.stdout == "", result.output
     *before, line = result.stderr.splitlines()

@@ -36,7 +36,7 @@ class Example(Config):
         {"lr": "1"}, {"space": "z"}, {"seed": -1}, {"front": 1}, {"file": "x"},
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_a_sentence(values):
+def test_invalid_values_are_refused_in_a_sentence(values):
     name = next(iter(values)).replace("file", "from-file")
     with pytest.raises(ConfigError, match=f"^--{name} is .*\\.$"):
         Example(**values)

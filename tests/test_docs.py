@@ -1,4 +1,4 @@
-"""What the README and the documentation name is there: environment variables, folders, commands, files, functions."""
+"""What the README and the documentation name exists: environment variables, folders, commands, files, functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CALLS = ("os.environ.get", "os.environ.pop", "os.environ.setdefault", "os.getenv
 
 
 def section(title: str) -> str:
-    """What stands under a heading of the second level."""
+    """The text under a heading of the second level."""
     return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
@@ -76,7 +76,7 @@ def variables_read(source: str) -> Iterator[str]:
         ("{**os.environ}", []),
     ],
 )
-def test_how_variables_are_seen(source, names):
+def test_variables_are_found_in_every_form(source, names):
     assert list(variables_read(source)) == names
 
 
@@ -111,7 +111,7 @@ def test_every_command_is_in_the_table():
     assert sorted(rows) == sorted(COMMANDS)
 
 
-def test_the_test_command_is_where_it_is_looked_for():
+def test_the_test_command_is_marked():
     block = README.split("<!-- test command -->")[1].split("```")[1]
     assert block.startswith("bash\n") and "pytest" in block
 
@@ -120,17 +120,22 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page):
+def test_links_resolve(page):
     """In the repository as it is browsed; mkdocs build --strict checks those of the site."""
     for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_files_that_are_named_exist(page):
+def test_named_files_exist(page):
     pattern = r"(?<![\w/.])(?:stylegan_toon|csrc|tests|benchmarks|pretrained|projects)/[\w./-]*\w\.\w+"
-    for name in re.findall(pattern, page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(pattern, text):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
+    folders = ("stylegan_toon", "projects", "pretrained", "benchmarks", "tests")
+    for name in re.findall(r"`([\w/]+\.py)`", text):  # also those named without their folder
+        exists = (ROOT / name).exists() or any(any((ROOT / folder).rglob(name)) for folder in folders)
+        assert exists, f"{page.name} names {name}"
 
 
 def resolve(name: str) -> object:
@@ -163,7 +168,7 @@ def test_the_reference_has_every_op():
     assert set(ops.__all__) <= described
 
 
-def test_public_names_come_from_where_they_are_said_to():
+def test_public_names_come_from_the_listed_modules():
     """The page of functions is made from this table, see docs/hooks.py."""
     assert set(stylegan_toon._NAMES) == set(stylegan_toon.__all__)
     for name, module in stylegan_toon._NAMES.items():
@@ -193,6 +198,6 @@ def all_options() -> set[str]:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.relative_to(ROOT).as_posix()
 )
-def test_options_that_are_named_exist(page, all_options):
+def test_named_options_exist(page, all_options):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text(encoding="utf-8")))
     assert named <= all_options, f"{page.name} names {', '.join(sorted(named - all_options))}"

@@ -1,4 +1,4 @@
-"""What setup.py builds where there is no CUDA compiler, or none at all. Runs in a copy of the checkout."""
+"""What setup.py builds without a CUDA compiler, and without any compiler. Runs in a copy of the checkout."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def without(program: str) -> str:
 def test_without_a_compiler(checkout, environment):
     done = build(checkout, str(checkout / "none"), **environment)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if line.startswith("stylegan_toon:")]
-    assert len(said) == 1 and "no C++ compiler works" in said[0] and "PyTorch" in said[0]
+    messages = [line for line in done.stdout.splitlines() if line.startswith("stylegan_toon:")]
+    assert len(messages) == 1 and "no C++ compiler works" in messages[0] and "PyTorch" in messages[0]
     name, files = wheel(checkout)
     assert name.endswith("-py3-none-any.whl")
     assert {"stylegan_toon/ops/library.py", "stylegan_toon/py.typed"} <= set(files)

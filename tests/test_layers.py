@@ -1,4 +1,4 @@
-"""Layers: a lower one never imports a higher one, there are no cycles, and importing costs next to nothing."""
+"""A lower layer never imports a higher one, there are no import cycles, and importing the package loads little."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ COMMANDS = 10
 
 def modules(root: Path) -> dict[str, Path]:
     """Dotted name -> file, of the package and the projects under ``root``."""
-    found = {}
+    result = {}
     for package in ("stylegan_toon", "projects"):
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            result[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return result
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
@@ -70,7 +70,7 @@ def layer(name: str) -> int:
 def faults(root: Path) -> list[str]:
     """Every breach of the rules of layers under ``root``."""
     known = modules(root)
-    found = []
+    result = []
     graph: dict[str, set[str]] = {}
     for name, path in known.items():
         for target in imports(name, path, known):
@@ -79,22 +79,22 @@ def faults(root: Path) -> list[str]:
             if name.startswith("projects"):
                 own = name.split(".")[1:2], ["_common"]
                 if target.startswith("projects.") and target.split(".")[1:2] not in own:
-                    found.append(f"{name} imports another project: {target}")
+                    result.append(f"{name} imports another project: {target}")
             elif target.startswith("projects"):
-                found.append(f"{name} imports a project: {target}")
+                result.append(f"{name} imports a project: {target}")
             elif layer(target) > layer(name):
-                found.append(f"{name} (layer {layer(name)}) imports {target} (layer {layer(target)})")
+                result.append(f"{name} (layer {layer(name)}) imports {target} (layer {layer(target)})")
             elif layer(name) == layer(target) == COMMANDS:
-                found.append(f"{name} imports another command: {target}")
-    return found + cycles(graph)
+                result.append(f"{name} imports another command: {target}")
+    return result + cycles(graph)
 
 
 def cycles(graph: dict[str, set[str]]) -> list[str]:
-    found, done = [], set()
+    result, done = [], set()
 
     def visit(name: str, path: list[str]) -> None:
         if name in path:
-            found.append("cycle: " + " -> ".join([*path[path.index(name) :], name]))
+            result.append("cycle: " + " -> ".join([*path[path.index(name) :], name]))
         elif name not in done:
             for target in sorted(graph.get(name, ())):
                 visit(target, [*path, name])
@@ -102,7 +102,7 @@ def cycles(graph: dict[str, set[str]]) -> list[str]:
 
     for name in sorted(graph):
         visit(name, [])
-    return found
+    return result
 
 
 def test_no_layer_imports_a_higher_one():
@@ -135,14 +135,14 @@ def test_no_layer_imports_a_higher_one():
         ({"stylegan_toon/errors.py": "from .ops import a", "stylegan_toon/ops/a.py": ""}, "layer 0"),
     ],
 )  # fmt: skip
-def test_a_breach_would_be_seen(tmp_path, files, fault):
+def test_a_breach_is_reported(tmp_path, files, fault):
     for name, text in {"stylegan_toon/__init__.py": "", "stylegan_toon/ops/__init__.py": "", **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert any(fault in line for line in faults(tmp_path)), faults(tmp_path)
 
 
-def test_what_is_allowed_is_not_a_breach(tmp_path):
+def test_allowed_imports_are_not_reported(tmp_path):
     for name, text in {
         "stylegan_toon/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .models import a",
         "stylegan_toon/models/a.py": "import torch\nfrom ..ops import b",
@@ -160,13 +160,13 @@ def test_what_is_allowed_is_not_a_breach(tmp_path):
     assert faults(tmp_path) == []
 
 
-def test_the_kernels_know_no_framework():
+def test_the_kernels_include_no_framework():
     for path in (ROOT / "csrc").glob("*"):
         included = re.findall(r'#\s*include\s*[<"]([^>"]+)', path.read_text(encoding="utf-8"))
         assert not [name for name in included if re.match(r"(torch|ATen|c10|Python|pybind)", name)], path
 
 
-# Importing. The package alone brings nothing; its public names bring torch, and none of the heavy companions.
+# Importing the package alone loads nothing else; its public names load torch, but none of the other large packages.
 
 WATCHED = """
 import socket, subprocess, sys
@@ -176,7 +176,7 @@ socket.socket.connect = socket.getaddrinfo = subprocess.Popen.__init__ = refuse
 
 
 def fresh(code: str, first: str = "") -> str:
-    """What a new interpreter prints; ``first`` runs before it is watched."""
+    """What a new interpreter prints; ``first`` runs before imports are recorded."""
     done = subprocess.run([sys.executable, "-c", first + WATCHED + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -28,7 +28,7 @@ def test_saved_bytes_counts_each_storage_once():
 
 
 @pytest.mark.parametrize(("free", "wanted"), [(1 << 30, 64), (3_000_000, 36), (1, 4)])
-def test_what_fits_on_a_cpu(monkeypatch, free, wanted):
+def test_batch_that_fits_on_a_cpu(monkeypatch, free, wanted):
     """10,000 floats a sample and 1,000 in all, in units of 4: 40,000 n + 4,000 bytes, half as much on top."""
     shared = torch.randn(1000, requires_grad=True)
 
@@ -48,7 +48,7 @@ def test_processes_share_the_memory(monkeypatch):
     assert most_that_fits(lambda n: x[:n].clone().square().sum(), 64, 1, CPU) < 36 / 2
 
 
-def test_on_cuda_it_is_tried(monkeypatch):
+def test_on_cuda_the_batch_is_found_by_trying(monkeypatch):
     tried = []
 
     def compute(n: int) -> torch.Tensor:
@@ -66,8 +66,8 @@ def test_free_memory_is_plausible():
     assert 1 << 20 < free_memory() < 1 << 44
 
 
-def test_auto_trains_the_same_and_is_remembered(pictures, tmp_path, monkeypatch):
-    """A part that memory has chosen changes nothing; going on keeps it, so that this stays exact."""
+def test_auto_does_not_change_training_and_is_kept_on_resume(pictures, tmp_path, monkeypatch):
+    """The part that is chosen by memory does not change the result; resuming keeps it, so resuming is exact."""
     whole = go(pictures, tmp_path / "whole", kimg=0.032)
     monkeypatch.setattr(memory, "free_memory", lambda: 1)
     auto = go(pictures, tmp_path / "auto", kimg=0.032, batch_gpu="auto")

@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Networks this small only lose time by being shared among threads."""
+    """One thread: with several, networks this small only get slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -37,7 +37,7 @@ BUSY = dict(
 
 
 def picture_set(folder: Path) -> Path:
-    """A dozen 16 px pictures, with two classes for those who ask: the odd ones are dark."""
+    """A dozen 16 px pictures with two classes: those of odd number are dark."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     names = [f"{i:02d}.png" for i in range(12)]
@@ -82,7 +82,7 @@ def go(
     folder.mkdir(exist_ok=True)
     config = TrainConfig(**{**BUSY, **options})
     pictures = ImageDataset(data, 16, labels=cond)
-    known = PairDataset(ImageDataset(data, 16), np.random.default_rng(1).standard_normal((12, 32))) if pairs else None
+    paired = PairDataset(ImageDataset(data, 16), np.random.default_rng(1).standard_normal((12, 32))) if pairs else None
     with join_processes(torch.device("cpu")) as (group, _):
         start = find_snapshot(resume, folder) if resume else None
         c_dim = pictures.label_dim
@@ -91,7 +91,7 @@ def go(
             torch.manual_seed(0)
             new["D"] = ProjectedDiscriminator(ProjectedConfig(16, view=64, width=8))
         task = StyleGAN2Task(
-            **(start.networks if start else new), pictures=pictures, config=config, pairs=known, group=group
+            **(start.networks if start else new), pictures=pictures, config=config, pairs=paired, group=group
         )
         trainer = Watched(task, folder, resume=start, quiet=True)
         trainer.done, trainer.stop = done, stop
@@ -106,7 +106,7 @@ SERVER.set_forkserver_preload(["torch", "stylegan_toon.training"])
 
 
 def start(function: Callable, *args: Any, **kwargs: Any) -> multiprocessing.Process:
-    """A process that does not pay for importing torch."""
+    """Start a process that need not import torch again."""
     process = SERVER.Process(target=function, args=args, kwargs=kwargs)
     process.start()
     return process
@@ -140,8 +140,8 @@ def go_together(size: int, *args: Any, **kwargs: Any) -> None:
 def tensors(snapshot: Path | Snapshot) -> dict[str, torch.Tensor]:
     """All of a snapshot's tensors by name, and p."""
     snapshot = snapshot if isinstance(snapshot, Snapshot) else read_snapshot(snapshot)
-    found = {f"{n}.{k}": v for n, network in snapshot.networks.items() for k, v in network.state_dict().items()}
-    return {**found, **snapshot.tensors, "p": torch.tensor(snapshot.state.p, dtype=torch.float64)}
+    networks = {f"{n}.{k}": v for n, network in snapshot.networks.items() for k, v in network.state_dict().items()}
+    return {**networks, **snapshot.tensors, "p": torch.tensor(snapshot.state.p, dtype=torch.float64)}
 
 
 def assert_same(a: Path, b: Path) -> None:
@@ -153,8 +153,8 @@ def assert_same(a: Path, b: Path) -> None:
 def assert_one_seed_is_close(train: Callable[[int], tuple[Path, Path]]) -> tuple[Path, Path]:
     """``train(seed)`` gives two snapshots that are close, as `assert_close` has it, for one of three seeds.
 
-    Rounding may turn the sign of an activation that is all but 0, and that one slope changes what follows by more than
-    any tolerance. It happens to a seed now and then; an error happens to all of them.
+    Rounding may change the sign of an activation that is nearly 0, and that one slope changes the result by more than
+    any tolerance. It happens with a seed now and then; a defect happens with all of them.
     """
     for seed in (0, 1):
         a, b = train(seed)

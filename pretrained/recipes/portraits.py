@@ -264,8 +264,8 @@ def table(report: dict) -> str:
     lines = [f"{report['portraits']} portraits; no face in {', '.join(report['no_face']) or 'none'}", ""]
     lines.append(f"{'identity: distance to photo':30}{'mean':>8}{'median':>8}{'most':>8}{'< 0.6':>8}")
     for column, row in report["identity"].items():
-        figures = "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "most"))
-        lines.append(f"{column:30}{figures}{row['below_0.6']:8.0%}")
+        text = "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "most"))
+        lines.append(f"{column:30}{text}{row['below_0.6']:8.0%}")
     if "cosine" in report:
         lines += ["", f"{'second recogniser: cosine':30}{'mean':>8}{'median':>8}{'least':>8}"]
         for column, row in report["cosine"].items():
@@ -277,10 +277,10 @@ def table(report: dict) -> str:
     for column, rows in report["cheeks"].items():
         for third, row in rows.items():
             low, high = report["thirds"][third]["lightness"]
-            figures = "".join(f"{row[key]:+8.1f}" for key in ("lightness", "hue", "chroma"))
-            figures += "".join(f"{row[key]:8.1f}" for key in ("lightness_size", "hue_size"))
+            text = "".join(f"{row[key]:+8.1f}" for key in ("lightness", "hue", "chroma"))
+            text += "".join(f"{row[key]:8.1f}" for key in ("lightness_size", "hue_size"))
             alike = report["identity_by_third"][column][third]
-            lines.append(f"{f'{column}, {third} (L* {low:.0f} to {high:.0f})':30}{figures}{alike:10.3f}")
+            lines.append(f"{f'{column}, {third} (L* {low:.0f} to {high:.0f})':30}{text}{alike:10.3f}")
     return "\n".join(lines)
 
 

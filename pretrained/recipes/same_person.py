@@ -84,20 +84,20 @@ def _row(name: str, a: Tensor, b: Tensor, *, worst_is_far: bool) -> str:
     far, near = (cosine.min(), distance.max()), (cosine.max(), distance.min())
     worst = far if worst_is_far else near
     share = (distance < 0.6).float().mean()
-    figures = [cosine.mean(), worst[0], distance.mean(), worst[1]]
-    return f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures) + f" | {share:.0%} |"
+    values = [cosine.mean(), worst[0], distance.mean(), worst[1]]
+    return f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {share:.0%} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    placing = verbs.add_parser("place")
+    commands = parser.add_subparsers(dest="command", required=True)
+    placing = commands.add_parser("place")
     placing.add_argument("set", help="aligned faces: folder, zip or shards")
     placing.add_argument("--count", type=int, default=150)
-    tabling = verbs.add_parser("table")
+    tabling = commands.add_parser("table")
     tabling.add_argument("folder", type=Path, help="with NAME-aligned.png")
     args = parser.parse_args()
-    if args.verb == "place":
+    if args.command == "place":
         print(place(ImageDataset(args.set), args.count))
         return
     stems = [Path(name).stem for name in listed() if (args.folder / f"{Path(name).stem}-aligned.png").exists()]

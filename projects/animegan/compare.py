@@ -1,4 +1,4 @@
-"""The same photos through AnimeGAN and through StyleGAN toonify, as one picture."""
+"""Compare AnimeGAN with StyleGAN's toonify on the same photos, in one picture."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def main(
     photos: tuple[Path, ...], network: Path, base: str, toon: str, swap: str, aligned: bool, steps: int, tune: int,
     features: str, out: Path, device: torch.device, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Make the table: a row for every photo's largest face.
+    """Compare both on the largest face of every photo.
 
-    Writes compare.png, and tells how long either takes for one face.
+    Writes compare.png with a row for each face, and prints the seconds that each takes for a face.
     """
     keep_pages()
     refuse_overwrite([out / "compare.png"], overwrite)

@@ -1,4 +1,4 @@
-"""Drawings with smoothed edges: what a discriminator must refuse, so that the generator learns to draw clear lines.
+"""Drawings with smoothed edges, as negative examples for the discriminator, so that the generator draws clear lines.
 
 CartoonGAN's idea (Chen, Lai and Liu 2018, section 3.2.1), which AnimeGAN took over: find edges, widen them, blur the
 picture there.
@@ -11,7 +11,7 @@ from scipy import ndimage
 
 LOW, HIGH = 100.0, 200.0  # thresholds on the Sobel gradient of grey levels 0..255
 SPREAD = 5  # pixels: size of the widening and of the blur
-_SIGMA = 0.3 * ((SPREAD - 1) * 0.5 - 1) + 0.8  # the usual one for a kernel of that size
+_SIGMA = 0.3 * ((SPREAD - 1) * 0.5 - 1) + 0.8  # OpenCV's default for a kernel of that size
 
 
 def canny(grey: np.ndarray, low: float = LOW, high: float = HIGH) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The generator as an ONNX file, for runtimes without PyTorch."""
+"""Write the generator as an ONNX file, for runtimes without PyTorch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a network sees in a picture: the features in which content and style are compared.
+"""The feature networks in which content and style are compared.
 
-Published is VGG19's conv4_4 before its activation. Where torchvision's weights is not available, a stand-in takes its
-place under its own name: VGG16's conv4_3 from a file, or conv3_3 of the one that ships.
+Published is VGG19's conv4_4 before its activation. Where torchvision's weights are not available, VGG16 replaces it:
+conv4_3 from a file, or conv3_3 of the shipped weights.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from stylegan_toon.features.vgg import vgg16 as shipped_vgg16
 from stylegan_toon.models.padded import zero_conv3x3
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-# Features of different networks differ by orders of magnitude, and the Gram matrix squares that. All are scaled so that
-# those of photos are this large in the mean, taken absolutely: the published loss weights are in balance there.
+# Features of different networks differ by orders of magnitude, and the Gram matrix squares that. All are scaled to this
+# mean absolute value on photos, for which the published loss weights are balanced.
 LEVEL = 100.0
 CAFFE = ([103.939, 116.779, 123.68], [1.0, 1.0, 1.0])  # mean and deviation of VGG16's input
 
 
 class Features(nn.Module, ABC):
-    """Deep features on one scale whatever the network.
+    """Deep features, scaled to the same mean absolute value for every network.
 
     Attributes:
         name: which network and which layer.
@@ -45,20 +45,20 @@ class Features(nn.Module, ABC):
 
     @abstractmethod
     def raw(self, img: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` in [-1, 1] -> ``[N, C, h, w]`` as the network has them."""
+        """``[N, 3, H, W]`` in [-1, 1] -> ``[N, C, h, w]``, not scaled."""
 
     def forward(self, img: Tensor) -> Tensor:
-        """``[N, 3, H, W]`` in [-1, 1] -> ``[N, C, h, w]`` of that scale."""
+        """``[N, 3, H, W]`` in [-1, 1] -> ``[N, C, h, w]``, scaled."""
         return self.raw(img) * self.scale
 
     @torch.no_grad()
     def calibrate(self, photos: Tensor) -> None:
-        """Choose the scale by photos ``[N, 3, H, W]`` in [-1, 1]; the same photos give the same scale."""
+        """Set the scale from photos ``[N, 3, H, W]`` in [-1, 1]; the same photos give the same scale."""
         self.scale.copy_(LEVEL / self.raw(photos).abs().mean())
 
 
 class Vgg(Features):
-    """The last convolution of a VGG's last stage here, before its activation: a cell of a fourth stage is 8 px wide.
+    """The output of the last given convolution of a VGG, before its activation.
 
     Args:
         name: of network and layer.
@@ -138,7 +138,7 @@ def vgg16(path: Path) -> Vgg:
                 weight, bias = (torch.from_numpy(table[f"{name}.{part}"]) for part in ("weight", "bias"))
                 stages[int(name[4]) - 1].append((weight, bias))
         extractor = Vgg(f"{path.stem} {names[-1]}", stages, *CAFFE, bgr=True)
-        extractor.raw(torch.zeros(1, 3, 16, 16))  # do the layers fit each other?
+        extractor.raw(torch.zeros(1, 3, 16, 16))  # fails if the layers do not fit together
     except (OSError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
         raise ToonError(f"{path} does not hold VGG16 weights (conv1_1.weight … conv4_3.bias): {error}.") from error
     return extractor

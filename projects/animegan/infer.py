@@ -1,4 +1,4 @@
-"""Photos, folders and videos in the style of a trained network."""
+"""Give photos, folders of photos and videos the style of a trained network."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from projects._common import each_picture
+from projects._common import each_picture, load_of_project
 from stylegan_toon import cli
 from stylegan_toon.data.images import shrink, to_pil, to_tensor
 from stylegan_toon.data.sources import VIDEO_SUFFIXES
 from stylegan_toon.errors import ToonError
 from stylegan_toon.memory import keep_pages
-from stylegan_toon.weights import load_networks
 
 from .model import AnimeGenerator
 from .video import convert_video
 
-GRAIN = 8  # heights and widths are padded to multiples of this
-SMALLEST = 32  # pixels; reflection needs something to reflect
+MULTIPLE = 8  # heights and widths are padded to multiples of this
+SMALLEST = 32  # pixels; smaller pictures cannot be padded by reflection
 SHIPPED = Path(__file__).with_name("comic.safetensors")
 NETWORK = click.option(
     "--network", type=cli.PATH, default=SHIPPED, show_default=SHIPPED.name, help="A file that train wrote."
@@ -29,14 +28,12 @@ NETWORK = click.option(
 
 
 def load_generator(path: Path, device: torch.device | str = "cpu") -> AnimeGenerator:
-    """The generator of a file that `train` wrote, in the memory layout it is fastest in.
+    """The generator of a file that `train` wrote, in channels_last layout, in which it is fastest.
 
     Raises:
-        ToonError: there is none.
+        ToonError: no such file, damaged, or of another project.
     """
-    G = load_networks(path, which=["G"], device=device)["G"]
-    if not isinstance(G, AnimeGenerator):
-        raise ToonError(f"{path} holds no generator of AnimeGAN: give one that projects.animegan.train made.")
+    G = load_of_project(path, "G", AnimeGenerator, "animegan", device)
     return G.to(memory_format=torch.channels_last)
 
 
@@ -53,7 +50,7 @@ def stylise(G: AnimeGenerator, picture: Image.Image, max_side: int | None = None
     if min(width, height) < SMALLEST:
         raise ToonError(f"A picture of {width}x{height} pixels is too small: give one of {SMALLEST} or more.")
     device = next(G.parameters()).device
-    img = F.pad(to_tensor(picture).to(device), (0, -width % GRAIN, 0, -height % GRAIN), mode="reflect")
+    img = F.pad(to_tensor(picture).to(device), (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="reflect")
     img = G(img.contiguous(memory_format=torch.channels_last))
     return to_pil(img[..., :height, :width])
 

@@ -1,6 +1,6 @@
 """AnimeGANv2's losses. Pictures are ``[N, 3, H, W]`` in [-1, 1]; every loss is a scalar, averaged over everything.
 
-Published weights and the two-phase recipe: `recipe`. Formulas: Chen, Liu and Chen 2019, sections 3.2 and 3.3.
+Published weights: `presets`; the two phases: `train`. Formulas: Chen, Liu and Chen 2019, sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def content_loss(made: Tensor, photo: Tensor) -> Tensor:
 
 
 def style_loss(made: Tensor, drawn: Tensor) -> Tensor:
-    """L1 distance of the Gram matrices of features; the drawings are grey, so that their colours have no say."""
+    """L1 distance of the Gram matrices of features; the drawings are grey, so their colours have no influence."""
     return F.l1_loss(gram(made), gram(drawn))
 
 

@@ -18,7 +18,7 @@ from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.models.padded import ReflectConv3x3
 
 SLOPE = 0.2
-CONTRAST = 0.5  # of what a fresh generator shows: about the deviation of photos from mid-grey
+CONTRAST = 0.5  # of a new generator's pictures: about the standard deviation of photos
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Layer(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Wide, depthwise, narrow (Sandler et al. 2018), with a shortcut where the widths allow one."""
+    """Pointwise expansion, depthwise and pointwise convolution (Sandler et al. 2018); shortcut if widths are equal."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int = 2) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class AnimeGenerator(nn.Module):
         self.up2 = nn.Sequential(Layer(4 * c, 4 * c), Layer(4 * c, 4 * c))
         self.up1 = nn.Sequential(Layer(4 * c, 2 * c), Layer(2 * c, 2 * c), Layer(2 * c, c, 7))
         self.to_rgb = nn.Conv2d(c, 3, 1, bias=False)
-        show_what_comes_in(self)
+        initialise_as_identity(self)
 
     def forward(self, img: Tensor) -> Tensor:
         """``[N, 3, H, W]`` in [-1, 1], H and W multiples of 4 -> the same in (-1, 1)."""
@@ -125,20 +125,20 @@ class AnimeGenerator(nn.Module):
 
 
 @torch.no_grad()
-def show_what_comes_in(G: AnimeGenerator) -> None:
-    """Initial weights with which ``G`` shows a blurred copy of the photo, instead of nothing in particular.
+def initialise_as_identity(G: AnimeGenerator) -> None:
+    """Initialise the weights so that ``G`` gives a blurred copy of the photo.
 
     Half of the channels are the other half's negative, so that lrelu(u) - lrelu(-u) = 1.2 u makes every layer linear
-    (Balduzzi et al. 2017, "The Shattered Gradients Problem", looks-linear initialisation). The first channels hand on
-    what they get, beginning with the colours; channels that a layer adds are random filters. What is published for the
-    first phase takes thousands of steps to arrive there from random weights.
+    (Balduzzi et al. 2017, "The Shattered Gradients Problem", looks-linear initialisation). The first channels pass
+    their inputs on, beginning with the colours; channels that a layer adds are random filters. With random weights the
+    published first phase takes thousands of steps to reach this state.
     """
     for layer in G.modules():
         if not isinstance(layer, Layer):
             continue
         weight, groups = layer.conv.weight, layer.conv.groups
         outputs, inputs, size, _ = weight.shape
-        # A stride of 2 averages four neighbours, which keeps the picture in its place.
+        # A stride of 2 averages four neighbours, so that the picture is not shifted.
         taps = slice(0, 2) if layer.conv.stride[0] == 2 else slice(size // 2, size // 2 + 1)
         if groups > 1:
             weight.normal_(0, 0.1 / size)[:, 0, taps, taps] += 1

@@ -1,4 +1,4 @@
-"""What each style asks for: weights of the losses. All but `comic` are the published ones of AnimeGANv2."""
+"""Loss weights of each style. All but `comic` are those published for AnimeGANv2."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ class Style:
     against: tuple[float, float, float, float]
 
 
-# The published program has the discriminator's weights of Shinkai beside the other weights of Hayao; here each style
-# has its own.
+# The published program combines the discriminator weights of Shinkai with the other weights of Hayao.
 STYLES = {
     "hayao": Style(1.5, 2.5, 15, 1, (1.2, 1.2, 1.2, 0.8)),
     "paprika": Style(2.0, 0.6, 50, 0.1, (1.0, 1.0, 1.0, 0.005)),
     "shinkai": Style(1.2, 2.0, 10, 1, (1.7, 1.7, 1.7, 1.0)),
-    # Drawings of `stylegan_toon dataset comic`, with --adversarial 250. They have the colours of photos: hence the
-    # weight of colour.
+    # For drawings by `stylegan-toon dataset draw --style comic`, with --adversarial 250. Colour has a large weight,
+    # because these drawings have the colours of the photos.
     "comic": Style(1.0, 1.0, 1500, 1, (1.2, 1.2, 0.6, 0.6)),
 }

@@ -1,4 +1,4 @@
-"""AnimeGANv2: photos in the manner of drawings, learnt from unrelated sets."""
+"""Train AnimeGANv2: photos in a drawn style, from unpaired sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, training_command
+from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, first_pictures, training_command
 from stylegan_toon.config import Config, ConfigError, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
@@ -32,18 +32,18 @@ from .model import (
 )
 from .presets import STYLES, Style
 
-SHOWN = 8  # photos on the sheets; the feature network's scale is chosen by them, too
+SHOWN = 8  # photos on the sheets; they also calibrate the feature network
 
 
 @dataclass(frozen=True)
 class Sources(Config):
-    """What to train on, and what judges it."""
+    """What to train on, and the feature network."""
 
     photos: Path = option(help="Folder, zip or shards of photos.")
-    drawings: Path = option(help="... of drawings; not of the same things.")
+    drawings: Path = option(help="The same of drawings; they need not show the same things.")
     features: str = option(
-        "auto", "Network content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an .npz of "
-        "VGG16; auto is vgg19, or vgg16 where that cannot be had.",
+        "auto", "Network that content and style are compared in: vgg19, vgg16, a .pth of torchvision's VGG19 or an "
+        ".npz of VGG16; auto is vgg19, or vgg16 where that is not available.",
     )  # fmt: skip
 
 
@@ -51,25 +51,25 @@ class Sources(Config):
 class TrainingConfig(ProjectConfig):
     """How to train; the defaults are the published ones. ``config.toml`` replaces some of them for a CPU."""
 
-    look: str = option("hayao", "Whose weights the losses have.", choices=STYLES)
-    content: float | None = option(None, "Weight of the content loss, instead of the look's.", low=0)
-    style: float | None = option(None, "... of the style loss.", low=0)
-    colour: float | None = option(None, "... of the colour loss.", low=0)
-    variation: float | None = option(None, "... of the total variation.", low=0)
+    look: str = option("hayao", "Preset of loss weights.", choices=STYLES)
+    content: float | None = option(None, "Weight of the content loss, instead of that of --look.", low=0)
+    style: float | None = option(None, "Weight of the style loss, likewise.", low=0)
+    colour: float | None = option(None, "Weight of the colour loss, likewise.", low=0)
+    variation: float | None = option(None, "Weight of the total variation, likewise.", low=0)
     adversarial: float = option(300.0, "Weight of the adversarial losses, of both networks.", low=0)
     resolution: int = option(256, "Side in pixels that the sets are brought to.", low=32, high=4096)
     crop: int = option(256, "Side of the random crops that are trained on, a multiple of 8.", low=32, high=4096)
     channels: int = option(32, "Width of both networks, an even number.", low=8, high=256)
     start_kimg: float = option(
-        66.0, "Thousands of pictures of the first phase, in which G shows what it sees.", low=0, high=MOST
+        66.0, "Thousands of pictures of the first phase, in which G learns to reproduce photos.", low=0, high=MOST
     )
     start: str = option(
-        "content", "What it learns from there: content, as published, or pixels, which is cheaper.",
+        "content", "Loss of the first phase: content, as published, or pixels, which is cheaper.",
         choices=("content", "pixels"),
     )  # fmt: skip
     start_lr: float = option(2e-4, "Adam's learning rate of G in the first phase.", above=0)
-    g_lr: float = option(2e-5, "... of G after it.", above=0)
-    d_lr: float = option(4e-5, "... of D.", above=0)
+    g_lr: float = option(2e-5, "Adam's learning rate of G after it.", above=0)
+    d_lr: float = option(4e-5, "Adam's learning rate of D.", above=0)
     fade_kimg: float = option(0.0, "Thousands of pictures at the end over which the rates fall to 0.", low=0, high=MOST)
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class AnimeganTask(ProjectTask):
         super().__init__(config, networks, adams, {"photos": photos, "drawings": drawings})
         self.extractor, self.weights = extractor, config.weights
         self.G, self.D = self.network("G", AnimeGenerator), self.network("D", AnimeDiscriminator)
-        self.shown = [to_pil(photo) for photo in first_pictures(photos, self.device)]
+        self.shown = [to_pil(photo) for photo in first_pictures(photos, SHOWN, self.device)]
 
     def step(self, phase: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """One step of the first phase, or one of D and then G of the second."""
@@ -181,14 +181,8 @@ class AnimeganTask(ProjectTask):
         return sheet(self.G, self.shown)
 
 
-def first_pictures(data: ImageDataset, device: torch.device | str) -> Tensor:
-    """The first few pictures of a set, ``[N, 3, R, R]`` in [-1, 1]."""
-    pictures = torch.stack([data[row % len(data)][0] for row in range(SHOWN)])
-    return pictures.to(device, torch.float32) / 127.5 - 1
-
-
 def random_crop(img: Tensor, size: int) -> Tensor:
-    """``[N, 3, R, R]`` -> ``[N, 3, size, size]``, every picture cut and mirrored by chance."""
+    """``[N, 3, R, R]`` -> ``[N, 3, size, size]``, every picture cropped and mirrored at random."""
     places = torch.randint(img.shape[2] - size + 1, (len(img), 2)).tolist()
     flips = (torch.rand(len(img)) < 0.5).tolist()
     cut = [picture[:, y : y + size, x : x + size] for picture, (y, x) in zip(img, places)]
@@ -224,9 +218,10 @@ python -m projects.animegan.train --photos faces.zip --drawings comic.zip --resu
     [["pixels"], ["G", "D"], ["content"], ["style"], ["colour"], ["variation"]],
 )
 def main(start: Start) -> Path:
-    """Teach a generator to turn photos into pictures in the manner of drawings.
+    """Train a generator that gives photos the style of a set of drawings.
 
-    Writes fakes-NNNNNNNNN.png now and then, snapshots, log.jsonl, curves.png, and network.safetensors at the end.
+    Writes snapshots and fakes-NNNNNNNNN.png every --snapshot-kimg thousand pictures, log.jsonl, curves.png, and
+    network.safetensors at the end.
     """
     config, sources = start.config, start.sources
     photos, drawings = (
@@ -235,7 +230,7 @@ def main(start: Start) -> Path:
     extractor = features(sources.features, say=lambda line: click.echo(line, err=True)).to(start.device)
     if start.snapshot is not None and start.provenance.get("features", extractor.name) != extractor.name:
         raise ToonError(f"This training compares with {start.provenance['features']}: give those --features again.")
-    extractor.calibrate(first_pictures(photos, start.device))
+    extractor.calibrate(first_pictures(photos, SHOWN, start.device))
     networks = start.networks(lambda: new_networks(config))
     for network in networks.values():
         network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

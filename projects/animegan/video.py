@@ -1,4 +1,4 @@
-"""A video, converted picture by picture; its sound is copied as it is."""
+"""Converts a video frame by frame and copies its sound."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def convert_video(
     quiet: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Convert every picture of a video; never more than a few are in memory.
+    """Convert every frame of a video; only a few are in memory at a time.
 
     Args:
         source: the video.
         out: a folder; gets ``NAME.mp4`` (H.264), shown at the same times as the source. Sound that MP4 cannot hold is
             left out.
-        convert: what to do with a picture; all results must have one size. An odd width or height loses a pixel.
+        convert: converts one frame; all results must have the same size. An odd width or height loses a pixel.
 
     Returns:
-        path of the video. After Ctrl-C it ends where the work was, and KeyboardInterrupt is raised.
+        path of the video. After Ctrl-C it holds the frames finished so far, and KeyboardInterrupt is raised.
 
     Raises:
         ToonError: the package av is missing, no video or a damaged one, or the file exists.
@@ -94,7 +94,7 @@ def _copy(film: Any, written: Any, convert: Callable[[Image.Image], Image.Image]
 
 
 def _sound(film: Any, written: Any) -> Any:
-    """A stream for the sound as it is, or None if there is none or MP4 has no place for it."""
+    """A stream for the copied sound, or None if there is no sound or MP4 does not support its codec."""
     if film.streams.audio:
         with contextlib.suppress(ValueError):
             return written.add_stream_from_template(film.streams.audio[0])
@@ -138,4 +138,4 @@ def _explained(source: Path) -> Iterator[None]:
     try:
         yield
     except av.error.FFmpegError as error:
-        raise ToonError(f"{source} is damaged or no video ({error}): convert it anew.") from error
+        raise ToonError(f"{source} is damaged or no video ({error}): convert it again.") from error

@@ -1,4 +1,4 @@
-"""Generators with 4, 6 or 9 residual blocks, trained alike: what they cost and what they give."""
+"""Cost and quality of generators with 4, 6 or 9 residual blocks after the same training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main(
     photos: str, cartoons: str, test_photos: str, test_cartoons: str, blocks: str, kimg: float, config: Path, out: Path,
     device: torch.device, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Train the same with 4 and with 6 residual blocks, and compare.
+    """Train with each number of residual blocks, otherwise alike, and compare.
 
     Writes compare.json: parameters, processor time and largest memory of the training's process, Frechet and kernel
     distance between translated photos and cartoons, both held out; and compare.png, the same photos side by side.

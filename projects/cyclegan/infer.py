@@ -1,4 +1,4 @@
-"""Photos into cartoons, or cartoons into photos, with a trained CycleGAN: a folder in, a folder out."""
+"""Translate photos into cartoons, or cartoons into photos, with a trained CycleGAN."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import click
 import torch
 from PIL import Image, ImageOps
 
-from projects._common import each_picture
+from projects._common import each_picture, load_of_project
 from stylegan_toon import cli
 from stylegan_toon.data.images import to_rgb
 from stylegan_toon.dataset_builder.filters import remove_background
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import largest
 from stylegan_toon.faces.photo import open_photo
-from stylegan_toon.weights import load_networks
 
 from .model import Generator
 from .train import translate
 
 SHIPPED = Path(__file__).with_name("drawings64.safetensors")
-MAKERS = {"cartoon": "toon", "photo": "photo"}  # what is wanted -> the network that makes it
+NETWORKS = {"cartoon": "toon", "photo": "photo"}  # --to -> the network that makes it
 WORKING_SIZE = 256  # px: where background removal works best
 
 
@@ -31,15 +30,11 @@ def load_generator(path: Path, to: str = "cartoon", device: torch.device | str =
     Raises:
         ToonError: no such file, damaged, or of another project.
     """
-    name = MAKERS[to]
-    network = load_networks(path, which=(name,), device=device)[name]
-    if not isinstance(network, Generator):
-        raise ToonError(f"{path} is of another project: give a network that projects.cyclegan.train made.")
-    return network
+    return load_of_project(path, NETWORKS[to], Generator, "cyclegan", device)
 
 
 def cut_out(photo: Image.Image, white: bool = False) -> Image.Image:
-    """The largest face of a photo, aligned as the sets are; with ``white`` as `prepare` shows faces, on white.
+    """The largest face of a photo, aligned as in the training sets; with ``white``, on white as `prepare` does it.
 
     Raises:
         ToonError: there is no face in it.
@@ -57,7 +52,7 @@ python -m projects.cyclegan.infer photos/ --align --white --network runs/cyclega
 @click.option(
     "--network", type=cli.PATH, default=SHIPPED, show_default=SHIPPED.name, help="The file a training ends with."
 )  # fmt: skip
-@click.option("--to", type=click.Choice(list(MAKERS)), default="cartoon", help="What to make.")
+@click.option("--to", type=click.Choice(list(NETWORKS)), default="cartoon", help="What to make.")
 @click.option("--align", is_flag=True, help="Cut out the largest face first.")
 @click.option("--white", is_flag=True, help="With --align: whiten what is behind it, as prepare does.")
 @click.option("--size", type=click.IntRange(16, 2048), default=64, help="Side to work at; best that of training.")
@@ -80,8 +75,8 @@ def main(
     side = size // 4 * 4
 
     def convert(image: Image.Image) -> Image.Image:
-        seen = cut_out(image, white) if align else image
-        return translate(G, ImageOps.fit(seen, (side, side), Image.Resampling.LANCZOS))
+        face = cut_out(image, white) if align else image
+        return translate(G, ImageOps.fit(face, (side, side), Image.Resampling.LANCZOS))
 
     labels = ("photo", "cartoon") if to == "cartoon" else ("cartoon", "photo")
     each_picture(

@@ -19,9 +19,9 @@ BLOCKS, UPSAMPLERS = (4, 6, 9), ("transposed", "nearest")
 class GeneratorConfig(Config):
     """``channels`` after the first layer (the paper has 64); ``blocks`` residual ones: 4, 6 or 9.
 
-    ``norm`` is "instance", as in the paper, or "layer" (Ba et al. 2016), which keeps how bright and of what colour a
-    picture is; ``upsample`` is "transposed", as in the paper, or "nearest" before a convolution, which has no
-    checkerboard (Odena et al. 2016).
+    ``norm`` is "instance", as in the paper, or "layer" (Ba et al. 2016), which keeps the mean brightness and colour of
+    a picture; ``upsample`` is "transposed", as in the paper, or "nearest" before a convolution, which gives no
+    checkerboard pattern (Odena et al. 2016).
     """
 
     channels: int = option(64, low=1, high=1024)
@@ -66,12 +66,12 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         k, norm = config.channels, config.norm
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, k, 7), *_after(k, norm)]
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, k, 7), *_norm_relu(k, norm)]
         for size in (k, 2 * k):
-            layers += [nn.Conv2d(size, 2 * size, 3, stride=2, padding=1), *_after(2 * size, norm)]
+            layers += [nn.Conv2d(size, 2 * size, 3, stride=2, padding=1), *_norm_relu(2 * size, norm)]
         layers += [Residual(4 * k, norm) for _ in range(config.blocks)]
         for size in (4 * k, 2 * k):
-            layers += [*_up(size, size // 2, config.upsample), *_after(size // 2, norm)]
+            layers += [*_up(size, size // 2, config.upsample), *_norm_relu(size // 2, norm)]
         self.layers = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(k, 3, 7), nn.Tanh())
         initialise(self)
 
@@ -79,7 +79,7 @@ class Generator(nn.Module):
         return self.layers(image)
 
 
-def _after(channels: int, norm: str) -> tuple[nn.Module, nn.Module]:
+def _norm_relu(channels: int, norm: str) -> tuple[nn.Module, nn.Module]:
     return NORMS[norm](channels), nn.ReLU(True)
 
 
@@ -122,7 +122,7 @@ def initialise(network: nn.Module) -> None:
 
 
 class Pool:
-    """The last pictures made, half of which take the place of new ones before D (Shrivastava et al. 2017).
+    """A pool of generated pictures: D is shown an older one half of the time (Shrivastava et al. 2017).
 
     Args:
         size: pictures kept; 0 passes everything through.

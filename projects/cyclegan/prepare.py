@@ -1,4 +1,4 @@
-"""The two sets of the recipe: frontal faces without glasses on white, and heads of drawn avatars on white."""
+"""Makes the two sets of the recipe: frontal faces without glasses, and heads of drawn avatars, all on white."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stylegan_toon.dataset_builder.recipe import Recipe
 from stylegan_toon.files import output_folder
 from stylegan_toon.pipelines.dataset import avatars, dataset
 
-HEAD = (0.14, 0.12, 0.72)  # the square a toon-head has its head in: as large in the picture as an aligned face is
+HEAD = (0.14, 0.12, 0.72)  # crop of a toon-head in which the head is as large as an aligned face
 
 
 @cli.command("python -m projects.cyclegan.prepare faces.zip --size 128 --train 700 --test 300 --out data")

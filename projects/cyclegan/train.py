@@ -1,4 +1,4 @@
-"""Train a CycleGAN: photos into cartoons and back, from two sets that have nothing to do with each other."""
+"""Train a CycleGAN: photos into cartoons and back, from two unpaired sets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TrainingConfig(ProjectConfig):
     loss: str = option("lsgan", "Adversarial loss: least squares, or cross-entropy.", choices=("lsgan", "bce"))
     cycle: float = option(10.0, "Weight of the cycle loss: L1 of a picture and its way there and back.", low=0)
     identity: float = option(
-        0.5, "Weight of leaving alone what is of the right kind already, as a part of --cycle.", low=0
+        0.5, "Weight of the identity loss (cartoons stay cartoons, photos photos), as a part of --cycle.", low=0
     )
     pool: int = option(50, "Older pictures kept for D; 0: none.", low=0, high=10000)
     lr: float = option(2e-4, "Adam's learning rate for all networks.", above=0)
@@ -78,20 +78,20 @@ class TrainingConfig(ProjectConfig):
 
 
 def new_networks(config: TrainingConfig) -> dict[str, nn.Module]:
-    """New networks: ``toon`` and ``photo`` make such pictures, ``D_toon`` and ``D_photo`` judge them."""
+    """New networks: the generators ``toon`` and ``photo``, and the discriminators ``D_toon`` and ``D_photo``."""
     generators: dict[str, nn.Module] = {name: Generator(config.generator) for name in GENERATORS}
     return generators | {f"D_{name}": Discriminator(config.discriminator) for name in GENERATORS}
 
 
 def adversarial(loss: str, scores: Tensor, real: bool) -> Tensor:
-    """Loss of patch scores that should all be "real" or all "not"."""
+    """Adversarial loss of patch scores; ``real`` is what they should say. A scalar."""
     if loss == "lsgan":
         return (scores - float(real)).square().mean()
     return F.softplus(-scores if real else scores).mean()
 
 
 class CycleganTask(ProjectTask):
-    """Two generators that undo each other, and two discriminators (sections 3 and 4 of the paper).
+    """Two generators, each the inverse of the other, and two discriminators (sections 3 and 4 of the paper).
 
     Args:
         config: how to train.
@@ -173,7 +173,7 @@ class CycleganTask(ProjectTask):
 
 @torch.no_grad()
 def translate(network: Generator, image: Image.Image) -> Image.Image:
-    """A picture of the other kind; ``image`` has sides that are multiples of 4. The same wherever it is called."""
+    """Translate a picture; its sides are multiples of 4. A batch of one, so the result is the same in every caller."""
     device = next(network.parameters()).device
     return to_pil(network(to_tensor(image).to(device)))
 

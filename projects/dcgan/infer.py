@@ -1,4 +1,4 @@
-"""Pictures from a trained DCGAN: samples of seeds, and the way from one seed to the next."""
+"""Pictures from a trained DCGAN: samples by seed, and interpolations between seeds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import click
 import torch
 from torch import Tensor
 
+from projects._common import load_of_project
 from stylegan_toon import cli
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.files import output_folder, refuse_overwrite
 from stylegan_toon.models.latents import slerp
 from stylegan_toon.pipelines.generate import latents
-from stylegan_toon.weights import load_networks
 
 from .model import Generator, sample
 
@@ -30,10 +30,7 @@ def load_generator(path: Path, device: torch.device | str = "cpu", which: str = 
     Raises:
         ToonError: no such file, damaged, or of another project.
     """
-    network = load_networks(path, which=(which,), device=device)[which]
-    if not isinstance(network, Generator):
-        raise ToonError(f"{path} is of another project: give a network that projects.dcgan.train made.")
-    return network
+    return load_of_project(path, which, Generator, "dcgan", device)
 
 
 def path(a: Tensor, b: Tensor, steps: int) -> Tensor:
@@ -97,9 +94,9 @@ def sample_command(
 @cli.device()
 @cli.overwrite()
 def interpolate(network: Path, seeds: list[int], steps: int, out: Path, device: torch.device, overwrite: bool) -> None:
-    """Show the way from each seed to the next, a row each: interpolate.png."""
+    """Interpolate from each seed to the next, one row for each pair: interpolate.png."""
     if len(seeds) < 2:
-        raise ToonError("A way leads from one seed to another: give two --seeds or more.")
+        raise ToonError("An interpolation needs two --seeds or more: give for example --seeds 3,8.")
     refuse_overwrite([out / "interpolate.png"], overwrite)
     G = load_generator(network, device)
     output_folder(out)

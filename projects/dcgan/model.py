@@ -43,9 +43,9 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         sizes = widths(config.resolution, config.channels)
-        layers: list[nn.Module] = [nn.ConvTranspose2d(config.z_dim, sizes[0], 4, bias=False), *_after(sizes[0])]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(config.z_dim, sizes[0], 4, bias=False), *_norm_relu(sizes[0])]
         for before, now in pairwise(sizes):
-            layers += [nn.ConvTranspose2d(before, now, 4, stride=2, padding=1, bias=False), *_after(now)]
+            layers += [nn.ConvTranspose2d(before, now, 4, stride=2, padding=1, bias=False), *_norm_relu(now)]
         layers += [nn.ConvTranspose2d(sizes[-1], 3, 4, stride=2, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         initialise(self)
@@ -54,7 +54,7 @@ class Generator(nn.Module):
         return self.layers(z[:, :, None, None])
 
 
-def _after(channels: int) -> tuple[nn.Module, nn.Module]:
+def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
     return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
 
 

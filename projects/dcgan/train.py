@@ -1,4 +1,4 @@
-"""Train a DCGAN on a set of pictures, as one page."""
+"""Train a DCGAN on a set of pictures."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def new_networks(config: TrainingConfig) -> dict[str, nn.Module]:
 
 
 class DcganTask(ProjectTask):
-    """A generator and a discriminator that play for cross-entropy (section 3 of the paper).
+    """A generator and a discriminator with the non-saturating cross-entropy loss (section 3 of the paper).
 
     Args:
         config: how to train.
@@ -95,8 +95,8 @@ class DcganTask(ProjectTask):
             g_loss = F.softplus(-self.logits(fake)).mean()
             self.minimise("G", g_loss)
         update_average(self.G_ema, self.G, average_beta(self.config, self.images), average_buffers=True)
-        right = (real_logits > 0).float().mean() / 2 + (fake_logits < 0).float().mean() / 2
-        return {"G": g_loss, "D": d_loss, "D_accuracy": right}
+        accuracy = (real_logits > 0).float().mean() / 2 + (fake_logits < 0).float().mean() / 2
+        return {"G": g_loss, "D": d_loss, "D_accuracy": accuracy}
 
     def logits(self, image: Tensor) -> Tensor:
         """D's logits ``[N]`` of augmented pictures."""
@@ -110,7 +110,7 @@ class DcganTask(ProjectTask):
 
 
 def average_beta(config: TrainingConfig, images: int) -> float:
-    """Share of itself that G_ema keeps in a step: its half-life grows to ``ema_kimg``, a 20th of the pictures seen."""
+    """Decay of G_ema in a step; the half-life is a 20th of the pictures seen, up to ``ema_kimg``."""
     half_life = min(config.ema_kimg * 1000, 0.05 * images)
     return 0.5 ** (config.batch / half_life) if half_life else 0.0
 

@@ -1,4 +1,4 @@
-"""Faces as cartoons and cartoons as faces, folder in, folder out."""
+"""Translate faces into cartoons, or cartoons into faces, with a trained XGAN."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load_xgan(path: Path, device: torch.device | str = "cpu") -> Xgan:
 
 
 def segment(photo: Image.Image, *, aligned: bool = False, matting: str = "walker") -> Image.Image:
-    """The largest face of a photo, cut out as FFHQ is, on white.
+    """The largest face of a photo, aligned as in FFHQ, on white.
 
     Raises:
         ToonError: there is no face in it.
@@ -76,7 +76,7 @@ python -m projects.xgan.infer avatars.zip --source cartoons"""
 @click.option(
     "--matting", type=click.Choice(["walker", "rembg"]), default="walker", help="How the background is removed."
 )
-@click.option("--clean/--raw", default=True, help="Whether the denoiser goes over the cartoons.")
+@click.option("--clean/--raw", default=True, help="Whether the denoiser is applied to the cartoons.")
 @cli.out("out/xgan")
 @cli.device()
 @cli.quiet()
@@ -87,7 +87,7 @@ def main(
 ) -> None:  # fmt: skip
     """Translate a picture, or every picture of a folder or set.
 
-    Writes what the network is shown to segmented/, what it makes of that to generated/, and sheet.png.
+    Writes the inputs of the network to segmented/, its outputs to generated/, and sheet.png.
     """
     keep_pages()
     xgan, domain = load_xgan(network, device), DOMAINS.index(source)

@@ -23,7 +23,7 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
-    """``x`` itself, whose gradient comes back times ``-strength`` (Ganin et al., arXiv 1505.07818, section 4.2)."""
+    """``x`` itself; its gradient is multiplied by ``-strength`` (Ganin et al., arXiv 1505.07818, section 4.2)."""
     return _Reverse.apply(x, strength)
 
 
@@ -43,9 +43,9 @@ def domain_loss(logits: Tensor, domain: int) -> Tensor:
 
 
 def semantic_loss(before: Tensor, after: Tensor) -> Tensor:
-    """L1 distance of the embedding of a picture and of what it was translated to, see `embedding_distance`.
+    """L1 distance of the embeddings of a picture (``before``) and of its translation; see `embedding_distance`.
 
-    ``before`` is what ``after`` should be: no gradient reaches it, or embeddings would do best to be all alike.
+    No gradient reaches ``before``; with one, the loss would be smallest where all embeddings are equal.
     """
     return embedding_distance(after, before.detach())
 
@@ -56,7 +56,7 @@ def embedding_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def adversarial_loss(scores: Tensor, real: bool) -> Tensor:
-    """Cross-entropy of scores that should say real, or not (non-saturating)."""
+    """Non-saturating cross-entropy of scores; ``real`` is what they should say."""
     return F.softplus(-scores if real else scores).mean()
 
 

@@ -1,7 +1,7 @@
 """XGAN's networks: an encoder and a decoder for each domain, sharing their deep halves and one semantic embedding.
 
 Royer et al., "XGAN: Unsupervised Image-to-Image Translation for Many-to-Many Mappings" (arXiv 1711.05139), figure 2;
-and the autoencoder of cartoons that cleans up behind it.
+and a denoising autoencoder for the cartoons it makes.
 
     faces    -> e1 \\                      / d1 -> faces
                     e_shared -> z -> d_shared
@@ -26,7 +26,6 @@ RESOLUTIONS = (32, 64, 128, 256)
 DOMAINS = ("faces", "cartoons")
 # The networks that translate; the others are needed for training only.
 TRANSLATOR = ("e1", "e2", "e_shared", "d_shared", "d1", "d2", "denoiser")
-TEACHERS = ("disc1", "disc2", "c_dann")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def up(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """One domain's own layers: ``[N, 3, R, R]`` in [-1, 1] -> ``[N, 2 channels, R / 4, R / 4]``."""
+    """The layers of one domain: ``[N, 3, R, R]`` in [-1, 1] -> ``[N, 2 channels, R / 4, R / 4]``."""
 
     def __init__(self, config: XganConfig) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class Encoder(nn.Module):
 
 
 class SharedEncoder(nn.Module):
-    """What both domains have in common: ``[N, 2 channels, R / 4, R / 4]`` -> embedding ``[N, E]`` of unit length."""
+    """The layers of both domains: ``[N, 2 channels, R / 4, R / 4]`` -> embedding ``[N, E]`` of unit length."""
 
     def __init__(self, config: XganConfig) -> None:
         super().__init__()
@@ -109,12 +108,12 @@ class SharedDecoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        # Entries of a unit vector are about 1 / sqrt(E): brought to 1.
+        # Entries of a unit vector are about 1 / sqrt(E): scale them to about 1.
         return self.layers(z * self.config.embedding**0.5)
 
 
 class Decoder(nn.Module):
-    """One domain's own layers: ``[N, 4 channels, R / 8, R / 8]`` -> ``[N, 3, R, R]`` in (-1, 1)."""
+    """The layers of one domain: ``[N, 4 channels, R / 8, R / 8]`` -> ``[N, 3, R, R]`` in (-1, 1)."""
 
     def __init__(self, config: XganConfig) -> None:
         super().__init__()
@@ -158,7 +157,7 @@ class DomainClassifier(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Cleans cartoons of spots and wrong colours: ``[N, 3, R, R]`` in [-1, 1] -> the same."""
+    """Removes spots and wrong colours from cartoons: ``[N, 3, R, R]`` in [-1, 1] -> the same."""
 
     def __init__(self, config: XganConfig) -> None:
         super().__init__()
@@ -184,7 +183,7 @@ def new_networks(config: XganConfig) -> dict[str, nn.Module]:
 
 
 class Xgan:
-    """The components, put together. Domain 0 is faces, 1 cartoons."""
+    """The components of XGAN together. Domain 0 is faces, 1 cartoons."""
 
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         self.networks = networks

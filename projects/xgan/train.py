@@ -1,4 +1,4 @@
-"""XGAN: faces and cartoons share an embedding, so that one can be decoded as the other."""
+"""Train an XGAN: faces and cartoons share an embedding, so that each can be decoded as the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, training_command
+from projects._common import ProjectConfig, ProjectTask, Start, add_up, fade_out, first_pictures, training_command
 from stylegan_toon.config import Config, option
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import image_grid, to_pil
@@ -33,8 +33,8 @@ class Sources(Config):
     """What to train on."""
 
     faces: Path = option(help="Folder, zip or shards of aligned faces on white.")
-    cartoons: Path = option(help="... of cartoons.")
-    identity: str = option("dlib", "The teacher, if it has a weight: dlib, facenet or a file.")
+    cartoons: Path = option(help="The same of cartoons.")
+    identity: str = option("dlib", "Face recogniser for --teacher: dlib, facenet or a file.")
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class TrainingConfig(ProjectConfig):
     embedding: int = option(1024, "Length of the embedding; 1024 is published.", low=4, high=4096)
     disc_channels: int = option(32, "Width of the discriminators.", low=4, high=4096)
     lr: float = option(2e-4, "Adam's learning rate of everything but the discriminators.", above=0)
-    d_lr: float = option(2e-4, "... of the discriminators.", above=0)
-    reconstruction: float = option(1.0, "Weight of coming back the same through one's own decoder.", low=0)
-    domain: float = option(1.0, "... of embeddings that do not tell their domain.", low=0)
-    semantic: float = option(0.5, "... of embeddings that translation does not change.", low=0)
-    adversarial: float = option(1.0, "... of translations that look real.", low=0)
-    teacher: float = option(0.0, "... of a face recogniser's opinion; 0 = none.", low=0)
+    d_lr: float = option(2e-4, "Adam's learning rate of the discriminators.", above=0)
+    reconstruction: float = option(1.0, "Weight of the reconstruction loss, through a domain's own decoder.", low=0)
+    domain: float = option(1.0, "Weight of the domain loss: embeddings should not show their domain.", low=0)
+    semantic: float = option(0.5, "Weight of the semantic loss: translation should keep the embedding.", low=0)
+    adversarial: float = option(1.0, "Weight of the adversarial loss of translations.", low=0)
+    teacher: float = option(0.0, "Weight of the distance to a face recogniser's embedding; 0: none.", low=0)
     fade_kimg: float = option(0.0, "Thousands of pictures at the end over which the rates fall to 0.", low=0, high=MOST)
 
     @property
@@ -67,7 +67,7 @@ class XganTask(ProjectTask):
         config: how to train.
         networks: those of `model.new_networks`, on the device to train on.
         faces, cartoons: the sets.
-        teacher: a face recogniser whose embedding the encoders learn to contain, if any.
+        teacher: a face recogniser, if any; the first entries of the embedding of faces learn to be its output.
     """
 
     config_class = TrainingConfig
@@ -93,12 +93,7 @@ class XganTask(ProjectTask):
         super().__init__(config, networks, adams, {"faces": faces, "cartoons": cartoons})
         self.teacher, self.xgan = teacher, Xgan(self.networks)
         self.discriminators = nn.ModuleList([self.networks["disc1"], self.networks["disc2"]])
-        self.shown = [self._first(data) for data in (faces, cartoons)]
-
-    def _first(self, data: ImageDataset) -> Tensor:
-        """The first few pictures of a set, ``[N, 3, R, R]`` in [-1, 1]."""
-        pictures = torch.stack([data[row % len(data)][0] for row in range(SHOWN)])
-        return pictures.to(self.device, torch.float32) / 127.5 - 1
+        self.shown = [first_pictures(data, SHOWN, self.device) for data in (faces, cartoons)]
 
     def step(self, phase: str, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """One step of the translator, of the discriminators and of the denoiser."""
@@ -163,7 +158,7 @@ class XganTask(ProjectTask):
 
 
 def mirrored(img: Tensor) -> Tensor:
-    """Every other picture as in a mirror, by chance."""
+    """Each picture ``[N, 3, R, R]`` mirrored with probability 1/2."""
     flips = torch.rand(len(img), device=img.device) < 0.5
     return torch.where(flips[:, None, None, None], img.flip(3), img)
 
@@ -186,10 +181,10 @@ python -m projects.xgan.train --faces faces-white.zip --cartoons avatars.zip --r
     [["reconstruction"], ["domain"], ["semantic"], ["G", "D"], ["denoiser"], ["teacher"]],
 )
 def main(start: Start) -> Path:
-    """Teach an embedding that faces and cartoons share, and decoders for both.
+    """Train an embedding that faces and cartoons share, and decoders for both.
 
-    Writes fakes-NNNNNNNNN.png now and then, snapshots, log.jsonl and curves.png; at the end network.safetensors with
-    the translator, and every component by itself in components/.
+    Writes snapshots and fakes-NNNNNNNNN.png every --snapshot-kimg thousand pictures, log.jsonl and curves.png; at the
+    end network.safetensors with the translator, and every component by itself in components/.
     """
     config, sources = start.config, start.sources
     faces, cartoons = (

@@ -96,7 +96,7 @@ class Archive:
             if info.file_size > MAX_MEMBER_BYTES:
                 raise ToonError(f"{where} unpacks to {info.file_size:,} bytes: take it out of the zip.")
             with self._opened().open(info) as file:
-                data = file.read(MAX_MEMBER_BYTES + 1)  # the zip may lie about the size
+                data = file.read(MAX_MEMBER_BYTES + 1)  # the size in the directory may be wrong
             if len(data) > MAX_MEMBER_BYTES:
                 raise ToonError(f"{where} unpacks to more than it says: take it out of the zip.")
             return data

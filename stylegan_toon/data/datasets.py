@@ -117,7 +117,7 @@ class ImageDataset:
         return (np.arange(self.label_dim) == label).astype(np.float32) if label.ndim == 0 else label.copy()
 
     def problem(self, row: int) -> str | None:
-        """A sentence about picture ``row`` if it cannot be used, or else None."""
+        """The error message of picture ``row`` if it cannot be used, else None."""
         try:
             self.image(row)
         except ToonError as error:
@@ -125,7 +125,7 @@ class ImageDataset:
         return None
 
     def _usable(self, row: int, read: Callable[[int], Image.Image] | None = None) -> tuple[Image.Image, int]:
-        """The picture of ``row``, or of the next row that has one, and that row: the same in every process."""
+        """The picture of ``row``, or with ``skip_bad`` of the next row that can be read, and that row."""
         last = row + (min(MAX_BAD_IN_A_ROW, len(self.names)) - 1 if self._skip_bad else 0)
         while True:
             here = row % len(self.names)

@@ -32,21 +32,26 @@ class InfiniteSampler:
         position = self.start + self.rank
         while True:
             epoch = position // self.n
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
+            index_at = self._epoch(epoch)
             while position // self.n == epoch:
-                yield int(order[position % self.n])
+                yield index_at(position % self.n)
                 position += self.num_replicas
+
+    def _epoch(self, epoch: int) -> Callable[[int], int]:
+        """A function from the position in an epoch to the index."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
+        return lambda position: int(order[position])
 
 
 class ShardSampler(InfiniteSampler):
     """As `InfiniteSampler`, in an order that reads every tar shard from front to back, once an epoch.
 
-    In each epoch the shards are shuffled, laid end to end and cut into ``lanes`` equal pieces; inside a piece the
-    pictures of each shard are shuffled; the stream takes from the lanes in turn. So neighbours in the stream come
-    from ``lanes`` places, and a process whose ``num_replicas`` divides ``lanes`` needs only its own lanes' shards.
+    In each epoch the shards are shuffled, concatenated and cut into ``lanes`` equal pieces; inside a piece the pictures
+    of each shard are shuffled; the stream takes from the lanes in turn. So neighbours in the stream come from ``lanes``
+    different shards, and where ``num_replicas`` divides ``lanes`` a process needs the shards of its own lanes only.
 
     Args:
-        sizes: pictures in each shard; picture i of the set is the i-th when the shards are laid end to end.
+        sizes: pictures in each shard; picture i of the set is the i-th of all shards concatenated.
         rank, num_replicas, seed, start: as in `InfiniteSampler`.
         copies: 2 for a set doubled by mirror images (index ``i + sum(sizes)`` is the mirror image of i).
         lanes: part of what the order depends on, so the same in all processes.
@@ -70,17 +75,7 @@ class ShardSampler(InfiniteSampler):
         self.sizes, self.copies, self.lanes = np.asarray(sizes, np.int64), copies, lanes
         self._first = np.cumsum(self.sizes) - self.sizes
 
-    def __iter__(self) -> Iterator[int]:
-        position = self.start + self.rank
-        while True:
-            epoch = position // self.n
-            pick = self._epoch(epoch)
-            while position // self.n == epoch:
-                yield pick(position % self.n)
-                position += self.num_replicas
-
     def _epoch(self, epoch: int) -> Callable[[int], int]:
-        """Place in the epoch -> index."""
         shards = np.random.default_rng((self.seed, epoch)).permutation(len(self.sizes))
         ends = np.cumsum(self.sizes[shards] * self.copies)
         short, longer = divmod(self.n, self.lanes)  # the first `longer` lanes hold one more

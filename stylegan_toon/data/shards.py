@@ -71,23 +71,23 @@ def is_shards(place: str | Path) -> bool:
 class Shards:
     """Samples of tar shards, in order of shard and of place in it; the interface of `Archive`.
 
-    Nothing is unpacked to disk, and only regular files count. A shard behind http is fetched whole, checked
-    against the index and kept in a cache, the oldest making room. Instances may be sent to other processes.
+    Nothing is unpacked to disk, and only regular files count. A shard behind http is downloaded as a whole, checked
+    against the index and cached; the least recently used are deleted. Instances may be sent to other processes.
 
     Args:
         place: a folder of tars, one tar, a pattern (``shards/{000..041}.tar``, ``shards/*.tar``), an
             ``index.json``, or the http(s) address of a folder, an index or a brace pattern.
-        cache: folder for fetched shards; ``shards`` in the package's cache if None.
-        cache_bytes: how much may lie there.
+        cache: folder for downloaded shards; ``shards`` in the package's cache if None.
+        cache_bytes: largest size of that folder.
         index: take sizes from the ``index.json`` beside shards on disk; else every tar is read and counted.
 
     Attributes:
         path: ``place``.
         sizes: samples in each shard.
-        names: ``SHARD/KEY.png`` of every sample; looked up when asked for.
+        names: ``SHARD/KEY.png`` of every sample, looked up on access.
 
     Raises:
-        ToonError: nothing there, a damaged tar or index, an address without index.
+        ToonError: no pictures, a damaged tar or index, or an address without index.
     """
 
     def __init__(
@@ -163,10 +163,11 @@ class Shards:
         folder = self._cache or cache_folder() / "shards"
         path = folder / f"{hashlib.sha256(f'{shard.place} {shard.sha256}'.encode()).hexdigest()[:16]}-{shard.name}"
         fetch(shard.place, path, sha256=shard.sha256, max_bytes=MAX_SHARD_BYTES, quiet=True)
-        self._make_room(folder, keep=path)
+        self._trim_cache(folder, keep=path)
         return path
 
-    def _make_room(self, folder: Path, keep: Path) -> None:
+    def _trim_cache(self, folder: Path, keep: Path) -> None:
+        """Delete the least recently used shards until the cache is within its limit."""
         with contextlib.suppress(OSError):
             os.utime(keep)  # mark it as used last
         files = sorted(folder.glob("*.tar"), key=lambda file: file.stat().st_mtime)
@@ -215,7 +216,7 @@ def _listed(place: str, index: bool) -> list[Shard]:
             return _read_index((path / INDEX).read_bytes(), str(path / INDEX))
         files = sorted(map(str, path.glob("*.tar")))
     else:
-        files = sorted({file for pattern in _braces(place) for file in glob.glob(pattern) or [pattern]})
+        files = sorted({file for pattern in _expand_braces(place) for file in glob.glob(pattern) or [pattern]})
     folders = {Path(file).parent for file in files}
     indexed = {folder: _indexed(folder / INDEX) if index else {} for folder in folders}
     return [indexed[Path(file).parent].get(Path(file).name) or _counted(file) for file in files]
@@ -237,7 +238,7 @@ def _listed_online(place: str) -> list[Shard]:
     if place.endswith(INDEX):
         index, wanted = place, None
     elif urlsplit(place).path.endswith((".tar", ".tar}")):
-        index, wanted = urljoin(place, INDEX), list(_braces(place))
+        index, wanted = urljoin(place, INDEX), list(_expand_braces(place))
     else:
         index, wanted = urljoin(place.rstrip("/") + "/", INDEX), None
     with tempfile.TemporaryDirectory() as folder:  # not in the cache, since a set may have grown
@@ -252,7 +253,7 @@ def _listed_online(place: str) -> list[Shard]:
     return [by_place[shard] for shard in wanted]
 
 
-def _braces(pattern: str) -> Iterator[str]:
+def _expand_braces(pattern: str) -> Iterator[str]:
     """``a{00..11}.tar`` -> ``a00.tar`` … ``a11.tar``."""
     match = re.search(r"\{(\d{1,9})\.\.(\d{1,9})\}", pattern)
     if match is None:
@@ -280,14 +281,14 @@ def _read_index(data: bytes, where: str) -> list[Shard]:
                 raise malformed
             if labels is not None and (not isinstance(labels, list) or len(labels) != size):
                 raise malformed_labels(where)
-            shards.append(Shard(_beside(where, row["url"]), size, digest, labels))
+            shards.append(Shard(_shard_place(where, row["url"]), size, digest, labels))
         return shards
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise malformed from error
 
 
-def _beside(index: str, name: str) -> str:
-    """The place of a shard that an index names. A foreign index may not point to other files of this machine."""
+def _shard_place(index: str, name: str) -> str:
+    """The path or address of a shard named in an index, which may name only files of its own folder, or addresses."""
     if is_url(index):
         address = urljoin(index, name)
         if is_url(address):

@@ -1,4 +1,4 @@
-"""Everything that holds pictures, with one interface: ``path``, ``names``, ``read(name)`` and ``labels()``."""
+"""One interface to folders, zips, tar shards, lmdbs and videos: ``path``, ``names``, ``read(name)``, ``labels()``."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ class Video:
         return None
 
     def _frame(self, wanted: int) -> Any:
-        """The frame shown at ``wanted``, decoded from where the last call stopped if that lies before it."""
+        """The frame shown at ``wanted``; decoding continues from the last call's frame if that is earlier."""
         decoder = self._decoder
         if decoder is None or self._owner != os.getpid() or decoder[2] >= wanted:
             container = self._container()

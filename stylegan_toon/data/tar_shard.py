@@ -1,4 +1,4 @@
-"""One tar shard: where its samples lie, their pictures and labels, and how it is written.
+"""One tar shard: finding, reading and writing its samples.
 
 Files of one sample stand next to each other in the tar and share a key (their name up to the first dot):
 ``00000042.png``, ``00000042.cls`` (a class number) or ``00000042.json`` (with a ``label``). This is the layout of

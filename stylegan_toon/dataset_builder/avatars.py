@@ -1,4 +1,4 @@
-"""Vector avatars drawn offline by DiceBear: a cartoon set of any size that anybody can make.
+"""Vector avatars, drawn offline by DiceBear, as a cartoon set of any size.
 
 The designs belong to their artists; each style's licence is written into the set.
 """

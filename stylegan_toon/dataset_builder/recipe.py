@@ -1,4 +1,4 @@
-"""Recipes: how one picture file becomes pictures of a training set, or is left out for a reason."""
+"""Recipes: how one picture file is cropped, filtered and drawn for a training set."""
 
 from __future__ import annotations
 
@@ -98,19 +98,19 @@ class Preparation:
     def __call__(self, item: tuple[int, str, Any]) -> tuple[str, Any, list[Outcome]]:
         number, name, label = item
         source = self.sources[number]
-        called = name if len(self.sources) == 1 else f"{Path(str(source.path)).name}/{name}"
+        title = name if len(self.sources) == 1 else f"{Path(str(source.path)).name}/{name}"
         try:
             data = source.read(name)
         except ToonError as error:
-            return called, label, [Outcome(f"unreadable: {error}")]
+            return title, label, [Outcome(f"unreadable: {error}")]
         if not self.recipe.needs_faces:
-            return called, label, prepare(data, name, self.recipe)
+            return title, label, prepare(data, name, self.recipe)
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one per process, so that results do not depend on the number of processes
         try:
-            return called, label, prepare(data, name, self.recipe)
+            return title, label, prepare(data, name, self.recipe)
         finally:
             torch.set_num_threads(threads)
 
@@ -122,17 +122,17 @@ def prepare(data: bytes, name: str, recipe: Recipe) -> list[Outcome]:
     except ToonError as error:
         return [Outcome(f"unreadable: {error}")]
     if recipe.crop != "align":
-        return [_judged(photo, None, recipe)]
+        return [_process(photo, None, recipe)]
     try:
         faces = detect_faces(photo, name=name)
     except ToonError:
         return [_dropped("no face", photo)]
     if recipe.faces == "largest":
         faces = [largest(faces)]
-    return [_judged(photo, face, recipe) for face in faces]
+    return [_process(photo, face, recipe) for face in faces]
 
 
-def _judged(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
+def _process(photo: Image.Image, face: Face | None, recipe: Recipe) -> Outcome:
     measures: dict[str, float] = {}
     try:
         crop, side = _cropped(photo, face, recipe)

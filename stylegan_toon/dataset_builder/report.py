@@ -64,8 +64,8 @@ def write_report(
 
 def _section(kind: str, entries: list[Entry]) -> str:
     more = f", the first {SHOWN} of them" if len(entries) > SHOWN else ""
-    figures = "\n".join(_figure(entry) for entry in entries[:SHOWN])
-    return f'<h2>{escape(kind)} ({len(entries):,}{more})</h2>\n<div class="grid">\n{figures}\n</div>'
+    thumbnails = "\n".join(_figure(entry) for entry in entries[:SHOWN])
+    return f'<h2>{escape(kind)} ({len(entries):,}{more})</h2>\n<div class="grid">\n{thumbnails}\n</div>'
 
 
 def _figure(entry: Entry) -> str:
@@ -78,5 +78,5 @@ def _figure(entry: Entry) -> str:
 
 
 def _harmless(text: str) -> str:
-    """The text with a quote before it if a spreadsheet would take it for a formula."""
+    """The text, quoted if a spreadsheet would evaluate it as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

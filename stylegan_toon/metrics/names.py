@@ -21,7 +21,7 @@ from ..features.extractors import NAMES, OFFLINE
 from .perceptual_path import PATHS
 
 DEFAULT = (f"fd-{OFFLINE}", f"kd-{OFFLINE}", f"pr-{OFFLINE}", "detection")
-COMPARED = ("fd", "kd", "pr")  # kinds that need real pictures
+COMPARED = ("fd", "kd", "pr")  # kinds that compare features with those of real pictures: fd-NET and so on
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def parse_metric(name: str, networks: Sequence[str] = NAMES) -> Metric:
         ToonError: there is no such metric.
     """
     text = {"fid": "fd-inception", "kid": "kd-inception"}.get(name, name)
-    if match := re.fullmatch(r"(fd|kd|pr)-(.+)", text):
+    if match := re.fullmatch(rf"({'|'.join(COMPARED)})-(.+)", text):
         if match[2] in networks:
             return Metric(name, match[1], match[2])
     elif match := re.fullmatch(rf"ppl-({'|'.join(PATHS)})(-vgg)?", text):
@@ -68,7 +68,7 @@ def parse_metric(name: str, networks: Sequence[str] = NAMES) -> Metric:
     elif text == "detection":
         return Metric(name, "detection", "mtcnn")
     raise ToonError(
-        f"There is no metric named {short(repr(name))}: choose from fid, kid, fd-NET, kd-NET, pr-NET (NET is one of "
-        f"{', '.join(networks)}), {', '.join(f'ppl-{path}' for path in PATHS)}, each also "
-        "with -vgg, identity, identity-dlib, detection."
+        f"There is no metric named {short(repr(name))}: choose from fid, kid, "
+        f"{', '.join(f'{kind}-NET' for kind in COMPARED)} (NET is one of {', '.join(networks)}), "
+        f"{', '.join(f'ppl-{path}' for path in PATHS)}, each also with -vgg, identity, identity-dlib, detection."
     )

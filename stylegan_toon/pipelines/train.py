@@ -212,7 +212,7 @@ def train(
         path of ``network.safetensors`` (``G_ema`` and ``D``) in ``folder``.
 
     Raises:
-        ToonError: options that do not fit the networks, a picture that cannot be read, or nothing is learnt any more.
+        ToonError: options that do not fit the networks, a picture that cannot be read, or the training has diverged.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a snapshot has been written.
     """
     task = StyleGAN2Task(

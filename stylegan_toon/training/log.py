@@ -31,7 +31,7 @@ class Sink(Protocol):
         """Show a picture that has been written to ``path``."""
 
     def close(self) -> None:
-        """Finish; nothing more will come."""
+        """Finish writing."""
 
 
 class JsonLines:
@@ -48,10 +48,10 @@ class JsonLines:
         append_line(self._path, json.dumps({"kimg": images / 1000, **{k: round(v, 5) for k, v in values.items()}}))
 
     def picture(self, images: int, name: str, path: Path) -> None:
-        """Nothing: the picture is a file of its own."""
+        """Does nothing: the picture is a file already."""
 
     def close(self) -> None:
-        """Nothing: every line was written at once."""
+        """Does nothing: no file is kept open."""
 
 
 def _kimg(line: str) -> float:

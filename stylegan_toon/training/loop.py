@@ -62,7 +62,7 @@ class Trainer:
         Ctrl-C or SIGTERM: the step is finished and a snapshot written, then KeyboardInterrupt is raised.
 
         Raises:
-            ToonError: a picture cannot be read, another process has ended, or nothing is learnt any more.
+            ToonError: a picture cannot be read, another process has ended, or the training has diverged.
         """
         task, final = self.task, self.folder / FINAL
         with stop_requests(patient=task.group.size > 1) as stop_requested, contextlib.closing(self.log):

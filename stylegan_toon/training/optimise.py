@@ -73,7 +73,7 @@ class NetworkOptimizer:
         """Raise ToonError when the gradients have not been finite for too long."""
         if self.broken >= PATIENCE:
             raise ToonError(
-                f"The last {int(self.broken)} gradients of {self.name} were not finite, so nothing is learnt any more: "
+                f"The last {int(self.broken)} gradients of {self.name} were not finite, so the training has diverged: "
                 "go on from an earlier snapshot with a smaller --lr or --gamma, or with --dtype float32."
             )
 

@@ -1,4 +1,4 @@
-"""Snapshots of a training on disk: whole or not there, checked to the last byte, and everything to go on exactly.
+"""Snapshots of a training on disk: written atomically, checked by digest, with everything that exact resume needs.
 
 A snapshot is a folder that appears under its name in one rename:
 
@@ -160,7 +160,7 @@ def find_snapshot(resume: str, folder: Path, task_class: type[Task]) -> Snapshot
         is taken.
 
     Raises:
-        ToonError: there is none, or none is whole.
+        ToonError: there is none, or none is complete.
     """
     place = folder if resume == "auto" else Path(resume)
     if (place / STATE).exists() or re.fullmatch(r"snapshot-\d+", place.name):

@@ -137,7 +137,7 @@ class StyleGAN2Task(Task):
         for real, c in self._read(self.pictures, config.seed, counters.images):
             turn = config.pairs_only or (config.pairs_weight > 0 and counters.steps % 2 == 0)
             pairs = self._next_pairs() if turn else None
-            yield Batch(real, self._everybodys(c), pairs)
+            yield Batch(real, self._gathered_labels(c), pairs)
 
     def step(self, phase: str, batch: Batch) -> Mapping[str, Tensor | float]:
         """One step of either phase."""
@@ -379,7 +379,7 @@ class StyleGAN2Task(Task):
         return pair_loss(self.G, ws, target, self.perceptual, noise_mode, self.dtype, self.config.pairs_detail)
 
     def _fakes_of_pairs(self, rows: range) -> Tensor:
-        """What G showed in its update for the same rows; anew where it saw other parts of the batch."""
+        """The pictures of G's update for the same rows; generated again if the batch had other parts."""
         fakes = self.batch.fakes.get(rows.start)
         if fakes is None or len(fakes) != len(rows):
             target, ws = self._pairs_of(rows)
@@ -412,7 +412,7 @@ class StyleGAN2Task(Task):
     def _share(self) -> range:
         return self.group.share(self.config.batch, self.unit)
 
-    def _everybodys(self, c: Tensor | None) -> Tensor | None:
+    def _gathered_labels(self, c: Tensor | None) -> Tensor | None:
         """The labels of the whole batch, from this process's labels."""
         if c is None:
             return None

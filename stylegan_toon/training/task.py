@@ -108,15 +108,15 @@ class Task(ABC):
         return {}
 
     def measure(self) -> dict[str, float]:
-        """Metrics by name, taken at every snapshot; all processes call it."""
+        """Metrics by name, measured at every snapshot; all processes call it."""
         return {}
 
     def check(self, means: Mapping[str, float]) -> None:
-        """Raise ToonError when the means of a line of the log show that nothing is learnt any more."""
+        """Raise ToonError when the means of a line of the log show that the training has diverged."""
         for name, value in means.items():
             if not math.isfinite(value):
                 raise ToonError(
-                    f"The loss {name} is {value}, so nothing is learnt any more: go on from an earlier snapshot with "
+                    f"The loss {name} is {value}, so the training has diverged: go on from an earlier snapshot with "
                     "a smaller --lr, or with --dtype float32."
                 )
 

@@ -18,6 +18,7 @@ from .openvino import FILES, is_wheel
 from .pickled_tensors import opened
 from .provenance import provenance_of, set_provenance
 
+_READERS = (mobile_checkpoint, rosinality)  # of pickles, in the order they are tried; nvlabs reads all others
 # Endings of file names -> the format that is written.
 WRITTEN = {".safetensors": "this package's", ".pkl": "stylegan2-ada-pytorch's", ".pt": "rosinality's"}
 
@@ -45,9 +46,9 @@ def read_networks(
     if not _is_pickle(path):
         return load_networks(path, which=which, sha256=sha256)
     digest = sha256_of(path, sha256)
-    with opened(path, nvlabs.ALLOWED | rosinality.ALLOWED | mobile_checkpoint.ALLOWED) as file:
-        kind = next((kind for kind in (mobile_checkpoint, rosinality) if kind.recognises(file.root)), nvlabs)
-        networks = kind.networks_of(file, path, which)
+    with opened(path, nvlabs.ALLOWED.union(*(reader.ALLOWED for reader in _READERS))) as file:
+        reader = next((reader for reader in _READERS if reader.recognises(file.root)), nvlabs)
+        networks = reader.networks_of(file, path, which)
     for network in networks.values():
         set_provenance(network, provenance_of(network), name=path.name, sha256=digest)
     return networks

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from ..errors import ToonError, short
 from ..models import Discriminator, DiscriminatorConfig, Generator, GeneratorConfig
 from ..ops import setup_filter
 from .assemble import assemble, infer_channels, members, misfit
-from .pickled_tensors import PickleFile, StoredTensor, number, table
+from .pickled_tensors import PickleFile, StoredTensor, calls, number, table
 from .pickles import PickleError, Record
 
 _MODULES = ("training.networks", "training.networks_stylegan2", "training.networks_stylegan3", "training.augment")
@@ -88,7 +88,8 @@ def networks_of(file: PickleFile, path: Path, which: Collection[str] | None = No
 def _modules(file: PickleFile, path: Path) -> tuple[dict[str, _Module], dict[str, Any]]:
     """The networks of a file by their name in the family, and further entries for their provenance."""
     root = file.root
-    if _is(root, *_TENSORFLOW) or (isinstance(root, (tuple, list)) and any(_is(part, *_TENSORFLOW) for part in root)):
+    parts = root if isinstance(root, (tuple, list)) else (root,)
+    if any(calls(part, *_TENSORFLOW) for part in parts):
         raise ToonError(
             f"{path} is a TensorFlow pickle of the first StyleGAN2 repository, which this does not read: "
             "convert it with legacy.py of stylegan2-ada-pytorch, and give the result."
@@ -155,14 +156,14 @@ def _from_state_dict(file: PickleFile, entries: Mapping[str, Any]) -> _Module:
 def _class_and_state(value: Any) -> tuple[str, dict] | None:
     if not isinstance(value, Record):
         return None
-    if _is(value, "torch_utils.persistence", "_reconstruct_persistent_obj"):
+    if calls(value, "torch_utils.persistence", "_reconstruct_persistent_obj"):
         meta = value.args[0] if len(value.args) == 1 else None
         if not isinstance(meta, dict) or type(meta.get("class_name")) is not str:
             raise PickleError("it is damaged: a module is malformed")
         name, state = meta["class_name"], meta.get("state")
     elif value.what.module in _MODULES:
         name, state = value.what.name, value.state
-    elif _is(value, "copyreg", "_reconstructor") and value.args and getattr(value.args[0], "module", "") in _MODULES:
+    elif calls(value, "copyreg", "_reconstructor") and value.args and getattr(value.args[0], "module", "") in _MODULES:
         name, state = value.args[0].name, value.state
     else:
         return None
@@ -177,10 +178,6 @@ def _table(value: Any) -> dict | None:
     if isinstance(value, Record) and value.what == ("dnnlib.util", "EasyDict"):
         return value.items
     return table(value)
-
-
-def _is(value: Any, module: str, name: str) -> TypeGuard[Record]:
-    return isinstance(value, Record) and value.what == (module, name)
 
 
 def _build(file: PickleFile, path: Path, name: str, module: _Module) -> Generator | Discriminator:

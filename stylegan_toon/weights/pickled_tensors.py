@@ -65,7 +65,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that has not been read yet; ``shape``, ``dtype`` and ``is_floating_point()`` as a tensor has them."""
+    """A tensor that has not been read yet; ``shape``, ``dtype`` and ``is_floating_point()`` are those of a tensor."""
 
     storage: Storage
     offset: int
@@ -97,7 +97,7 @@ class StoredTensor:
         return replace(self, shape=shape, stride=tuple(1 if size == 1 else next(steps) for size in shape))
 
     def read(self, file: BinaryIO) -> Tensor:
-        """The tensor, contiguous, on the CPU; no other memory is used.
+        """The tensor, contiguous, on the CPU, read without a second buffer.
 
         Raises:
             PickleError: the file has become shorter.
@@ -134,18 +134,18 @@ class PickleFile:
             self.root = self._read_stream(Reader(file, 0, self.size), self._outside)
 
     def check_claims(self, tensors: Iterable[StoredTensor]) -> None:
-        """Refuse tensors that share storage so often that together they claim more than the file holds."""
+        """Raise PickleError if tensors share storage so that together they are larger than the file."""
         if sum(tensor.nbytes for tensor in tensors) > self.size:
             raise PickleError("its tensors claim more than it holds")
 
     def tensors(
         self, entries: Mapping[str, Any], path: str | Path, others: Iterable[StoredTensor] = ()
     ) -> dict[str, StoredTensor]:
-        """The entries of a state dict, which must all be tensors, and with ``others`` not claim more than the file.
+        """The entries of a state dict, which must all be tensors and, with ``others``, not be larger than the file.
 
         Raises:
-            ToonError: an entry is none.
-            PickleError: one is malformed, or they claim too much.
+            ToonError: an entry is not a tensor.
+            PickleError: a tensor is malformed, or together they are larger than the file.
         """
         located = {name: self.tensor(value) for name, value in entries.items()}
         tensors = {name: tensor for name, tensor in located.items() if tensor is not None}
@@ -155,14 +155,14 @@ class PickleFile:
         return tensors
 
     def tensor(self, value: Any) -> StoredTensor | None:
-        """The tensor or parameter that a value of the pickle is, or None if it is something else.
+        """A value of the pickle as a tensor, if it is a tensor or parameter, else None.
 
         Raises:
-            PickleError: it is one, but malformed.
+            PickleError: a malformed tensor.
         """
-        while _calls(value, "torch._utils", "_rebuild_parameter") and len(value.args) > 0:
+        while calls(value, "torch._utils", "_rebuild_parameter") and len(value.args) > 0:
             value = value.args[0]
-        if not _calls(value, "torch._utils", "_rebuild_tensor_v2"):
+        if not calls(value, "torch._utils", "_rebuild_tensor_v2"):
             return None
         malformed = PickleError("it is damaged: a tensor is malformed")
         if len(value.args) < 4:
@@ -180,11 +180,11 @@ class PickleFile:
     def _storage(self, source: Any) -> Storage:
         if isinstance(source, Persistent):
             return self._described(source.id, self._outside)
-        if not _calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
+        if not calls(source, "torch.storage", "_load_from_bytes") or len(source.args) != 1:
             raise PickleError("it is damaged: a tensor has no storage")
         content = source.args[0]
         encoded = False
-        if _calls(content, "_codecs", "encode"):
+        if calls(content, "_codecs", "encode"):
             content, encoded = next(iter(content.args), None), True
         if not isinstance(content, (Span, bytes, str)):
             raise PickleError("it is damaged: a storage has no bytes")
@@ -210,7 +210,7 @@ class PickleFile:
         return storage
 
     def _decoded(self, content: Any) -> bytes:
-        """Bytes that protocol 2, which has no bytes, writes as text of one character each."""
+        """Bytes from the Latin-1 text as which protocol 2, which has no bytes, stores them."""
         if not isinstance(content, TextSpan):
             return _latin(content)
         text = codecs.getincrementaldecoder("utf-8")()
@@ -332,7 +332,7 @@ def number(value: Any) -> Any:
     match value.args:
         case (Record(what=Global(module="numpy", name="dtype"), args=(str(kind), *_)), data):
             forms = {"f8": "<d", "f4": "<f", "f2": "<e", "i8": "<q", "i4": "<i", "b1": "<?"}
-            if _calls(data, "_codecs", "encode") and data.args:
+            if calls(data, "_codecs", "encode") and data.args:
                 data = _latin(data.args[0])
             if kind in forms and isinstance(data, bytes) and len(data) == struct.calcsize(forms[kind]):
                 return struct.unpack(forms[kind], data)[0]
@@ -346,7 +346,8 @@ def _latin(text: Any) -> bytes:
         raise PickleError("it is damaged: bytes are malformed") from None
 
 
-def _calls(value: Any, module: str, name: str) -> TypeGuard[Record]:
+def calls(value: Any, module: str, name: str) -> TypeGuard[Record]:
+    """Whether a value of the pickle is a call of ``module.name`` (which was not made)."""
     return isinstance(value, Record) and value.what == (module, name)
 
 

@@ -1,9 +1,9 @@
 """Reads pickles as data, without running any of their code.
 
 A pickle is a program for a small stack machine, and Python's own machine calls whatever function the program names.
-This one calls nothing: for "call f(args)" it puts a `Record` of f's name and its arguments on the stack. Names outside
-the caller's list are refused. Long strings are not read but noted as a `Span` of the file, and every object counts
-against a budget of memory in proportion to the file, so that a small file cannot claim much memory.
+This one calls nothing: for "call f(args)" it puts a `Record` of f's name and its arguments on the stack. Names that the
+caller does not allow are refused. Long strings are not read; a `Span` of the file stands for them. Every object is
+charged to a memory budget proportional to the file's size, so that a small file cannot use much memory.
 
 The opcodes are those of protocols 2 to 5 that pickles of networks use (PEP 307, PEP 3154; documented in the standard
 library's ``pickletools``).
@@ -24,7 +24,7 @@ _MOST_NUMBERS = 4096  # keys that are numbers; two optimisers at 1024 px have 40
 
 
 class PickleError(Exception):
-    """Why a pickle cannot be read, as a clause: "it ends too early"."""
+    """A pickle cannot be read. The message is a clause such as "it ends too early"."""
 
 
 class Global(NamedTuple):
@@ -145,7 +145,7 @@ class _Machine:
             self._spend(24)
             step(self)
         if len(self.stack) != 1:
-            raise PickleError("it is damaged: its parts do not add up")
+            raise PickleError("it is damaged: it leaves more than one object on the stack")
         return self._pop()
 
     def _spend(self, cost: int) -> None:

@@ -1,4 +1,4 @@
-"""The blend verb: a network with its parents written in it, and a picture to judge it by."""
+"""The command `blend`: a network whose file names its parents, and a picture of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 @pytest.fixture
 def child(tmp_path, checkpoint) -> Path:
-    """A network whose file says that it was taught from ``checkpoint``."""
+    """A network whose provenance has ``checkpoint`` as its parent."""
     path = tmp_path / "child.safetensors"
     save_networks(path, {"G_ema": tiny_generator(1)}, provenance={"ancestors": [sha256_of(checkpoint)]})
     return path
@@ -48,7 +48,7 @@ def test_networks_names_and_paths_give_the_same(checkpoint, child, tiny_G):
     assert same(blend(checkpoint, child, ""), tiny_G) and same(blend(checkpoint, child, "all"), tiny_generator(1))
 
 
-def test_the_blend_remembers_where_it_comes_from(checkpoint, child):
+def test_the_file_of_a_blend_names_its_parents(checkpoint, child):
     provenance = blend(checkpoint, child, "b8,b16=0.5", width=None).provenance
     assert provenance["verb"] == "blend" and provenance["version"] == __version__
     assert provenance["options"] == {"swap": "b8,b16=0.5", "width": None}
@@ -56,17 +56,17 @@ def test_the_blend_remembers_where_it_comes_from(checkpoint, child):
     assert set(provenance["ancestors"]) == {sha256_of(checkpoint), sha256_of(child)}
 
 
-def test_strangers_are_named_relatives_are_not(checkpoint, toon_checkpoint, child):
+def test_warning_for_unrelated_networks_only(checkpoint, toon_checkpoint, child):
     with pytest.warns(UserWarning, match=r"tiny\.safetensors and toon\.safetensors share no ancestor"):
         blend(checkpoint, toon_checkpoint, "b8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first = blend(checkpoint, child, "b8")
         blend(first, checkpoint, "b8")  # a blend is related to its parents
-        blend(tiny_generator(0), tiny_generator(1), "b8")  # networks that never were on disk are not accused
+        blend(tiny_generator(0), tiny_generator(1), "b8")  # networks without provenance give no warning
 
 
-def test_the_verb_writes_network_and_picture(tmp_path, checkpoint, child, tiny_G):
+def test_the_command_writes_network_and_picture(tmp_path, checkpoint, child, tiny_G):
     out = tmp_path / "out"
     options = ["--base", checkpoint, "--toon", child, "--swap", "b16,b32", "--seeds", "0,4", "--psi", "0.5"]
     result = run(*options, "--out", out, "--device", "cpu")
@@ -101,7 +101,7 @@ def test_the_picture_shows_base_toon_and_blend_of_every_seed():
             assert hits[0][0] // (len(sheet) / 2) == row and hits[0][1] // (sheet.shape[1] / 3) == column
 
 
-def test_strangers_on_the_command_line(tmp_path, checkpoint, toon_checkpoint):
+def test_unrelated_networks_on_the_command_line(tmp_path, checkpoint, toon_checkpoint):
     result = run("--base", checkpoint, "--toon", toon_checkpoint, "--swap", "b8", "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stderr.startswith("warning: tiny.safetensors and toon.safetensors share no ancestor")
@@ -115,10 +115,10 @@ def test_as_a_module(tmp_path, checkpoint, child):
     assert done.stdout.splitlines()[-1] == str(tmp_path / "module")
     from stylegan_toon.cli import main as group
 
-    assert CliRunner().invoke(group, ["blend", *map(str, options), str(tmp_path / "verb")]).exit_code == 0
-    module, verb = (load_network(tmp_path / name / "blend.safetensors") for name in ("module", "verb"))
-    assert same(module, verb)
-    assert (tmp_path / "module" / "blend.png").read_bytes() == (tmp_path / "verb" / "blend.png").read_bytes()
+    assert CliRunner().invoke(group, ["blend", *map(str, options), str(tmp_path / "group")]).exit_code == 0
+    from_module, from_command = (load_network(tmp_path / name / "blend.safetensors") for name in ("module", "group"))
+    assert same(from_module, from_command)
+    assert (tmp_path / "module" / "blend.png").read_bytes() == (tmp_path / "group" / "blend.png").read_bytes()
 
 
 # Mistakes

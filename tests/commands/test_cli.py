@@ -1,4 +1,4 @@
-"""What all commands share: help pages, option types, and mistakes that end in one sentence with exit code 2."""
+"""What all commands share: help pages, option types, and errors of one sentence with exit code 2."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(error, sentence):
     assert result.stderr.startswith(f"error: {sentence}") and result.stderr.count("\n") == 1
 
 
-def test_torch_really_says_so_when_memory_is_short():
+def test_torch_uses_the_expected_words_when_memory_is_short():
     """The words that `cli` looks for are the ones torch uses."""
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
@@ -106,7 +106,7 @@ def test_ctrl_c_is_no_traceback():
 
 
 def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path):
-    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")  # the first thing that a verb imports
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt")  # the first import of a command
     command = [sys.executable, "-m", "stylegan_toon.train"]
     places = os.pathsep.join([str(tmp_path), str(Path(cli.__file__).parents[1])])
     done = subprocess.run(
@@ -153,7 +153,7 @@ def test_seeds(text, seeds):
 @pytest.mark.parametrize(
     "text", ["", "a", "-3", "3-", "3-1", "1,,2", "1.5", "4294967296", "0-99999999999", "0-4294967295", "²", "0x10"]
 )
-def test_what_are_no_seeds(text):
+def test_invalid_seeds(text):
     result = run(toy(), "--seeds", text)
     assert result.exit_code == 2 and result.stderr.count("\n") == 1
 

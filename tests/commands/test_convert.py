@@ -1,4 +1,4 @@
-"""convert: any format to any other, with the figures it prints."""
+"""The command `convert`: any format to any other, and the differences it prints."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def family(tmp_path):
 
 @pytest.mark.parametrize("first", [".pkl", ".pt", ".safetensors"])
 @pytest.mark.parametrize("second", [".pkl", ".pt", ".safetensors"])
-def test_any_to_any_is_exact(family, tmp_path, first, second):
+def test_every_conversion_is_exact(family, tmp_path, first, second):
     convert(family, tmp_path / f"a{first}")
     convert(tmp_path / f"a{first}", tmp_path / f"b{second}")
-    wanted, found = load_family(family), load_family(tmp_path / f"b{second}")
+    wanted, actual = load_family(family), load_family(tmp_path / f"b{second}")
     for name, network in wanted.items():
-        ours, theirs = network.state_dict(), found[name].state_dict()
+        ours, theirs = network.state_dict(), actual[name].state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
@@ -72,7 +72,7 @@ def test_mistakes(family, tmp_path):
     assert not (tmp_path / "c.pt").exists()
 
 
-def test_labels_are_given_where_a_network_asks_for_them(tmp_path):
+def test_conditional_networks_are_compared_with_labels(tmp_path):
     save_networks(
         tmp_path / "c.safetensors", {"G_ema": tiny_generator(0, c_dim=3), "D": tiny_discriminator(0, c_dim=3)}
     )
@@ -114,7 +114,7 @@ def test_another_family_is_not_cut(family, tmp_path):
 
 
 def test_the_example_on_the_help_page_works(tmp_path, monkeypatch):
-    """The first line of the example, word for word but for the folder; a small network stands in for ``comic``."""
+    """The first line of the example with another folder; a small network replaces ``comic``."""
     (tmp_path / "models.toml").write_text('[comic]\nfile = "comic.safetensors"\n')
     network = tiny_mobile(0, resolution=512, channels=(16, 16, 16, 8, 8, 8, 8))
     save_networks(tmp_path / "comic.safetensors", {"G_ema": network})

@@ -1,4 +1,4 @@
-"""`stylegan-toon dataset`: from files to files, told in one line."""
+"""The command `dataset`: the files it writes and the line it prints."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_source_to_zip_to_shards_and_check(photos, tmp_path):
     assert result.stdout.splitlines()[0].startswith("8 pictures kept, left out: 1 unreadable")
     assert result.stdout.splitlines()[-1] == str(out)
     with zipfile.ZipFile(out) as archive:
-        said = json.loads(archive.read("dataset.json"))
-        assert said["classes"] == ["a", "b"] and [label for _, label in said["labels"]] == [0, 0, 0, 0, 1, 1, 1, 1]
+        header = json.loads(archive.read("dataset.json"))
+        assert header["classes"] == ["a", "b"] and [label for _, label in header["labels"]] == [0, 0, 0, 0, 1, 1, 1, 1]
     again = run("make", out, "--size", 32, "--out", tmp_path / "shards", "--per-shard", 3, "--workers", 1, "--quiet")
     assert again.exit_code == 0, again.output
     first, second = ImageDataset(out, labels=True), ImageDataset(tmp_path / "shards", labels=True)
@@ -58,7 +58,7 @@ def test_source_to_zip_to_shards_and_check(photos, tmp_path):
     assert [len(row["labels"]) for row in index] == [3, 3, 2]
 
 
-def test_comic_draws(tmp_path, crop):
+def test_draw_comic(tmp_path, crop):
     (tmp_path / "faces").mkdir()
     crop.rename(tmp_path / "faces" / "0.png")
     result = run("draw", tmp_path / "faces", "--size", 64, "--out", tmp_path / "c.zip", "--workers", 1, "--quiet")
@@ -127,7 +127,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch, tmp_path):
     assert "stylegan_toon[avatars]" in refused("avatars", "--out", tmp_path / "a.zip")
 
 
-def test_avatars_are_alike_for_a_seed_and_say_whose_they_are(tmp_path):
+def test_avatars_repeat_with_their_seed_and_name_the_artist(tmp_path):
     pytest.importorskip("dicebear")
     pytest.importorskip("resvg_py")
     args = ["avatars", "--count", 7, "--size", 48, "--workers", 1, "--quiet", "--out"]
@@ -135,11 +135,11 @@ def test_avatars_are_alike_for_a_seed_and_say_whose_they_are(tmp_path):
         assert run(*args, tmp_path / name).exit_code == 0
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
-        said = json.loads(archive.read("dataset.json"))
-    assert [label for _, label in said["labels"]] == [0, 1, 2, 0, 1, 2, 0]
-    assert said["classes"] == [row["style"] for row in said["licences"]] == ["toon-head", "personas", "avataaars"]
-    assert [row["artist"] for row in said["licences"]][::2] == ["Johan Melin", "Pablo Stanley"]
-    assert all(row["licence"] and row["credit"] for row in said["licences"])
+        header = json.loads(archive.read("dataset.json"))
+    assert [label for _, label in header["labels"]] == [0, 1, 2, 0, 1, 2, 0]
+    assert header["classes"] == [row["style"] for row in header["licences"]] == ["toon-head", "personas", "avataaars"]
+    assert [row["artist"] for row in header["licences"]][::2] == ["Johan Melin", "Pablo Stanley"]
+    assert all(row["licence"] and row["credit"] for row in header["licences"])
     dataset = ImageDataset(tmp_path / "one.zip")
     pictures = [np.asarray(dataset.image(i)) for i in range(7)]
     assert len({p.tobytes() for p in pictures}) == 7 and min(p.std() for p in pictures) > 20

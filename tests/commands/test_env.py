@@ -1,4 +1,4 @@
-"""The report on this machine says what is true of it."""
+"""The command `env`: versions, kernels, networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluate verb: a table, a JSON, a line and a picture; and one sentence for what cannot be."""
+"""The command `evaluate`: its table, JSON, log line and picture, and its error messages."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_photos_and_toons(tmp_path, portrait, crop):
     assert Image.open(tmp_path / "out" / "photos.png").height > 128
 
 
-def test_what_to_measure_has_to_be_clear(tmp_path, checkpoint, data):
+def test_missing_and_unknown_options_are_refused(tmp_path, checkpoint, data):
     out = ["--out", tmp_path / "out"]
     for given in ([], ["--network", checkpoint, "--pictures", data], ["--photos", data], ["--toons", data]):
         assert "Say what to measure" in refused(*given, *out)
@@ -100,7 +100,7 @@ def test_what_to_measure_has_to_be_clear(tmp_path, checkpoint, data):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_offline_is_told_before_anything_is_made(tmp_path, checkpoint, data, monkeypatch):
+def test_a_missing_connection_is_reported_before_any_work(tmp_path, checkpoint, data, monkeypatch):
     def fail(url, **kwargs):
         raise Unavailable("no download from github.com (no answer)")
 
@@ -110,7 +110,7 @@ def test_offline_is_told_before_anything_is_made(tmp_path, checkpoint, data, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_downloaded_for_what_is_not_there(tmp_path, checkpoint, data, monkeypatch):
+def test_nothing_is_downloaded_for_missing_input(tmp_path, checkpoint, data, monkeypatch):
     monkeypatch.setattr(extractors, "hub_file", lambda url, **kwargs: pytest.fail("a download"))
     options = ["--metrics", "fid", "--out", tmp_path / "out"]
     assert "none does not exist" in refused("--network", checkpoint, "--data", tmp_path / "none", *options)

@@ -1,4 +1,4 @@
-"""Fine-tooning: the loss against numbers and torch's own, what training does to likeness, and the verb's files."""
+"""Fine-tooning: the loss against numbers and torch's own, what training does to likeness, and the command's files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def faces() -> TinyFaces:
 
 @pytest.fixture
 def child(tmp_path, checkpoint) -> Path:
-    """A toon network whose file says that it was taught from ``checkpoint``."""
+    """A toon network whose provenance has ``checkpoint`` as its parent."""
     path = tmp_path / "child.safetensors"
     save_networks(path, {"G_ema": tiny_generator(1)}, provenance={"ancestors": [sha256_of(checkpoint)]})
     return path
@@ -45,7 +45,7 @@ def child(tmp_path, checkpoint) -> Path:
 
 @pytest.fixture
 def options(checkpoint, child, tmp_path) -> list[object]:
-    """A short run of the verb into ``out``; the recogniser that ships compares the faces."""
+    """A short run of the command into ``out``; the shipped recogniser compares the faces."""
     return ["--base", checkpoint, "--toon", child, "--swap", "b16-", "--seeds", "0-2", "--epochs", 2, "--batch", 2,
             "--lr", 1e-3, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_the_face_comes_closer_and_with_the_legacy_sign_goes_away(tiny_G, tiny_t
 
 
 def test_one_step_is_adam_on_the_written_out_loss(tiny_G, tiny_toon, faces):
-    """A second writing with torch's loss: every parameter moves as it says, the mapping network's too."""
+    """Every parameter, the mapping network's too, moves as in a second implementation with torch's loss."""
     config = FinetoonConfig(epochs=1, batch=8, psi=0.5, lr=1e-3)
     tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, config=config, embedder=faces)
     mine = swap_layers(tiny_G, tiny_toon, "b16-")
@@ -161,7 +161,7 @@ def test_every_picture_once_an_epoch(tiny_G, tiny_toon, faces):
     assert [(p.epoch, p.step, p.steps) for p in seen] == [(e, s, 3) for e in (1, 2) for s in (1, 2, 3)]
 
 
-def test_a_rate_that_blows_up(tiny_G, tiny_toon, faces):
+def test_a_learning_rate_that_diverges(tiny_G, tiny_toon, faces):
     with pytest.raises(ToonError, match="--lr"):
         finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, config=FinetoonConfig(epochs=3, lr=1e30), embedder=faces)
 
@@ -173,10 +173,10 @@ def test_no_seeds_and_classes(tiny_G, tiny_toon, faces):
         finetoon(tiny_generator(0, c_dim=2), tiny_generator(1, c_dim=2), "b16-", seeds=SEEDS, embedder=faces)
 
 
-# The verb
+# The command
 
 
-def test_the_verb_writes_network_and_pictures(tmp_path, checkpoint, child, options):
+def test_the_command_writes_network_and_pictures(tmp_path, checkpoint, child, options):
     result = run(*options)
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
@@ -215,7 +215,7 @@ def test_another_negative_and_the_legacy_sign_reach_the_training(options, tmp_pa
     assert same(load_network(tmp_path / "out" / "finetoon.safetensors"), expected)
 
 
-def test_ctrl_c_saves_what_was_learnt(tmp_path, checkpoint, child, options, monkeypatch):
+def test_ctrl_c_saves_the_network(tmp_path, checkpoint, child, options, monkeypatch):
     """SIGINT in the fourth step, the second of the second epoch."""
     calls = []
 
@@ -297,6 +297,6 @@ def test_no_face_embedding(options, toon_checkpoint):
     assert "toon.safetensors is not a face embedding" in refused(*options, "--identity", toon_checkpoint)
 
 
-def test_strangers_are_told_once(options, toon_checkpoint):
+def test_unrelated_networks_are_warned_of_once(options, toon_checkpoint):
     result = run(*options, "--toon", toon_checkpoint, "--epochs", 0)
     assert result.exit_code == 0 and result.stderr.count("share no ancestor") == 1

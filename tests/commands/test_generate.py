@@ -1,4 +1,4 @@
-"""Pictures from seeds: the right z, the right files, and nothing half-done."""
+"""The command `generate`: the right z and files for each seed, and no incomplete file."""
 
 from __future__ import annotations
 

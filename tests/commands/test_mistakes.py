@@ -1,4 +1,4 @@
-"""Every option of every command, given what it cannot mean: exit code 2, one sentence, nothing written.
+"""Every option of every command, given an invalid value: exit code 2, one sentence, nothing written.
 
 The options are taken from click itself, so a new option is tested as soon as it exists. The expensive functions behind
 the commands are replaced: a value that a command accepts ends in `Started`, before any work.
@@ -115,7 +115,7 @@ def is_number(option: click.Option) -> bool:
     return isinstance(option.type, (click.types.IntParamType, click.types.FloatParamType, click.FloatRange))
 
 
-def test_the_walk_reaches_every_command():
+def test_every_command_is_tested():
     walked = {name.split()[0] for name, _ in commands()}
     assert walked == set(WORK) == set(cli.COMMANDS)
     assert len(options()) > 100
@@ -146,7 +146,7 @@ def may_begin(option: click.Option, value: str) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in commands() if name != "env"])
-def test_the_walk_can_fail(start, name):
+def test_good_values_reach_the_work(start, name):
     """With good values the commands do begin their work: the refusals above are not those of a broken call."""
     assert isinstance(start(name).exception, Started)
 

@@ -20,7 +20,7 @@ from stylegan_toon.errors import ToonError
 
 
 @pytest.fixture(params=["project", "toonify"])
-def verb(request, checkpoint, toon_checkpoint) -> tuple[object, list[object]]:
+def case(request, checkpoint, toon_checkpoint) -> tuple[object, list[object]]:
     """The command and the options of a short run, offline."""
     networks = {
         "project": ["--network", checkpoint],
@@ -30,13 +30,13 @@ def verb(request, checkpoint, toon_checkpoint) -> tuple[object, list[object]]:
     return command, [*networks, "--features", checkpoint, "--steps", 2, "--tune", 1, "--device", "cpu"]
 
 
-def run(verb, *args: object):
-    command, options = verb
+def run(case, *args: object):
+    command, options = case
     return shell.run(command, *options, *args)
 
 
-def refused(verb, *args: object) -> str:
-    command, options = verb
+def refused(case, *args: object) -> str:
+    command, options = case
     return shell.refused(command, *options, *args)
 
 
@@ -73,48 +73,48 @@ PHOTOS = {
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_no_photo_of_a_face(verb, tmp_path, name):
+def test_no_photo_of_a_face(case, tmp_path, name):
     make, sentence = PHOTOS[name]
     if name == "pipe.jpg" and not hasattr(os, "mkfifo"):
         pytest.skip("no named pipes on this system")
     make(tmp_path / name)
-    assert sentence in refused(verb, tmp_path / name, "--out", tmp_path / "out")
+    assert sentence in refused(case, tmp_path / name, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 31), (64, 48)])
-def test_no_aligned_crop(verb, tmp_path, size):
+def test_no_aligned_crop(case, tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "face.png")
-    line = refused(verb, tmp_path / "face.png", "--aligned", "--out", tmp_path / "out")
+    line = refused(case, tmp_path / "face.png", "--aligned", "--out", tmp_path / "out")
     assert f"face.png is {size[0]}x{size[1]} pixels" in line and not (tmp_path / "out").exists()
 
 
-def test_a_truncated_checkpoint(verb, tmp_path, crop, checkpoint):
+def test_a_truncated_checkpoint(case, tmp_path, crop, checkpoint):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(checkpoint.read_bytes()[:5000])
     for option in ("--network", "--base", "--toon", "--features"):
-        if option in verb[1]:
-            line = refused(verb, crop, "--aligned", option, cut, "--out", tmp_path / "out")
+        if option in case[1]:
+            line = refused(case, crop, "--aligned", option, cut, "--out", tmp_path / "out")
             assert "cut.safetensors" in line and "cut short" in line
             assert not any(tmp_path.glob("out/*"))
 
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
-def test_a_file_in_the_way_of_the_folder(verb, tmp_path, crop, where):
+def test_a_file_in_the_way_of_the_folder(case, tmp_path, crop, where):
     (tmp_path / "file").write_text("mine")
-    line = refused(verb, crop, "--aligned", "--out", tmp_path / where)
+    line = refused(case, crop, "--aligned", "--out", tmp_path / where)
     assert line == f"error: {tmp_path / 'file'} is a file, not a folder: choose another --out."
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_a_full_disk(verb, tmp_path, crop, monkeypatch, written):
-    """The disk is full from some file on: those before are whole, of the others nothing is there."""
+def test_a_full_disk(case, tmp_path, crop, monkeypatch, written):
+    """The disk is full from some file on: earlier files are complete, of the others nothing exists."""
     names = {
         "project": ["face.safetensors", "face-network.safetensors", "face-projected.png"],
         "toonify": ["face-toon.png", "face-sheet.png", "face-pasted.png"],
-    }[verb[0].name]
+    }[case[0].name]
     mkstemp, calls = tempfile.mkstemp, []
 
     def full(*args, **settings):
@@ -127,22 +127,22 @@ def test_a_full_disk(verb, tmp_path, crop, monkeypatch, written):
 
     monkeypatch.setattr(tempfile, "mkstemp", full)
     out = tmp_path / "out"
-    line = refused(verb, crop, "--aligned", "--quiet", "--out", out)
+    line = refused(case, crop, "--aligned", "--quiet", "--out", out)
     assert line.startswith(f"error: The disk is full, so {out / names[written]} could not be written")
     assert (sorted(os.listdir(out)) if out.exists() else []) == sorted(names[:written])
     assert out.exists() == bool(written)  # an empty folder is not left behind
 
 
-def test_nothing_is_overwritten_unasked(verb, tmp_path, crop):
-    assert run(verb, crop, "--aligned", "--out", tmp_path / "out").exit_code == 0
+def test_nothing_is_overwritten_unasked(case, tmp_path, crop):
+    assert run(case, crop, "--aligned", "--out", tmp_path / "out").exit_code == 0
     for path in (tmp_path / "out").iterdir():
         only = tmp_path / f"only-{path.name}"
         only.mkdir()
         (only / path.name).write_bytes(b"mine")
-        line = refused(verb, crop, "--aligned", "--out", only)
+        line = refused(case, crop, "--aligned", "--out", only)
         assert f"{path.name} exists already" in line and "--overwrite" in line
         assert os.listdir(only) == [path.name] and (only / path.name).read_bytes() == b"mine"
-        assert run(verb, crop, "--aligned", "--out", only, "--overwrite").exit_code == 0
+        assert run(case, crop, "--aligned", "--out", only, "--overwrite").exit_code == 0
         assert (only / path.name).read_bytes() != b"mine"
 
 

@@ -1,4 +1,4 @@
-"""Projection: what the files hold shows the projected picture again, and the scores are those of that picture."""
+"""The command `project`: its files reproduce the projected picture, and the scores are those of that picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TUNED = ["-network.safetensors", "-projected.png", ".json", ".safetensors"]
 
 @pytest.fixture
 def options(checkpoint, tmp_path) -> list[object]:
-    """A short run of the verb into ``out``."""
+    """A short run of the command into ``out``."""
     return ["--network", checkpoint, "--features", checkpoint, "--steps", 6, "--device", "cpu",
             "--out", tmp_path / "out"]  # fmt: skip
 
@@ -69,7 +69,7 @@ def enlarged(picture: Image.Image) -> np.ndarray:
     return np.asarray(ImageOps.contain(picture, (256, 256), Image.Resampling.LANCZOS))
 
 
-# The verb
+# The command
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
@@ -143,7 +143,7 @@ def test_faces_are_counted_from_the_left(options, tmp_path, two_people):
 
 
 @pytest.mark.parametrize(("stage", "steps", "tuned"), [("w", 1, 0), ("w+", 4, 0), ("tune", 6, 2)])
-def test_ctrl_c_keeps_what_was_found(options, tmp_path, crop, monkeypatch, stage, steps, tuned):
+def test_ctrl_c_keeps_the_result_so_far(options, tmp_path, crop, monkeypatch, stage, steps, tuned):
     """SIGINT in the first step of the stage with one w, in the second with many, or in the second of tuning."""
     shown = cli.search_progress
 
@@ -188,7 +188,7 @@ def test_a_picture_of_the_network_is_found_again(tiny_G, tiny_D):
     assert near.distance < far.distance / 2 and near.psnr > far.psnr
 
 
-def test_what_is_handed_in_stays_as_it_was(tiny_G, checkpoint, crop):
+def test_arguments_are_not_changed(tiny_G, checkpoint, crop):
     before = {name: tensor.clone() for name, tensor in tiny_G.state_dict().items()}
     picture = to_tensor(Image.open(crop))
     seen: list[Progress] = []
@@ -202,7 +202,7 @@ def test_what_is_handed_in_stays_as_it_was(tiny_G, checkpoint, crop):
     assert torch.equal(found.target, torch.nn.functional.avg_pool2d(picture, 2))
 
 
-def test_the_same_seed_finds_the_same(tiny_G, checkpoint, crop):
+def test_the_result_repeats_with_the_seed(tiny_G, checkpoint, crop):
     found = [project(tiny_G, Image.open(crop), short(checkpoint, steps=3, seed=seed)) for seed in (1, 1, 2)]
     assert torch.equal(found[0].image, found[1].image) and not torch.equal(found[0].image, found[2].image)
 
@@ -212,7 +212,7 @@ def test_grey_networks_take_photos_too(checkpoint, crop):
     assert found.image.shape == found.target.shape == (1, 1, 32, 32) and math.isfinite(found.distance)
 
 
-def test_what_cannot_be_is_said(tiny_G, checkpoint, toon_checkpoint):
+def test_invalid_arguments_are_refused(tiny_G, checkpoint, toon_checkpoint):
     with pytest.raises(ToonError, match="--space is z: choose w or w\\+"):
         InversionConfig(space="z")
     with pytest.raises(ToonError, match="64x32 pixels"):
@@ -221,7 +221,7 @@ def test_what_cannot_be_is_said(tiny_G, checkpoint, toon_checkpoint):
         project(tiny_G, Image.new("RGB", (32, 32)), short(toon_checkpoint))  # holds no discriminator
 
 
-def test_a_face_network_that_cannot_be_had_is_told_before_the_search(options, tmp_path, crop, monkeypatch):
+def test_an_unavailable_face_network_is_reported_before_the_search(options, tmp_path, crop, monkeypatch):
     monkeypatch.setattr("stylegan_toon.features.dlib.pretrained_folder", lambda: tmp_path / "nowhere")
     assert "dlib-identity.safetensors does not exist" in refused(crop, *options, "--aligned")
     assert not (tmp_path / "out").exists()

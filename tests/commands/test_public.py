@@ -37,7 +37,7 @@ def test_signatures_are_explicit_and_typed(name):
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
-def test_help_says_what_it_is(name):
+def test_help_shows_the_docstring(name):
     thing = getattr(stylegan_toon, name)
     page = pydoc.render_doc(thing, renderer=pydoc.plaintext)
     assert name in page and inspect.getdoc(thing).splitlines()[0] in page

@@ -42,7 +42,7 @@ def config(checkpoint, **changes) -> InversionConfig:
 
 @pytest.fixture
 def options(checkpoint, toon_checkpoint, tmp_path) -> list[object]:
-    """The same of the verb, into ``out``."""
+    """The same for the command, into ``out``."""
     return ["--base", checkpoint, "--toon", toon_checkpoint, "--swap", "b16-", "--features", checkpoint,
             "--steps", 5, "--tune", 0, "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
 
@@ -90,7 +90,7 @@ def test_the_face_is_projected_into_the_base(short, checkpoint, crop, tiny_G, ti
     assert equal(result.faces[0].inverted, to_pil(found.image)) and equal(result.image, result.faces[0].image)
 
 
-def test_the_toon_moves_as_the_base_did(tiny_G, tiny_toon):
+def test_the_toon_gets_the_tuning_of_the_base(tiny_G, tiny_toon):
     tuned = tiny_generator(0)
     with torch.no_grad():
         for i, p in enumerate(tuned.synthesis.parameters()):
@@ -181,7 +181,7 @@ def test_a_size_the_networks_do_not_make(options, crop):
 # Faces
 
 
-def test_every_face_has_its_cartoon(options, tmp_path, two_people):
+def test_every_face_becomes_a_cartoon(options, tmp_path, two_people):
     photo, out = tmp_path / "party.png", tmp_path / "out"
     two_people.save(photo)
     made(photo, *options, "--paste-back")
@@ -369,7 +369,7 @@ def test_interrupted_as_a_function(short, checkpoint, crop, tiny_toon, stage):
     assert (scores["steps"], scores["tuned"]) == {"w": (1, 0), "w+": (2, 0), "tune": (5, 1)}[stage]
 
 
-# Mistakes of this verb alone; those it shares with project are in test_photos.py
+# Errors of this command alone; those it shares with project are in test_photos.py
 
 
 @pytest.mark.parametrize("swap", ["b7", "b16=2", "b64"])
@@ -385,7 +385,7 @@ def test_a_toon_of_another_size(options, tmp_path, crop):
     assert not (tmp_path / "out").exists()
 
 
-def test_functions_raise_what_the_verb_says(short, tmp_path, crop, toon_checkpoint):
+def test_functions_raise_the_errors_of_the_command(short, tmp_path, crop, toon_checkpoint):
     with pytest.raises(ToonError, match="'b7' in the swap"):
         toonify(crop, toon=toon_checkpoint, aligned=True, **{**short, "swap": "b7"})
     with pytest.raises(ToonError, match="cannot be blended"):
@@ -394,6 +394,6 @@ def test_functions_raise_what_the_verb_says(short, tmp_path, crop, toon_checkpoi
         toonify(tmp_path / "nobody.jpg", toon=load_network(toon_checkpoint), **short)
 
 
-def test_a_style_that_no_network_has_learnt(crop, tmp_path):
+def test_a_drawing_style_needs_draw(crop, tmp_path):
     assert "--draw" in refused(crop, "--aligned", "--style", "pop", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

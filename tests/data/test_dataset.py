@@ -1,4 +1,4 @@
-"""Picture sets: order, labels, odd files, workers, and a sampler that resumes exactly."""
+"""Picture sets: order, labels, unusual files, workers, and a sampler that resumes exactly."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_hidden_files_are_left_out(folder):
 
 
 def test_a_table_of_contents_is_not_read_if_it_is_too_large(tmp_path, monkeypatch):
-    """No entry of it becomes an object, whatever the end record says of their number."""
+    """It is refused before any entry is parsed, whatever number of entries the end record gives."""
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(100):
@@ -194,7 +194,7 @@ def test_a_table_of_contents_is_not_read_if_it_is_too_large(tmp_path, monkeypatc
     assert len(Archive(path).names) == len(entries) == 100
 
 
-def test_names_that_climb_out_of_a_zip_write_nothing(tmp_path, folder):
+def test_names_with_parent_folders_in_a_zip_write_nothing(tmp_path, folder):
     path = tmp_path / "inner" / "evil.zip"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:

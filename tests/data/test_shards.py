@@ -1,4 +1,4 @@
-"""Tar shards: the same samples as a folder, over http too, in an order that resumes, and nothing trusted."""
+"""Tar shards: the same samples as a folder, over http too; an order that resumes; malformed shards and indices."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes, **changes) -> None:
 
 
 def make_by_hand(folder: Path, sizes=(3, 1, 3)) -> Path:
-    """A stranger's shards, by tarfile alone: label before picture, folders, other files in between, no index."""
+    """Shards as another tool may write them: label before picture, folders, other files in between, no index."""
     folder.mkdir()
     row = 0
     for number, size in enumerate(sizes):
@@ -94,7 +94,7 @@ def assert_same(dataset: ImageDataset, rows=range(7)) -> None:
 
 
 @pytest.mark.parametrize("place", ["", "train-{0000..0002}.tar", "train-*.tar"])
-def test_a_strangers_shards_are_read_sample_for_sample(by_hand, place):
+def test_shards_made_by_other_tools_are_read(by_hand, place):
     dataset = ImageDataset(by_hand / place, labels=True)
     assert_same(dataset)
     assert dataset.names[0] == "train-0000.tar/a/b.c/img0.png" and dataset.names[-1].endswith("img6.png")
@@ -102,7 +102,7 @@ def test_a_strangers_shards_are_read_sample_for_sample(by_hand, place):
     assert_same(ImageDataset(by_hand / "train-0001.tar"), [3])
 
 
-def test_what_is_written_is_a_plain_tar_that_anybody_reads(tmp_path):
+def test_written_shards_are_plain_tars(tmp_path):
     samples = [(f"{i:04d}.png", png(pixels), label) for i, (pixels, label) in enumerate(zip(PIXELS, LABELS))]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -149,7 +149,7 @@ def test_workers_over_http_give_what_the_folder_gives(by_hand, server):
     assert torch.equal(torch.cat([images for images, _ in batches]), expected)
 
 
-def test_the_cache_keeps_to_its_size(by_hand, server, tmp_path):
+def test_the_cache_stays_within_its_limit(by_hand, server, tmp_path):
     write_index(by_hand, [(shard.name, shard.size, None) for shard in Shards(by_hand).shards])
     size = (by_hand / "train-0000.tar").stat().st_size
     far = Shards(f"{server}/shards/", cache=tmp_path / "cache", cache_bytes=2 * size)
@@ -158,7 +158,7 @@ def test_the_cache_keeps_to_its_size(by_hand, server, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 2
 
 
-def test_what_http_may_not_do(by_hand, server, tmp_path):
+def test_bad_indices_and_digests_over_http_are_refused(by_hand, server, tmp_path):
     with pytest.raises(ToonError, match=r"index\.json could not be fetched"):
         Shards(f"{server}/shards/train-{{0000..0002}}.tar")
     write_index(by_hand, [(shard.name, shard.size, None) for shard in Shards(by_hand).shards])
@@ -178,7 +178,7 @@ def test_what_http_may_not_do(by_hand, server, tmp_path):
 
 
 @pytest.mark.parametrize("url", ["../other.tar", "/etc/hostname", "a\\b.tar", "http://127.0.0.1/x.tar"])
-def test_an_index_on_disk_names_only_its_neighbours(by_hand, url):
+def test_an_index_on_disk_may_name_files_of_its_folder_only(by_hand, url):
     (by_hand / "index.json").write_text(json.dumps({"shardlist": [{"url": url, "nsamples": 1}]}))
     with pytest.raises(ToonError, match="no tar beside it"):
         Shards(by_hand)
@@ -231,7 +231,7 @@ def test_damaged_shards_are_named(by_hand, monkeypatch):
             Shards(by_hand / wrong)
 
 
-def test_an_index_that_lies_is_found_out(by_hand):
+def test_an_index_with_wrong_counts_is_refused(by_hand):
     write_index(by_hand, [("train-0000.tar", 2, None)])
     shards = Shards(by_hand)
     with pytest.raises(ToonError, match="holds 3 pictures, the index says 2"):
@@ -302,7 +302,7 @@ def test_only_shards_have_lanes(by_hand, tmp_path):
     )
 
 
-def test_plain_http_leads_to_no_files(tmp_path):
+def test_http_cannot_redirect_to_files(tmp_path):
     handler = download._Redirects(("http", "https"))
     with pytest.raises(ToonError, match="neither an http nor"):
         handler.redirect_request(None, None, 302, "Found", {}, "file:///etc/passwd")

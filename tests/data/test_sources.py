@@ -88,7 +88,7 @@ def test_frames_of_a_video_in_order_and_by_index(video):
 
 
 @pytest.mark.parametrize(("fps", "frames"), [(2, [0, 5, 10, 15, 20, 25]), (0.5, [0, 20]), (100, range(30))])
-def test_so_many_frames_a_second(video, fps, frames):
+def test_frames_per_second(video, fps, frames):
     source = open_source(video, fps=fps)
     assert [brightness(source, name) for name in source.names] == pytest.approx([8 * i for i in frames], abs=4)
 
@@ -111,7 +111,7 @@ def test_missing_packages_are_one_sentence(tmp_path, monkeypatch, package, name)
         open_source(tmp_path / name)
 
 
-def test_each_place_opens_as_what_it_is(tmp_path):
+def test_open_source_chooses_the_class(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("a.png", png(PIXELS[0]))
     (tmp_path / "shards").mkdir()
@@ -168,7 +168,7 @@ def test_cartoonset_attributes_become_one_hot(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"a,1", b"a,3,3", b"a,-1,3", b"a,x,3", b"\xff\xfe\xfd", b"a,0,999999999"])
-def test_tables_that_are_none_of_cartoonset(data):
+def test_malformed_cartoonset_tables(data):
     with pytest.raises(ToonError, match="no table of CartoonSet"):
         read_attributes(data, "x.csv")
 

@@ -1,4 +1,4 @@
-"""Sets are made whole, alike, and to the end, whatever was killed in between or lay damaged in the source."""
+"""Sets are complete and reproducible, also after an interruption or with damaged files in the source."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ KEPT.insert(KEPT.index(7), 7)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX's")
-def test_ctrl_c_while_processes_start_is_only_the_parents_business(tmp_path):
+def test_ctrl_c_while_processes_start_is_handled_by_the_parent(tmp_path):
     (tmp_path / "script.py").write_text(INTERRUPTED)
     command = [sys.executable, str(tmp_path / "script.py")]
     environment = {**os.environ, "PYTHONPATH": str(Path(making.__file__).parents[2])}
@@ -123,7 +123,7 @@ class Stop(Exception):
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 39), max_size=3), st.floats(0, 1), st.floats(0, 1))
-def test_it_goes_on_wherever_it_stopped_and_whatever_was_on_disk_by_then(tmp_path_factory, stops, lines, pictures):
+def test_resuming_gives_the_same_bytes(tmp_path_factory, stops, lines, pictures):
     tmp_path = tmp_path_factory.mktemp("resumed")
     seen = []
 
@@ -177,7 +177,7 @@ def test_kill_9_loses_at_most_a_block(tmp_path):
     assert (tmp_path / "set.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
 
 
-def test_another_job_does_not_go_on_with_this_one(tmp_path):
+def test_another_plan_does_not_resume_the_job(tmp_path):
     def stopping(index):
         if index == 20:
             raise Stop
@@ -197,7 +197,7 @@ def test_another_job_does_not_go_on_with_this_one(tmp_path):
     assert (tmp_path / "folder" / "precious.txt").exists()
 
 
-def test_a_full_disk_keeps_what_was_done(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_finished_items(tmp_path, monkeypatch):
     import errno
 
     real = making.zipfile.ZipFile.writestr
@@ -232,7 +232,7 @@ def test_duplicates_are_left_out_and_shown(tmp_path):
         made(tmp_path, "half.zip", count=2, work=lambda i: (*work(i)[:1], [0, None][i], work(i)[2]))
 
 
-def test_the_report_cannot_be_made_to_run_anything(tmp_path):
+def test_names_in_the_report_are_escaped(tmp_path):
     name = "<script>alert(1)</script>.jpg"
     made(tmp_path, count=2, work=lambda i: (["=cmd()", name][i], None, [*work(i)[2], Outcome("bad: " + name)]))
     page = (tmp_path / "set-report.html").read_text()
@@ -281,12 +281,12 @@ def test_centre_crop_is_antialiased():
     assert (decoded(one(file(wide), size=50))[:, 3:-3] == (0, 0, 255)).all()
 
 
-def test_a_picture_that_fits_is_not_touched():
+def test_a_picture_of_the_right_size_is_unchanged():
     for format in ("png", "webp"):
         np.testing.assert_array_equal(decoded(one(file(picture(3, 64)), size=64, format=format)), picture(3, 64))
 
 
-def test_why_pictures_are_left_out(face_picture):
+def test_reasons_for_leaving_pictures_out(face_picture):
     assert one(b"junk").why.startswith("unreadable: x.png is not a picture")
     assert one(file(picture(0, 100)), size=256).why == "too small" and one(file(picture(0, 100)), size=200).why is None
     assert one(file(Image.new("RGB", (40, 50))), size=32, crop="none").why.startswith("no crop: it is 40x50")

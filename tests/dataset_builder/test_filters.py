@@ -1,4 +1,4 @@
-"""The filters against changes that were made on purpose."""
+"""The filters on pictures with known changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_pose_of_the_generic_head_is_recovered(yaw, pitch, roll, scale, shift):
     np.testing.assert_allclose(head_pose(landmarks), (yaw, pitch, roll), atol=0.01)
 
 
-def test_the_signs_are_those_said():
+def test_signs_of_the_angles():
     straight = HEAD[:, :2].copy()
     np.testing.assert_allclose(head_pose(straight), 0, atol=1e-6)
     for (dx, dy), which in (((8, 0), 0), ((0, 8), 1)):

@@ -87,7 +87,7 @@ def test_skin_is_smooth_and_eyes_are_clear(faces):
         assert eye.max() > 0.85 and eye.min() < 0.25  # a catchlight and a pupil
 
 
-def test_dark_glasses_are_given_no_eyes(faces):
+def test_no_eyes_are_drawn_on_dark_glasses(faces):
     face = faces[0].copy()
     mesh = face_mesh(face)
     draw = ImageDraw.Draw(face)
@@ -112,7 +112,7 @@ def test_spectacles_stay(faces):
         assert drawn.min() < drawn.max() - 0.4 * (photo.max() - photo.min())
 
 
-def test_the_warp_grows_eyes_and_folds_nowhere(faces):
+def test_the_warp_enlarges_eyes_without_folding(faces):
     mesh = points_of(face_mesh(faces[0]))
     bend = film_warp(mesh, (0.4, 0.4))
     lids = bend.carry(mesh[[33, 133, 159, 145], :2])
@@ -125,17 +125,17 @@ def test_the_warp_grows_eyes_and_folds_nowhere(faces):
 
 
 @pytest.mark.parametrize("colour", ["black", "white", "magenta"])
-def test_pictures_without_any_face_get_none(colour):
+def test_no_face_is_drawn_where_there_is_none(colour):
     drawing = np.asarray(draw_animated(Image.new("RGB", (64, 64), colour))).astype(int)
     assert np.abs(drawing - drawing[0, 0]).max() < 30
 
 
-def test_landmarks_of_five_points_are_welcome(faces):
+def test_accepts_five_landmarks(faces):
     drawing = draw_animated(faces[0], landmarks=np.array([[96, 120], [160, 120], [128, 160], [104, 188], [152, 188]]))
     np.testing.assert_array_equal(np.asarray(drawing), np.asarray(draw_animated(faces[0])))
 
 
-def test_what_is_no_crop_is_told_in_a_sentence():
+def test_pictures_that_are_no_crop_are_refused():
     for bad in (Image.new("RGB", (200, 256)), Image.new("RGB", (16, 16))):
         with pytest.raises(ToonError, match=r"square face crop .*\.$"):
             draw_animated(bad)

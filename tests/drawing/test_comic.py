@@ -37,7 +37,7 @@ def test_arrays_of_any_mode_and_bad_shapes(face_picture):
 
 
 @pytest.mark.parametrize("colour", ["black", "white", "magenta"])
-def test_pictures_without_any_face_do_no_harm(colour):
+def test_no_face_is_drawn_where_there_is_none(colour):
     drawing = np.asarray(draw_comic(Image.new("RGB", (64, 64), colour))).astype(int)
     assert np.abs(drawing - drawing[0, 0]).max() < 90  # a blush and a tint at most: no eyes are invented
 
@@ -67,7 +67,7 @@ def test_chin_narrows(face_picture):
     assert style > 0.95 * same  # a little: the person stays recognisable
 
 
-def test_ink_only_darkens_and_outlines_the_face(face_picture):
+def test_ink_only_darkens(face_picture):
     plain, inked = (lightness(draw_comic(face_picture, ink=ink)) for ink in (0, 1))
     assert (inked <= plain + 0.01).all()
     lines = plain - inked > 0.15
@@ -76,7 +76,7 @@ def test_ink_only_darkens_and_outlines_the_face(face_picture):
     assert not lines[135:150, 80:112].any()  # none across the cheek
 
 
-def test_skin_texture_goes_and_the_person_stays(face_picture):
+def test_skin_texture_is_removed_and_the_face_kept(face_picture):
     rng = np.random.default_rng(0)
     noisy = np.asarray(face_picture).astype(float) + rng.normal(0, 8, (256, 256, 3))
     drawing = draw_comic(noisy.clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The draughtsman's tools against their definitions."""
+"""The image filters of the renderers against their definitions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def naive_guided_filter(guide, x, radius, eps):
     return windows(slope).mean(-1) * guide + windows(offset).mean(-1)
 
 
-def test_guided_filter_is_the_papers():
+def test_guided_filter_equals_the_paper():
     guide, x = RNG.random((2, 20, 24))
     expected = naive_guided_filter(guide, x, 3, 0.01)
     np.testing.assert_allclose(guided_filter(guide, x, 3, 0.01), expected, atol=1e-9)
@@ -57,7 +57,7 @@ def test_guided_filter_is_the_papers():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 12), st.floats(0.5, 5))
-def test_soft_levels_climb_without_jumps_and_stay_near(levels, sharpness):
+def test_soft_levels_are_monotonic_and_close(levels, sharpness):
     x = np.linspace(0, 1, 4001)[:-1]
     y = soft_levels(x, levels, sharpness)
     assert (np.diff(y) >= -1e-12).all()
@@ -77,20 +77,20 @@ def test_flow_smooths_along_stripes_and_not_across():
     assert np.std(blur(stripes, 3.0)[inner]) < 0.5 * np.std(stripes[inner])
 
 
-def test_flow_leaves_a_constant_alone():
+def test_flow_keeps_a_constant():
     flow = Flow(RNG.random((32, 32)).astype(np.float32), 1.0)
     np.testing.assert_allclose(flow.smooth(np.full((32, 32, 2), 0.3, np.float32), 4), 0.3, rtol=1e-5)
 
 
-def test_segment_finds_a_shape_the_prior_only_hints_at():
+def test_segment_finds_a_shape_from_a_rough_prior():
     y, x = (np.mgrid[:64, :64] + 0.5) / 64
     truth = np.hypot((x - 0.45) / 1.2, y - 0.55) < 0.3
     lab = np.where(truth[..., None], (0.55, 0.03, 0.05), (0.45, -0.04, 0.02)) + RNG.normal(0, 0.01, (64, 64, 3))
     prior = np.clip(1 - 1.6 * np.hypot(x - 0.5, y - 0.5), 0.05, 0.95)
     kinds = segment(lab.astype(np.float32), np.stack([1 - prior, prior], -1))
     np.testing.assert_allclose(kinds.sum(-1), 1, atol=1e-5)
-    found, hinted = kinds[..., 1] > 0.5, prior > 0.5
-    assert (found & truth).sum() / (found | truth).sum() > 0.93 > (hinted & truth).sum() / (hinted | truth).sum()
+    actual, hinted = kinds[..., 1] > 0.5, prior > 0.5
+    assert (actual & truth).sum() / (actual | truth).sum() > 0.93 > (hinted & truth).sum() / (hinted | truth).sum()
 
 
 def test_spread_keeps_a_constant_and_ignores_what_has_no_weight():

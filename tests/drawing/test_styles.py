@@ -1,4 +1,4 @@
-"""Every style: the same size back, the same drawing for the same face, a plain sentence for what is not a face crop."""
+"""Every style: size kept, same drawing for the same face, an error for a picture that is not a face crop."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def test_keeps_the_size_and_repeats_itself(face_picture, style, size):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_refuses_what_is_no_crop(style):
+def test_refuses_pictures_that_are_no_crop(style):
     for bad in (Image.new("RGB", (200, 256)), Image.new("RGB", (16, 16))):
         with pytest.raises(ToonError, match="square face crop"):
             draw(bad, style)
 
 
-def test_an_unknown_style_is_told_the_known_ones(face_picture):
+def test_an_unknown_style_error_lists_the_styles(face_picture):
     with pytest.raises(ToonError, match="choose one of comic"):
         draw(face_picture, "oil")
 

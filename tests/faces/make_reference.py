@@ -1,4 +1,4 @@
-"""Made ``reference.npz``: what MediaPipe's own runtime says of the pictures in ``faces.png``.
+"""Made ``reference.npz``: the output of MediaPipe's own runtime for the pictures in ``faces.png``.
 
 Needs ``pip install mediapipe==0.10.21`` in an environment of its own; the tests do not. ``faces.png`` is a row of three
 pictures of 192 px: two synthetic faces as the network takes them, and the first one turned by 17 degrees.
@@ -51,15 +51,15 @@ def look(picture: np.ndarray) -> tuple[np.ndarray, float]:
     graph = calculator_graph.CalculatorGraph(
         graph_config=text_format.Parse(GRAPH, calculator_pb2.CalculatorGraphConfig())
     )
-    found = {}
-    graph.observe_output_stream("landmarks", lambda _, p: found.update(points=mp.packet_getter.get_proto(p)))
-    graph.observe_output_stream("score", lambda _, p: found.update(score=mp.packet_getter.get_float(p)))
+    result = {}
+    graph.observe_output_stream("landmarks", lambda _, p: result.update(points=mp.packet_getter.get_proto(p)))
+    graph.observe_output_stream("score", lambda _, p: result.update(score=mp.packet_getter.get_float(p)))
     graph.start_run()
     frame = mp.packet_creator.create_image_frame(image_format=image_frame.ImageFormat.SRGB, data=picture)
     graph.add_packet_to_input_stream("image", frame.at(0))
     graph.close_all_packet_sources()
     graph.wait_until_done()
-    return 192 * np.array([[p.x, p.y, p.z] for p in found["points"].landmark]), found["score"]
+    return 192 * np.array([[p.x, p.y, p.z] for p in result["points"].landmark]), result["score"]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Landmarks: the network against MediaPipe's own runtime, and the named curves against what a face looks like."""
+"""Landmarks: the network against MediaPipe's own runtime, and the named curves against the geometry of a face."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def face(pictures) -> Image.Image:
     return Image.fromarray(np.pad(pictures[1], ((14, 0), (7, 7), (0, 0)), mode="edge"))
 
 
-def test_as_the_original_computes(pictures):
-    """reference.npz is MediaPipe 0.10.21's own answer; make_reference.py asked it."""
+def test_equals_mediapipe(pictures):
+    """reference.npz holds the output of MediaPipe 0.10.21; make_reference.py made it."""
     reference = np.load(HERE / "reference.npz")
     points, presence = mesh_network()(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
     torch.testing.assert_close(points, torch.from_numpy(reference["points"]), atol=2e-3, rtol=0)
@@ -56,23 +56,23 @@ def test_the_centre_of_the_first_pixel_is_half(face):
 
 
 def test_a_shifted_crop_has_shifted_landmarks(face):
-    found = face_mesh(face).points
+    result = face_mesh(face).points
     shifted = Image.fromarray(np.pad(np.asarray(face), ((8, 0), (5, 3), (0, 0)), mode="edge"))
-    moved = face_mesh(shifted).points - found
+    moved = face_mesh(shifted).points - result
     assert np.abs(moved.mean(0) - (5, 8)).max() < 0.25
     assert np.hypot(*(moved - (5, 8)).T).mean() < 0.6
 
 
 def test_scaled(face):
-    found = face_mesh(face)
-    double = found.scaled(2)
-    np.testing.assert_array_equal(double.points, 2 * found.points)
-    np.testing.assert_array_equal(double.depth, 2 * found.depth)
-    assert double.score == found.score
+    result = face_mesh(face)
+    double = result.scaled(2)
+    np.testing.assert_array_equal(double.points, 2 * result.points)
+    np.testing.assert_array_equal(double.depth, 2 * result.depth)
+    assert double.score == result.score
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_curves_run_as_they_say(face, name):
+def test_curves_follow_their_documented_order(face, name):
     at = face_mesh(face).points[list(getattr(module, name))]
     if name == "NOSE_BRIDGE" or name.endswith("WING"):
         assert (np.diff(at[:, 1]) > 0).all()
@@ -125,7 +125,7 @@ def test_an_iris_is_where_the_eye_is_dark(face):
         assert abs(x[dark].mean() - iris[0, 0]) < 0.35 * radius
 
 
-def test_how_sure_it_is(face):
+def test_the_score(face):
     noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
     assert face_mesh(face).score > 0.99
     assert face_mesh(Image.fromarray(noise)).score < 0.1
@@ -142,14 +142,14 @@ def test_the_outline_is_the_hull():
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     circle = np.stack([100 + 50 * np.cos(angle), 100 + 50 * np.sin(angle)], 1)
     inside = np.random.default_rng(0).uniform(80, 120, (438, 2))
-    found = outline(Mesh(np.concatenate([inside, circle]), np.zeros(478), 1.0))
-    assert len(found) == 40 and np.allclose(np.hypot(*(found - 100).T), 50)
-    turned = np.unwrap(np.arctan2(*(found - 100).T[::-1]))
+    result = outline(Mesh(np.concatenate([inside, circle]), np.zeros(478), 1.0))
+    assert len(result) == 40 and np.allclose(np.hypot(*(result - 100).T), 50)
+    turned = np.unwrap(np.arctan2(*(result - 100).T[::-1]))
     assert np.allclose(np.diff(turned), 2 * np.pi / 40)
 
 
 def test_the_outline_of_a_face_goes_around_the_oval(face):
-    found = face_mesh(face)
-    edge, oval = outline(found), found.points[list(module.FACE_OVAL)]
-    assert np.allclose([edge.min(0), edge.max(0)], [found.points.min(0), found.points.max(0)])
+    result = face_mesh(face)
+    edge, oval = outline(result), result.points[list(module.FACE_OVAL)]
+    assert np.allclose([edge.min(0), edge.max(0)], [result.points.min(0), result.points.max(0)])
     assert np.hypot(*(edge[:, None] - oval).transpose(2, 0, 1)).min(1).max() < 0.04 * face.width

@@ -1,4 +1,4 @@
-"""The measuring of portraits (pretrained/recipes/portraits.py): chips, columns, figures and sheets."""
+"""Measurements on portraits (pretrained/recipes/portraits.py): chips, columns, values and sheets."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_the_mean_face_is_a_face(portraits):
     """Each of its points is where a face in a chip has the point of that number: the mesh looks at the chip itself."""
     face = Image.open(Path(__file__).with_name("faces.png")).convert("RGB").crop((192, 0, 384, 192))
     chip = portraits.chip(face, portraits.face_mesh(face))
-    found = portraits.face_mesh(chip).points[list(portraits.MEAN_FACE)]
-    off = found - 150 * (np.array(list(portraits.MEAN_FACE.values())) + 0.25) / 1.5
+    result = portraits.face_mesh(chip).points[list(portraits.MEAN_FACE)]
+    off = result - 150 * (np.array(list(portraits.MEAN_FACE.values())) + 0.25) / 1.5
     assert np.hypot(*off.T).mean() < 4 and np.hypot(*off.T).max() < 10
     assert np.hypot(*off.mean(0)) < 1
 
@@ -108,7 +108,7 @@ def test_figures_and_sheets(portraits, folder, monkeypatch, capsys):
     assert "toon, dark" in capsys.readouterr().out
 
 
-def test_a_column_with_holes_is_no_column(portraits, folder, monkeypatch):
+def test_an_incomplete_column_is_refused(portraits, folder, monkeypatch):
     monkeypatch.setattr(portraits, "recogniser", lambda _: MeanColour())
     (folder / "b-toon.png").unlink()
     with pytest.raises(ToonError, match="b-toon"):
@@ -144,7 +144,7 @@ def test_embeddings_come_in_order(portraits):
     torch.testing.assert_close(portraits.embed(MeanColour(), chips)[:, 0], torch.tensor([0.0, 0.2, 0.4]))
 
 
-def test_a_graph_of_tensorflow_js_is_run_as_it_says(portraits, tmp_path):
+def test_a_tensorflow_js_graph_equals_plain_loops(portraits, tmp_path):
     """A small graph of every kind of node, against loops over "same" convolutions written out."""
     rng = np.random.default_rng(0)
     kernel, deep = rng.normal(size=(3, 3, 3, 4)), rng.normal(size=(3, 3, 4, 1))
@@ -190,5 +190,5 @@ def test_a_graph_of_tensorflow_js_is_run_as_it_says(portraits, tmp_path):
     x = convolve(img, lambda window: np.einsum("ijc,ijco->o", window, kernel))
     x = convolve(x, lambda window: (window * deep[..., 0]).sum((0, 1)))
     expected = np.clip(x * scale + shift, 0, 6).mean((0, 1))
-    found = portraits.Faceres(tmp_path)(torch.from_numpy(img).float().permute(2, 0, 1)[None])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+    result = portraits.Faceres(tmp_path)(torch.from_numpy(img).float().permute(2, 0, 1)[None])
+    np.testing.assert_allclose(result[0], expected, rtol=1e-4, atol=1e-5)

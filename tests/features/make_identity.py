@@ -1,12 +1,12 @@
-"""Made ``identity.npz``: what the npm package @vladmandic/face-api itself says of two faces.
+"""Made ``identity.npz``: the output of the npm package @vladmandic/face-api for two faces.
 
     npm install @vladmandic/face-api@1.7.15 @tensorflow/tfjs@4.22.0  # in a folder of its own
     python tests/faces/make_identity.py THAT_FOLDER
 
 The faces are the first two pictures of ``faces.png``, brought from 192 to the 150 px of a chip by PIL, bilinearly. The
 package runs on tensorflow.js, in float32 on the CPU. It divides pixels by 255 where dlib
-divides them by 256 (input_rgb_image_sized in dlib/dnn/input.h): what it is given makes up for that. The tests need none
-of this.
+divides them by 256 (input_rgb_image_sized in dlib/dnn/input.h); the pixels are scaled to compensate. The tests need
+none of this.
 """
 
 from __future__ import annotations

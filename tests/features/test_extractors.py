@@ -1,4 +1,4 @@
-"""Feature networks: the packages' own numbers, offline sentences, and nothing unpickled with power."""
+"""Feature networks: the packages' own values, messages without a connection, and no code run from weight files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lite() -> extractors.Extractor:
     return extractor("efficientnet-lite0")
 
 
-def test_efficientnet_sees_what_is_there(lite):
+def test_efficientnet_recognises_the_portrait(lite):
     """Of ImageNet's 1000 classes, the five that our features and the package's classifier find in a portrait."""
     features = lite(bytes_of(Image.open(PORTRAIT)))
     assert features.shape == (1, 1280) and features.dtype == torch.float32
@@ -63,18 +63,18 @@ def inception(monkeypatch) -> nn.Module:
         return Network("inception-v3-compat", ["2048"])
 
 
-def test_inception_is_torch_fidelitys(inception, tmp_path):
+def test_inception_equals_torch_fidelity(inception, tmp_path):
     torch.save(inception.state_dict(), tmp_path / "weights.pth")
     ours = Inception(tmp_path / "weights.pth")
     pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        found, (truth,) = ours(pictures), inception(pictures)
-    assert found.shape == (2, 2048) and not torch.equal(truth[0], truth[1])
-    torch.testing.assert_close(found, truth, rtol=0, atol=0)
+        result, (truth,) = ours(pictures), inception(pictures)
+    assert result.shape == (2, 2048) and not torch.equal(truth[0], truth[1])
+    torch.testing.assert_close(result, truth, rtol=0, atol=0)
 
 
 class SmallVgg(nn.Module):
-    """Of VGG16's make, as far as torch-fidelity looks."""
+    """A small network with the layers of VGG16 that torch-fidelity uses."""
 
     def __init__(self) -> None:
         super().__init__()

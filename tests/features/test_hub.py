@@ -1,4 +1,4 @@
-"""Fetching weights: from the cache, over a loopback server, and never hanging."""
+"""Fetching weights: from the cache, over a loopback server, and with timeouts."""
 
 import hashlib
 import http.server
@@ -63,7 +63,7 @@ def test_damaged_download_leaves_nothing(tmp_path, server, name, prefix):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_slow_connection_is_given_up(tmp_path, server, monkeypatch):
+def test_a_slow_connection_times_out(tmp_path, server, monkeypatch):
     monkeypatch.setattr(hub, "CONNECT_SECONDS", 0.0)
     monkeypatch.setattr(hub, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(download, "_open", lambda request, timeout: urllib.request.urlopen(request, timeout=5))

@@ -27,8 +27,8 @@ def test_facenet_equals_the_package(state):
     ours = FaceNet({**state, "logits.weight": torch.zeros(1)}).eval()
     with torch.no_grad():
         truth = package(fixed_image_standardization(face))
-        found = ours(pixels / 127.5 - 1)
-    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+        result = ours(pixels / 127.5 - 1)
+    torch.testing.assert_close(result, truth, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def test_dlib_is_the_default_and_ships(dlib):
     assert type(face_embedder("dlib")) is DlibFaces
 
 
-def test_embeddings_are_unit_vectors_and_alike_to_themselves(dlib):
+def test_embeddings_are_unit_vectors(dlib):
     img = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     torch.testing.assert_close(dlib(img).norm(dim=1), torch.ones(3))
     torch.testing.assert_close(dlib.similarity(img, img), torch.ones(3))
     assert (dlib.similarity(img, img.roll(1, 0)) < 0.999).all()
 
 
-def test_the_distance_is_euclids_of_what_the_network_says(dlib):
+def test_the_distance_is_euclidean_without_normalisation(dlib):
     """Pixels go to the network as 0 to 255, and its vectors are not brought to one length first."""
     a, b = torch.rand(2, 2, 3, 100, 100, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -58,12 +58,12 @@ def test_the_distance_is_euclids_of_what_the_network_says(dlib):
     torch.testing.assert_close(dlib.similarity(a, b).double(), cosine, rtol=1e-4, atol=1e-5)
 
 
-def test_grey_faces_are_looked_at_as_grey_pictures(dlib):
+def test_one_channel_equals_three_equal_channels(dlib):
     grey = torch.rand(1, 1, 64, 64) * 2 - 1
     assert torch.equal(dlib(grey), dlib(grey.repeat(1, 3, 1, 1)))
 
 
-def test_gradients_reach_the_picture_and_nothing_else(dlib):
+def test_gradients_reach_the_picture_only(dlib):
     img = (torch.rand(1, 3, 64, 64) * 2 - 1).requires_grad_()
     dlib.similarity(img, img.detach().flip(3)).sum().backward()
     assert img.grad.isfinite().all() and (img.grad != 0).any()
@@ -78,7 +78,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(module, "hub_file", fail)
 
 
-def test_facenet_asked_for_but_not_to_be_had(offline):
+def test_facenet_without_its_weights(offline):
     with pytest.raises(ToonError, match=r"not available.*no answer.*use dlib"):
         face_embedder("facenet")
 

@@ -70,12 +70,12 @@ def test_discriminator_distance_is_the_formula(tiny_d):
     with torch.no_grad():
         pairs = [(x.numpy().astype(np.float64), y.numpy().astype(np.float64))
                  for x, y in zip(tiny_d.features(a), tiny_d.features(b))]  # fmt: skip
-        found = measure.distance(a, b).numpy()
+        result = measure.distance(a, b).numpy()
     truth = np.zeros(2)
     for x, y in pairs:
         x, y = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in (x, y))
         truth += ((x - y) ** 2).sum(1).mean((1, 2)) / len(pairs)
-    np.testing.assert_allclose(found, truth, rtol=1e-4)
+    np.testing.assert_allclose(result, truth, rtol=1e-4)
 
 
 def test_discriminator_distance_grows_with_the_difference(tiny_d):
@@ -87,7 +87,7 @@ def test_discriminator_distance_grows_with_the_difference(tiny_d):
 
 
 @pytest.mark.parametrize("size", [16, 32, 128])
-def test_discriminator_takes_any_size(tiny_d, size):
+def test_discriminator_distance_accepts_any_size(tiny_d, size):
     assert DiscriminatorFeatures(tiny_d)(torch.rand(1, 3, size, size)).shape[0] == 1
 
 
@@ -127,7 +127,7 @@ def test_the_default_ships(offline):
     assert measure.name == "vgg16" and not any(p.requires_grad for p in measure.parameters())
 
 
-def test_lpips_asked_for_but_not_to_be_had(offline):
+def test_lpips_without_its_weights(offline):
     with pytest.raises(ToonError, match="--features vgg"):
         perceptual("lpips")
 
@@ -139,7 +139,7 @@ def test_lpips_from_a_file_and_from_the_cache(monkeypatch, tmp_path, vgg16):
     assert not any(p.requires_grad for p in perceptual("lpips").parameters())
 
 
-def test_wrong_file_is_said(offline, tmp_path):
+def test_a_wrong_file_is_reported(offline, tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(Unavailable, match="VGG16"):
         load_lpips(tmp_path / "other.pth")

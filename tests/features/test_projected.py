@@ -1,4 +1,4 @@
-"""The projected discriminator: what is trained, what stays, and that it learns from few pictures."""
+"""The projected discriminator: what is trained, what is frozen, and that it learns from few pictures."""
 
 from __future__ import annotations
 

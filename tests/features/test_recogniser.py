@@ -1,4 +1,4 @@
-"""dlib's recogniser: against the package its weights come from, and its square of an aligned face against geometry."""
+"""dlib's recogniser against the package its weights come from, and its crop of an aligned face against geometry."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def faces() -> torch.Tensor:
     return torch.from_numpy(chips()).permute(0, 3, 1, 2).float()
 
 
-def test_it_says_what_the_package_says(network, faces):
-    """`make_identity.py` has the figures from @vladmandic/face-api, run on the same pictures."""
-    told = torch.from_numpy(np.load(HERE / "identity.npz")["vectors"])
+def test_equals_the_original_package(network, faces):
+    """`make_identity.py` got the expected values from @vladmandic/face-api, run on the same pictures."""
+    expected = torch.from_numpy(np.load(HERE / "identity.npz")["vectors"])
     with torch.no_grad():
-        torch.testing.assert_close(network(faces), told, rtol=0, atol=1e-4)
+        torch.testing.assert_close(network(faces), expected, rtol=0, atol=1e-4)
 
 
 def test_gradients_are_those_of_finite_differences(faces):
     """Along three random directions of a 96 px picture, through the chip and the network, in float64."""
     network = recogniser().double()
-    draws = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     img = torch.nn.functional.interpolate(faces[:1].double(), size=(96, 96), mode="area").requires_grad_()
-    weights = torch.randn(128, dtype=torch.float64, generator=draws)
+    weights = torch.randn(128, dtype=torch.float64, generator=random)
 
     def score(img: torch.Tensor) -> torch.Tensor:
         return (network(face_chip(img))[0] * weights).sum()
 
     (gradient,) = torch.autograd.grad(score(img), img)
     for _ in range(3):
-        way = torch.randn(img.shape, dtype=torch.float64, generator=draws)
+        way = torch.randn(img.shape, dtype=torch.float64, generator=random)
         with torch.no_grad():
             slope = (score(img + 1e-6 * way) - score(img - 1e-6 * way)) / 2e-6  # few kinks are so near
         assert float((gradient * way).sum()) == pytest.approx(float(slope), rel=1e-5)
 
 
 def test_weights_follow_the_network(faces):
-    """Kept in the type of the first call, also one in inference mode, they would be wrong after a change."""
+    """Weights are cached; after a change of dtype or values, also in inference mode, the new ones are used."""
     network = recogniser()
     with torch.inference_mode():
         first = network(faces)
@@ -83,8 +83,8 @@ def square(side: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", [100, 256, 320, 1024])
-def test_the_chip_lies_where_it_should(side):
-    """In a picture whose colours are the place, the chip's colours are the square's places: exactly."""
+def test_position_of_the_chip(side):
+    """In a picture whose colours encode the position, the chip has exactly the colours of its square."""
     at = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     img = torch.stack([at.expand(side, side), at[:, None].expand(side, side), torch.zeros(side, side)])[None]
     chip = face_chip(img)[0]
@@ -104,15 +104,15 @@ def test_the_chip_is_what_alignment_would_cut(side):
         .resize((side, side), Image.LANCZOS)
     )
     wanted = np.asarray(crop(face, square(side), 150), np.float64)
-    found = (face_chip(to_tensor(face))[0].permute(1, 2, 0).double().numpy() + 1) * 127.5
-    assert np.sqrt(np.square(wanted - found).mean()) < 2.5
+    result = (face_chip(to_tensor(face))[0].permute(1, 2, 0).double().numpy() + 1) * 127.5
+    assert np.sqrt(np.square(wanted - result).mean()) < 2.5
     if side > 400:
         stripes = torch.ones(1, 3, side, side)
         stripes[..., ::2] = -1
         assert face_chip(stripes).abs().max() < 0.35
 
 
-def test_one_person_and_another(network):
+def test_distances_of_the_same_person_and_of_others(network):
     """The example's photo beside its mirror image, and beside two other faces."""
     from stylegan_toon.faces.photo import open_photo
 
@@ -120,8 +120,8 @@ def test_one_person_and_another(network):
     row = Image.open(HERE.parent / "faces" / "faces.png").convert("RGB")
     others = [row.crop((left, 0, left + 192, 192)) for left in (0, 192)]
     with torch.no_grad():
-        me, mirror, *strangers = (
+        me, mirror, *unrelated = (
             network((face_chip(to_tensor(p)) + 1) * 127.5) for p in (portrait, ImageOps.mirror(portrait), *others)
         )
     assert (me - mirror).norm() < 0.3
-    assert all((me - stranger).norm() > 0.6 for stranger in strangers)
+    assert all((me - other).norm() > 0.6 for other in unrelated)

@@ -1,4 +1,4 @@
-"""The encoder on faces whose latents are known, its map against the formula, and the search that begins with it."""
+"""The encoder on faces whose latents are known, its map against the formula, and the search that starts from it."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def tiny_measure() -> DiscriminatorFeatures:
     return DiscriminatorFeatures(Discriminator(config).eval().requires_grad_(False))
 
 
-def test_a_search_begins_where_it_is_told_to():
-    """Told the truth, a w for each layer, it has nothing left to do; from the mean it is far away at first."""
+def test_a_search_begins_at_the_given_start():
+    """Started at the true ws, the first distance is about 0; started at the mean, it is large."""
     G, measure = tiny(), tiny_measure()
     ws = torch.cat([G.mapping(torch.randn(1, 32)).mean(1, keepdim=True) for _ in range(G.num_ws)], dim=1)
     target = G.synthesis(ws, noise_mode="const")
@@ -136,14 +136,14 @@ def test_in_w_the_published_projector_begins_with_the_mean():
     G, measure = tiny(), tiny_measure()
     target = torch.zeros(1, 3, 32, 32)
     ws = G.mapping(torch.randn(1, 32))
-    told, plain = (
+    explicit, plain = (
         invert(G, target, measure, InversionConfig(space="w", steps=3), start=start, noise=False)
         for start in (ws, None)
     )
-    assert told.history == plain.history
+    assert explicit.history == plain.history
 
 
-def test_a_network_that_it_is_not_made_for():
+def test_an_unsuitable_network_is_refused():
     G, measure = tiny(), tiny_measure()
     target = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ToonError, match="--start mean"):

@@ -110,16 +110,16 @@ def test_noise_maps_are_named_as_in_the_network(G):
 def test_a_picture_of_the_generator_is_found_again(G, measure, space):
     w = G.mapping(torch.randn(2, 32, generator=torch.Generator().manual_seed(7)))
     target, average = G.synthesis(w[:1]), G.synthesis(G.mapping.w_avg.expand(1, G.num_ws, -1))
-    found = invert(G, target, measure, InversionConfig(space=space, steps=120))
-    shown = G.synthesis(found.ws)
-    assert len(found.history) == 120 and not found.interrupted
+    result = invert(G, target, measure, InversionConfig(space=space, steps=120))
+    shown = G.synthesis(result.ws)
+    assert len(result.history) == 120 and not result.interrupted
     assert measure.distance(shown, target) < 0.05 * measure.distance(average, target)
     assert (shown - target).abs().mean() < 0.25 * (average - target).abs().mean()
-    rows = found.ws.var(dim=1).sum()
+    rows = result.ws.var(dim=1).sum()
     assert (rows == 0) if space == "w" else (rows > 0)
 
 
-def test_noise_is_optimised_and_stays_noise(G, measure):
+def test_noise_maps_are_optimised_and_stay_normalised(G, measure):
     target = G.synthesis(G.mapping(torch.randn(1, 32)))
     before = {name: n.clone() for name, n in noise_maps(G).items()}
     invert(G, target, measure, InversionConfig(steps=30))
@@ -129,20 +129,20 @@ def test_noise_is_optimised_and_stays_noise(G, measure):
         assert float(n.square().mean()) == pytest.approx(1, rel=1e-4)
 
 
-def test_the_seed_decides(G, measure):
+def test_the_result_depends_on_the_seed(G, measure):
     target = G.synthesis(G.mapping(torch.randn(1, 32)))
     a, b, c = (invert(G, target, measure, InversionConfig(steps=8, seed=seed)).ws for seed in (303, 303, 304))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-def test_interrupt_keeps_what_is_there(G, measure):
+def test_interrupt_keeps_the_result_so_far(G, measure):
     def stop(progress):
         if progress.step == 5:
             raise KeyboardInterrupt
 
-    found = invert(G, torch.zeros(1, 3, 32, 32), measure, InversionConfig(steps=50), callback=stop)
-    assert found.interrupted and len(found.history) == 5
-    assert torch.isfinite(found.ws).all()
+    result = invert(G, torch.zeros(1, 3, 32, 32), measure, InversionConfig(steps=50), callback=stop)
+    assert result.interrupted and len(result.history) == 5
+    assert torch.isfinite(result.ws).all()
     assert not any(n.requires_grad for n in noise_maps(G).values())
 
 
@@ -157,9 +157,9 @@ def test_tuning_comes_closer_and_leaves_the_latent(G, measure):
     torch.manual_seed(3)
     target, ws = torch.rand(1, 3, 32, 32) * 2 - 1, G.mapping(torch.randn(1, 32))
     state = {k: v.clone() for k, v in G.state_dict().items()}
-    found = tune(G, ws, target, measure, steps=40, lr=1e-2, stop=0)
-    assert torch.equal(found.ws, ws)
-    assert found.history[-1] < 0.5 * found.history[0]
+    result = tune(G, ws, target, measure, steps=40, lr=1e-2, stop=0)
+    assert torch.equal(result.ws, ws)
+    assert result.history[-1] < 0.5 * result.history[0]
     changed = {k for k, v in G.state_dict().items() if not torch.equal(v, state[k])}
     assert changed and not any(k.startswith("mapping") or "noise_const" in k for k in changed)
     assert not any(p.requires_grad for p in G.parameters())

@@ -56,8 +56,8 @@ def test_frechet_distance_of_covariances_that_commute():
     a, b = torch.arange(1.0, 7).double(), torch.tensor([5.0, 0, 2, 0, 1, 9]).double()
     mu = normal(6, seed=1)
     truth = mu.square().sum() + (a.sqrt() - b.sqrt()).square().sum()
-    found = frechet_distance(mu, q @ a.diag() @ q.T, torch.zeros(6), q @ b.diag() @ q.T)
-    assert found == pytest.approx(float(truth), rel=1e-7)
+    result = frechet_distance(mu, q @ a.diag() @ q.T, torch.zeros(6), q @ b.diag() @ q.T)
+    assert result == pytest.approx(float(truth), rel=1e-7)
 
 
 def test_frechet_distance_equals_scipys_root():

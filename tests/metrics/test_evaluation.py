@@ -1,4 +1,4 @@
-"""Measuring networks and sets: the same values by another way, from the cache, and in two processes."""
+"""Evaluation of networks and sets: against independent values, from the cache, and in two processes."""
 
 from __future__ import annotations
 
@@ -51,27 +51,27 @@ def test_a_network_is_measured_as_its_pictures_are(tiny_G, pictures, suite, tmp_
         for i, z in enumerate(latents(tiny_G, 20, seed=3)):
             save_image(to_pil(tiny_G(z[None], psi=0.8)), tmp_path / "made" / f"{i:03d}.png")
     truth = evaluate_pictures(ImageDataset(tmp_path / "made"), pictures, suite)
-    found = evaluate(tiny_G, pictures, suite, samples=20, seed=3, psi=0.8, batch=7)
-    assert found == pytest.approx(truth, rel=1e-3)
-    assert list(found) == ["fd-project", "kd-project", "precision-project", "recall-project"]
+    result = evaluate(tiny_G, pictures, suite, samples=20, seed=3, psi=0.8, batch=7)
+    assert result == pytest.approx(truth, rel=1e-3)
+    assert list(result) == ["fd-project", "kd-project", "precision-project", "recall-project"]
 
 
-def test_figures_are_the_functions_on_the_features(tiny_G, pictures, suite, project):
-    found = evaluate(tiny_G, pictures, suite, samples=20)
+def test_values_are_those_of_the_functions_on_the_features(tiny_G, pictures, suite, project):
+    result = evaluate(tiny_G, pictures, suite, samples=20)
     real = project(torch.stack([pictures[i][0] for i in range(12)]))
     with torch.no_grad():
         img = tiny_G(latents(tiny_G, 20, seed=0))
     fake = project((img * 127.5 + 127.5).round().clamp(0, 255).byte())
     stats = [(x.double().mean(0), torch.from_numpy(np.cov(x.double().numpy(), rowvar=False))) for x in (fake, real)]
-    assert found["fd-project"] == pytest.approx(frechet_distance(*stats[0], *stats[1]), rel=1e-4)
-    assert found["kd-project"] == pytest.approx(kernel_distance(real, fake), rel=1e-4)
-    assert (found["precision-project"], found["recall-project"]) == precision_recall(real, fake)
+    assert result["fd-project"] == pytest.approx(frechet_distance(*stats[0], *stats[1]), rel=1e-4)
+    assert result["kd-project"] == pytest.approx(kernel_distance(real, fake), rel=1e-4)
+    assert (result["precision-project"], result["recall-project"]) == precision_recall(real, fake)
 
 
 def test_a_set_against_itself(pictures, suite):
-    found = evaluate_pictures(pictures, pictures, suite)
-    assert found["fd-project"] == pytest.approx(0, abs=1e-9)
-    assert found["precision-project"] == found["recall-project"] == 1
+    result = evaluate_pictures(pictures, pictures, suite)
+    assert result["fd-project"] == pytest.approx(0, abs=1e-9)
+    assert result["precision-project"] == result["recall-project"] == 1
 
 
 def test_batches_and_repetition_change_nothing(tiny_G, pictures, suite):
@@ -88,7 +88,7 @@ def test_devices_agree(tiny_G, pictures, project, device):
     assert evaluate(tiny_G.to(device), pictures, suite, samples=20) == pytest.approx(truth, rel=1e-2)
 
 
-def test_a_training_in_progress_does_not_notice(tiny_G, pictures, suite):
+def test_evaluation_leaves_random_state_and_networks_unchanged(tiny_G, pictures, suite):
     torch.manual_seed(7)
     np.random.seed(7)
     before, state = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -114,12 +114,12 @@ def test_labels_are_drawn_from_the_set(pictures, suite, tmp_path):
     drawn = labels_of(labelled, 100, seed=0)
     assert drawn.shape == (100, 2) and (drawn.sum(1) == 1).all() and 20 < drawn[:, 0].sum() < 80
     G = tiny_generator(0, c_dim=2)
-    found = evaluate(G, labelled, suite, samples=10)
+    result = evaluate(G, labelled, suite, samples=10)
     with torch.no_grad():
         img = G(latents(G, 10, seed=0), labels_of(labelled, 10, seed=0))
     rows = suite.features((img * 127.5 + 127.5).round().clamp(0, 255).byte())["project"]
     truth = kernel_distance(rows, suite.reals(labelled)["project"]["rows"])
-    assert found["kd-project"] == pytest.approx(truth, rel=1e-4)
+    assert result["kd-project"] == pytest.approx(truth, rel=1e-4)
     with pytest.raises(ToonError, match="2 classes"):
         evaluate(G, pictures, suite, samples=10)
 
@@ -135,21 +135,21 @@ def test_a_grey_network_is_compared_with_grey_pictures(pictures, suite, project)
 
 
 def test_path_length_and_identity(tiny_G, tiny_toon, monkeypatch):
-    """With stand-ins for the networks; each value against its own definition, sample by sample."""
+    """With small replacements of the networks; each value against its definition, sample by sample."""
     measure, embed = DiscriminatorFeatures(tiny_discriminator(0)), TinyFaces()
     monkeypatch.setattr(suite_module, "perceptual", lambda name, device: measure)
     monkeypatch.setattr(suite_module, "embedder", lambda name, device: embed)
     names = ["ppl-wend-vgg", "ppl-wfull-vgg", "identity-dlib"]
-    found = evaluate(tiny_G, None, names, samples=5, base=tiny_toon, batch=3)
+    result = evaluate(tiny_G, None, names, samples=5, base=tiny_toon, batch=3)
     z, other = latents(tiny_G, 5, 0), latents(tiny_G, 5, 1)
     with torch.no_grad():
         alike = embed.similarity(tiny_G(z), tiny_toon(z)).mean()
         w, v = tiny_G.mapping(z), tiny_G.mapping(other)
         d = [float(measure.distance(tiny_G.synthesis(a), tiny_G.synthesis(a.lerp(b, 1e-4))) * 1e8)
              for a, b in zip(w.split(1), v.split(1))]  # fmt: skip
-    assert found["identity-dlib"] == pytest.approx(float(alike), rel=1e-4)
-    assert found["ppl-wend-vgg"] == pytest.approx(np.mean(d), rel=0.02)
-    assert 0 < found["ppl-wfull-vgg"] != found["ppl-wend-vgg"]
+    assert result["identity-dlib"] == pytest.approx(float(alike), rel=1e-4)
+    assert result["ppl-wend-vgg"] == pytest.approx(np.mean(d), rel=0.02)
+    assert 0 < result["ppl-wfull-vgg"] != result["ppl-wend-vgg"]
     same = evaluate(tiny_G, None, names[2:], samples=3, base=tiny_G)
     assert same["identity-dlib"] == pytest.approx(1)
 
@@ -172,7 +172,7 @@ def test_a_frechet_distance_keeps_no_rows(pictures, project, home):
     assert file.name.startswith("project-") and file.name.endswith("-moments.safetensors")
 
 
-def test_what_makes_features_others_makes_a_new_key(pictures, suite, project, tmp_path):
+def test_the_cache_key_covers_everything_that_changes_features(pictures, suite, project, tmp_path):
     suite.reals(pictures)
 
     def seen(data: ImageDataset, count: int | None = None, grey: bool = False) -> int:
@@ -224,7 +224,7 @@ def test_a_damaged_cache_is_measured_again(pictures, suite, project, home):
     assert torch.equal(suite.reals(pictures)["project"]["mean"], fresh) and project.seen == 24
 
 
-def test_a_cache_that_cannot_be_is_only_a_warning(pictures, suite, home):
+def test_an_unwritable_cache_is_only_a_warning(pictures, suite, home):
     home.write_text("in the way")
     with pytest.warns(UserWarning, match="not cached"):
         assert int(suite.reals(pictures)["project"]["count"]) == 12
@@ -264,11 +264,11 @@ def test_two_processes_equal_one(tiny_G, pictures, suite, tmp_path):
 
 
 def test_collect_keeps_the_order():
-    found = collect(10, lambda indices: {"a": indices[:, None] * 2, "b": indices}, batch=3, quiet=True)
-    assert torch.equal(found["a"], torch.arange(10.0)[:, None] * 2) and torch.equal(found["b"], torch.arange(10.0))
+    result = collect(10, lambda indices: {"a": indices[:, None] * 2, "b": indices}, batch=3, quiet=True)
+    assert torch.equal(result["a"], torch.arange(10.0)[:, None] * 2) and torch.equal(result["b"], torch.arange(10.0))
 
 
-# Names, and what cannot be
+# Names and errors
 
 
 @pytest.mark.parametrize(
@@ -291,14 +291,14 @@ def test_names(name, kind, network, results):
 
 
 @pytest.mark.parametrize("name", ["", "FID", "fd-", "fd-nobody", "ppl", "ppl-z", "identity-lpips", "detection-mtcnn"])
-def test_what_is_no_metric(name):
+def test_unknown_metrics(name):
     with pytest.raises(ToonError, match=r"no metric named.*efficientnet-lite0"):
         parse_metric(name)
     with pytest.raises(ToonError):
         Suite([name])
 
 
-def test_few_pictures_are_said(tiny_G, pictures, suite):
+def test_too_few_pictures_give_a_warning(tiny_G, pictures, suite):
     with pytest.warns(UserWarning, match=r"fd-project compares 8 pictures by 8 features"):
         evaluate(tiny_G, pictures, suite, samples=8)
     with pytest.warns(UserWarning, match=r"compares 7 pictures"):
@@ -308,7 +308,7 @@ def test_few_pictures_are_said(tiny_G, pictures, suite):
         evaluate(tiny_G, pictures, suite, samples=20)
 
 
-def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
+def test_inputs_that_do_not_fit_together(tiny_G, pictures, suite, monkeypatch):
     with pytest.raises(ToonError, match="real pictures"):
         evaluate(tiny_G, None, suite, samples=5)
     with pytest.raises(ToonError, match="32 px pictures, the set has 16 px"):
@@ -327,7 +327,7 @@ def test_what_does_not_fit(tiny_G, pictures, suite, monkeypatch):
         evaluate_pictures(pictures, None, identity)
 
 
-def test_lpips_that_is_not_to_be_had(monkeypatch):
+def test_lpips_without_its_weights(monkeypatch):
     def fail():
         raise Unavailable("no download from there (no answer)")
 

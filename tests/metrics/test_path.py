@@ -35,33 +35,33 @@ def ends() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("t", [torch.zeros(50), torch.linspace(0, 1, 50)], ids=["end", "full"])
-def test_of_a_linear_network_in_w(ends, t):
-    """A straight way is walked at a constant speed: |A (w1 - w0)|^2, wherever on it."""
+def test_path_length_of_a_linear_network_in_w(ends, t):
+    """Along a straight line the value is |A (w1 - w0)|^2 at every point."""
     matrix = torch.randn(12, 12, generator=torch.Generator().manual_seed(1)).double()
-    found = path_distances(Linear(matrix), ends, t, None, squared, space="w", psi=0.5)
+    result = path_distances(Linear(matrix), ends, t, None, squared, space="w", psi=0.5)
     truth = (0.5 * (ends.double()[1] - ends.double()[0]) @ matrix.T).square().sum(dim=1)
-    torch.testing.assert_close(found, truth, rtol=1e-9, atol=0)
+    torch.testing.assert_close(result, truth, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("t", [torch.zeros(50), torch.linspace(0, 1, 50)], ids=["end", "full"])
-def test_of_a_linear_network_in_z(ends, t):
-    """A great circle of unit radius is walked at the speed of the angle between its ends."""
-    found = path_distances(Linear(torch.eye(12).double()), ends, t, None, squared, space="z")
+def test_path_length_of_a_linear_network_in_z(ends, t):
+    """Along a great circle of unit radius the speed is the angle between its ends."""
+    result = path_distances(Linear(torch.eye(12).double()), ends, t, None, squared, space="z")
     a, b = (x / x.norm(dim=1, keepdim=True) for x in ends.double())
     angle = (a * b).sum(dim=1).acos()
-    torch.testing.assert_close(found, angle.square(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(result, angle.square(), rtol=1e-6, atol=0)
 
 
-def test_of_a_real_network_it_is_the_squared_derivative(tiny_G, ends):
-    """Along the way, by automatic differentiation."""
+def test_path_length_of_a_network_is_the_squared_derivative(tiny_G, ends):
+    """The derivative along the path, by automatic differentiation."""
     z, t = ends.repeat(1, 1, 3)[:, :6, :32], torch.linspace(0, 0.9, 6)
-    found = path_distances(tiny_G, z, t, None, squared, space="w")
+    result = path_distances(tiny_G, z, t, None, squared, space="w")
     with torch.no_grad():
         start, end = tiny_G.mapping(z.flatten(0, 1)).chunk(2)
     at = start.lerp(end, t[:, None, None])
     for i in range(6):
         _, moved = torch.autograd.functional.jvp(tiny_G.synthesis, at[i : i + 1], (end - start)[i : i + 1])
-        assert float(found[i]) == pytest.approx(float(moved.square().sum()), rel=0.02)
+        assert float(result[i]) == pytest.approx(float(moved.square().sum()), rel=0.02)
 
 
 def test_labels_reach_both_ends(ends):
@@ -72,8 +72,8 @@ def test_labels_reach_both_ends(ends):
     c = torch.arange(1.0, 51)[:, None]
     eye = torch.eye(12).double()
     plain = path_distances(Linear(eye), ends, torch.zeros(50), None, squared)
-    found = path_distances(Labelled(eye), ends, torch.zeros(50), c, squared)
-    torch.testing.assert_close(found, plain * c[:, 0].double().square(), rtol=1e-6, atol=0)
+    result = path_distances(Labelled(eye), ends, torch.zeros(50), c, squared)
+    torch.testing.assert_close(result, plain * c[:, 0].double().square(), rtol=1e-6, atol=0)
 
 
 def test_slerp_on_a_quarter_circle():

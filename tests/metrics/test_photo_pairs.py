@@ -45,7 +45,7 @@ def test_detection_rate_of_a_set(tmp_path, face, noise):
 
 @pytest.fixture
 def folders(tmp_path, face, noise) -> tuple[Path, Path]:
-    """Two photos with toons, one of which is the face itself, the other a mirrored, darker one; and two without."""
+    """Two photos with toons (the face itself; the face mirrored and darker) and two without."""
     photos, toons = tmp_path / "photos", tmp_path / "toons"
     (photos / "more").mkdir(parents=True)
     toons.mkdir()
@@ -61,8 +61,8 @@ def folders(tmp_path, face, noise) -> tuple[Path, Path]:
 
 def test_toons_are_matched_by_name(folders):
     photos, toons = folders
-    found = [(photo.relative_to(photos).as_posix(), toon.name) for photo, toon in match(photos, toons)]
-    assert found == [("more/other.jpg", "other.png"), ("nobody.png", "nobody-toon.png"), ("same.jpg", "same-toon.png")]
+    result = [(photo.relative_to(photos).as_posix(), toon.name) for photo, toon in match(photos, toons)]
+    assert result == [("more/other.jpg", "other.png"), ("nobody.png", "nobody-toon.png"), ("same.jpg", "same-toon.png")]
 
 
 def test_photos_and_toons_in_one_folder(folders):
@@ -71,7 +71,7 @@ def test_photos_and_toons_in_one_folder(folders):
     assert [(a.name, b.name) for a, b in match(toons, toons)] == [("same.jpg", "same-toon.png")]
 
 
-def test_what_cannot_be_matched(folders, tmp_path):
+def test_unmatched_pictures(folders, tmp_path):
     photos, _ = folders
     with pytest.raises(ToonError, match="a folder of each"):
         match(photos / "alone.jpg", photos)
@@ -87,14 +87,14 @@ def suite() -> Suite:
 
 
 def test_identity_of_pairs(folders, suite):
-    """A face is itself (but for being resized once more), less so mirrored in the dark; noise is left out."""
+    """About 1 for the same face (it is resized again), lower for a mirrored, darker one; noise is left out."""
     (other, nobody, same) = match(*folders)
     with pytest.warns(UserWarning, match=r"nobody\.png is left out: No face"):
-        found = evaluate_pairs([other, nobody, same], suite)
+        result = evaluate_pairs([other, nobody, same], suite)
     alone = evaluate_pairs([same], suite).metrics["identity-dlib"]
-    assert found.count == 2 and found.metrics["detection"] == 1
-    assert alone > 0.998 > 0.996 > found.metrics["identity-dlib"]
-    assert found.sheet.width > 4 * 128
+    assert result.count == 2 and result.metrics["detection"] == 1
+    assert alone > 0.998 > 0.996 > result.metrics["identity-dlib"]
+    assert result.sheet.width > 4 * 128
 
 
 def test_no_pair_is_left(folders, suite):
@@ -104,7 +104,7 @@ def test_no_pair_is_left(folders, suite):
         evaluate_pairs([], Suite(["fd-mine"], networks={"mine": torch.nn.Identity()}))
 
 
-def test_facenet_that_is_not_to_be_had(monkeypatch):
+def test_facenet_without_its_weights(monkeypatch):
     def fail():
         raise Unavailable("no download from there (no answer)")
 

@@ -1,4 +1,4 @@
-"""Cheeks of known colour: published CIELAB values, painted patches, and shifts worked out by hand."""
+"""Cheeks of known colour: published CIELAB values, patches of one colour, and shifts computed by hand."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def mesh(left=(30, 60, 10), right=(70, 60, 10)) -> Mesh:
     return Mesh(points, np.zeros(478), 1.0)
 
 
-def painted(left: str | tuple, right: str | tuple, size: int = 100) -> Image.Image:
-    """Left and right half in one colour each, with eyes, a nose and a mouth of quite another."""
+def halves(left: str | tuple, right: str | tuple, size: int = 100) -> Image.Image:
+    """Left and right half in one colour each, with eyes, a nose and a mouth of other colours."""
     picture = Image.new("RGB", (size, size), left)
     draw = ImageDraw.Draw(picture)
     draw.rectangle((size // 2, 0, size, size), right)
@@ -56,11 +56,11 @@ def test_cielab(rgb, lab):
 def test_the_mean_over_two_cheeks():
     left, right = (224, 172, 140), (120, 80, 60)
     expected = to_cielab(np.uint8([left, right])).mean(0)
-    np.testing.assert_allclose(cheeks_lab(painted(left, right), mesh()), expected, atol=1e-9)
+    np.testing.assert_allclose(cheeks_lab(halves(left, right), mesh()), expected, atol=1e-9)
 
 
 def test_a_highlight_and_a_hair_change_nothing():
-    picture = painted((200, 150, 120), (200, 150, 120))
+    picture = halves((200, 150, 120), (200, 150, 120))
     clean = cheeks_lab(picture, mesh())
     ImageDraw.Draw(picture).ellipse((24, 54, 34, 64), "white")
     ImageDraw.Draw(picture).rectangle((60, 50, 66, 70), "black")
@@ -68,11 +68,11 @@ def test_a_highlight_and_a_hair_change_nothing():
 
 
 def test_a_cheek_turned_away_does_not_count():
-    picture = painted((200, 150, 120), "green")
-    assert cheeks_lab(picture, mesh(right=(70, 60, 4))) == cheeks_lab(painted((200, 150, 120), (200, 150, 120)), mesh())
+    picture = halves((200, 150, 120), "green")
+    assert cheeks_lab(picture, mesh(right=(70, 60, 4))) == cheeks_lab(halves((200, 150, 120), (200, 150, 120)), mesh())
 
 
-def test_exactly_the_pixels_in_the_patch():
+def test_pixels_of_the_patch():
     picture = Image.new("RGB", (100, 100), "blue")
     ImageDraw.Draw(picture).rectangle((20, 50, 39, 69), "red")  # pixels 20 to 39: from 20 to 40 in positions
     ImageDraw.Draw(picture).rectangle((60, 50, 79, 69), "red")
@@ -86,25 +86,25 @@ def test_cheeks_outside():
         cheeks_lab(Image.new("RGB", (20, 20)), mesh())
 
 
-def test_a_shift_by_hand():
+def test_shift_equals_a_hand_calculation():
     before, after = (224, 172, 140), (200, 160, 90)
     (l0, a0, b0), (l1, a1, b1) = to_cielab(np.uint8([before, after]))
-    shift = skin_shift(painted(before, before), painted(after, after, 300), mesh=mesh())
+    shift = skin_shift(halves(before, before), halves(after, after, 300), mesh=mesh())
     assert shift.lightness == pytest.approx(l1 - l0)
     assert shift.chroma == pytest.approx(math.hypot(a1, b1) - math.hypot(a0, b0))
     cosine = (a0 * a1 + b0 * b1) / math.hypot(a0, b0) / math.hypot(a1, b1)
     assert shift.hue == pytest.approx(math.degrees(math.acos(cosine)))  # towards yellow, so positive
-    assert skin_shift(painted(after, after), painted(before, before), mesh=mesh()).hue == pytest.approx(-shift.hue)
+    assert skin_shift(halves(after, after), halves(before, before), mesh=mesh()).hue == pytest.approx(-shift.hue)
 
 
-def test_hue_goes_the_short_way_round():
+def test_hue_shift_takes_the_shorter_direction():
     pink, magenta = (240, 150, 160), (240, 150, 220)  # either side of 0 degrees
-    shift = skin_shift(painted(pink, pink), painted(magenta, magenta), mesh=mesh())
+    shift = skin_shift(halves(pink, pink), halves(magenta, magenta), mesh=mesh())
     assert -60 < shift.hue < -20
 
 
 def test_on_a_face():
-    """Found on a real crop: what a change of all its colours does to the cheeks is known pixel by pixel."""
+    """On a real crop, whose colours are all changed in a known way."""
     face = Image.open(FACES).convert("RGB").crop((0, 0, 192, 192))
     assert skin_shift(face, face).lightness == 0
     darker = Image.fromarray(np.uint8(np.asarray(face) * 0.8))
@@ -120,4 +120,4 @@ def test_on_a_face():
 
 def test_a_toon_has_to_be_square():
     with pytest.raises(ToonError, match="not square"):
-        skin_shift(painted("red", "red"), Image.new("RGB", (100, 90)), mesh=mesh())
+        skin_shift(halves("red", "red"), Image.new("RGB", (100, 90)), mesh=mesh())

@@ -1,7 +1,7 @@
 """Graphs and compilation change how a function is run, and nothing else.
 
-Without a GPU a stand-in takes the place of CUDA's recordings: like them it computes nothing when it records, and plays
-the function on the tensors that were there then.
+Without a GPU a stand-in replaces CUDA graphs: like them it computes nothing while it records, and replays the function
+on the tensors of the recording.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stylegan_toon.models.accelerate import ACCELERATE, Graphs, accelerate
 
 
 class StandIn:
-    """Counts recordings and plays."""
+    """Counts recordings and replays."""
 
     def __init__(self) -> None:
         self.recorded = self.played = 0
@@ -75,7 +75,7 @@ def test_every_call_has_the_effect_of_one():
     assert torch.equal(first, seen[-1])  # a result outlives the next call
 
 
-def test_changed_weights_are_seen(tiny_G):
+def test_changed_weights_are_used(tiny_G):
     stand_in = StandIn()
     run = on_cpu(tiny_G.synthesis, stand_in)
     ws = torch.randn(1, tiny_G.num_ws, 32)
@@ -96,7 +96,7 @@ def test_the_number_of_recordings_is_bounded():
     assert len(run.recordings) == 8
 
 
-def test_what_is_not_recorded(tiny_G):
+def test_calls_that_are_not_recorded(tiny_G):
     stand_in = StandIn()
     x = torch.ones(3, requires_grad=True)
     small, sine = on_cpu(torch.sin, stand_in, most=2), on_cpu(torch.sin, stand_in)
@@ -110,7 +110,7 @@ def test_what_is_not_recorded(tiny_G):
     assert stand_in.recorded == 0
 
 
-def test_what_cannot_be_recorded_is_said_once():
+def test_a_failed_recording_warns_once():
     def refuse(function):
         raise RuntimeError("operation not permitted when stream is capturing\nat some place")
 
@@ -124,8 +124,8 @@ def test_what_cannot_be_recorded_is_said_once():
     ]
 
 
-def test_a_search_by_recordings_is_the_same_search(tiny_G, monkeypatch):
-    """Each stage is recorded once; noise, w and Adam's state are changed by what is played."""
+def test_projection_with_recordings_gives_the_same_result(tiny_G, monkeypatch):
+    """Each stage is recorded once; replays change noise, w and Adam's state."""
     measure = DiscriminatorFeatures(tiny_discriminator(0)).requires_grad_(False)
     target = torch.rand(1, 3, 32, 32) * 2 - 1
     plain = project(tiny_G, target, InversionConfig(steps=14, accelerate="off"), measure=measure)
@@ -159,8 +159,8 @@ def test_the_compiled_network_is_one_graph_of_our_layers(traced):
             torch.testing.assert_close(run(ws), G.synthesis(ws))
         assert run.fast is not None
     wanted = torch.autograd.grad(G.synthesis(ws).square().sum(), list(G.synthesis.parameters()))
-    found = torch.autograd.grad(run(ws).square().sum(), list(G.synthesis.parameters()))
-    for a, b in zip(found, wanted, strict=True):
+    actual = torch.autograd.grad(run(ws).square().sum(), list(G.synthesis.parameters()))
+    for a, b in zip(actual, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
@@ -179,7 +179,7 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch, tiny_G):
     ]
 
 
-def test_a_mistake_stays_the_callers(traced, tiny_G):
+def test_errors_of_the_caller_are_raised_unchanged(traced, tiny_G):
     run = accelerate(tiny_G.synthesis, "compile")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
@@ -190,7 +190,7 @@ def test_a_mistake_stays_the_callers(traced, tiny_G):
 # ---------------------------------------------------------------- the switch
 
 
-def test_off_is_the_function_itself_and_nonsense_is_refused(tiny_G):
+def test_off_returns_the_function_and_unknown_values_are_refused(tiny_G):
     assert accelerate(tiny_G, "off") is tiny_G
     with pytest.raises(ValueError, match="auto, off, graphs, compile"):
         accelerate(tiny_G, "fast")
@@ -233,8 +233,8 @@ def test_on_a_gpu_a_search_is_recorded(monkeypatch):
     recorded = []
     real = module._record
     monkeypatch.setattr(module, "_record", lambda function: recorded.append(1) or real(function))
-    found = {
+    actual = {
         how: project(G, target, InversionConfig(steps=20, accelerate=how), measure=measure) for how in ("off", "graphs")
     }
     assert len(recorded) == 2
-    torch.testing.assert_close(found["graphs"].history, found["off"].history, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(actual["graphs"].history, actual["off"].history, rtol=1e-2, atol=1e-3)

@@ -42,8 +42,8 @@ def test_a_head_is_the_least_squares_solution(G, monkeypatch):
     assert (head.weight()[:, :, 0, 0].T - wanted[:-1]).abs().max() < 1e-4 * wanted.abs().max()
     assert (head.bias() - wanted[-1]).abs().max() < 1e-4 * wanted.abs().max()
     z = torch.randn(1, 24, generator=torch.Generator().manual_seed(3))
-    found = G.synthesis(G.mapping(z, psi=0.7), resolution=64).permute(0, 2, 3, 1).flatten(0, 2)
-    assert (found - (x @ wanted)[: len(found)]).abs().max() < 1e-3
+    result = G.synthesis(G.mapping(z, psi=0.7), resolution=64).permute(0, 2, 3, 1).flatten(0, 2)
+    assert (result - (x @ wanted)[: len(result)]).abs().max() < 1e-3
 
 
 @torch.no_grad()
@@ -90,21 +90,21 @@ def test_a_cut_network_makes_the_same_pictures(G, size):
     ws = torch.randn(3, G.num_ws, 20)
     for side in config.head_resolutions:
         wanted = G.synthesis(ws, resolution=side)
-        found = small.synthesis(ws[:, : small.num_ws], resolution=side)
-        assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()
+        result = small.synthesis(ws[:, : small.num_ws], resolution=side)
+        assert (result - wanted).abs().max() <= 1e-6 * wanted.abs().max()
     assert torch.equal(small.mapping(z, psi=0.5)[:, 0], G.mapping(z, psi=0.5)[:, 0])
     small.synthesis.b4.const.value.zero_()  # its memory is its own
     assert all(torch.equal(a, b) for a, b in zip(before.values(), G.state_dict().values()))
 
 
-def test_a_cut_network_can_be_cut_and_learns(G):
+def test_a_cut_network_can_be_cut_again_and_trained(G):
     small = cut(cut(G, 128), 64)
     assert small.config == cut(G, 64).config
     small.train()(torch.randn(2, 24)).sum().backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
 
 
-def test_half_precision_stays_where_it_was():
+def test_cutting_keeps_which_blocks_are_half():
     G = tiny_mobile(0, **SIZES, num_fp16_res=3)
     for size, count in ((256, 3), (128, 2), (64, 1)):
         small = cut(G, size)

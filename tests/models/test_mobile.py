@@ -1,4 +1,4 @@
-"""The mobile family against a second writing of it in float64, and in everything that is done with generators."""
+"""The mobile family against a second implementation in float64, and its use wherever generators are used."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def ws_for(G: MobileGenerator, count: int = 2, seed: int = 3) -> Tensor:
 
 
 def effective(G: torch.nn.Module) -> dict[str, Tensor]:
-    """The tensors that are meant: products of value and gain in float64, and the rest as it is."""
+    """The effective tensors in float64: products of value and gain, and all others unchanged."""
     state = {name: tensor.double() for name, tensor in G.state_dict().items()}
-    found = {}
+    actual = {}
     for name, tensor in state.items():
         owner = name.rpartition(".")[0]
         if name.endswith(".value"):
-            found[owner] = tensor * state[f"{owner}.gain"]
+            actual[owner] = tensor * state[f"{owner}.gain"]
         elif not name.endswith(".gain"):
-            found[name] = tensor
-    return found
+            actual[name] = tensor
+    return actual
 
 
-# ---------------------------------------------------------------- the second writing
+# ---------------------------------------------------------------- the second implementation
 
 
 def haar(x: Tensor) -> Tensor:
@@ -111,9 +111,9 @@ def test_agrees_with_the_reference(changes):
         wanted = reference(effective(G), ws.double(), config, noise=mode == "const" and config.use_noise)
         assert sorted(wanted) == config.head_resolutions
         for size, picture in wanted.items():
-            found = G.synthesis(ws, noise_mode=mode, resolution=size)
-            assert found.dtype == torch.float32 and found.is_contiguous()
-            assert (found - picture).abs().max() < 2e-5 * picture.abs().max()
+            actual = G.synthesis(ws, noise_mode=mode, resolution=size)
+            assert actual.dtype == torch.float32 and actual.is_contiguous()
+            assert (actual - picture).abs().max() < 2e-5 * picture.abs().max()
 
 
 @torch.no_grad()
@@ -169,7 +169,7 @@ def test_the_call_is_mapping_and_synthesis():
     [({"channels": (16, 16)}, "must list 8 widths"), ({"resolution": 100}, "power of two"),
      ({"resolution": 16, "channels": (16, 6)}, "multiples of 4"), ({"resolution": 16, "channels": (16, 0)}, "of 4")],
 )  # fmt: skip
-def test_what_is_no_config(fields, reason):
+def test_invalid_configs(fields, reason):
     with pytest.raises(ValueError, match=reason):
         MobileConfig(**fields)
 
@@ -196,15 +196,15 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
 
 
-def test_nothing_and_everything():
+def test_swapping_nothing_and_everything():
     assert same(swap_layers(BASE, TOON, ""), BASE) and same(swap_layers(BASE, TOON, "all"), TOON)
     assert not same(BASE, TOON)
 
 
 def check_shares(shares: dict[str, float], result: MobileGenerator) -> None:
-    """The tensors that are meant lie at these shares of the way, and only gains of whole layers change hands."""
-    ours, theirs, found = effective(BASE), effective(TOON), effective(result)
-    for name, tensor in found.items():
+    """The effective tensors are interpolated with these shares; gains are exchanged only with whole layers."""
+    ours, theirs, actual = effective(BASE), effective(TOON), effective(result)
+    for name, tensor in actual.items():
         parts = name.split(".")
         share = shares["mapping" if parts[0] == "mapping" else ".".join(parts[1:3])]
         wanted = ours[name].lerp(theirs[name], share)
@@ -220,7 +220,7 @@ def test_layers_by_name(swap):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0, 0.25, 0.5, 0.9]), min_size=len(NAMES), max_size=len(NAMES)))
-def test_fractional_shares_interpolate_the_tensors_that_are_meant(levels):
+def test_fractional_shares_interpolate_the_effective_tensors(levels):
     gains = [(a, b) for (n, a), b in zip(BASE.state_dict().items(), TOON.state_dict().values()) if n.endswith(".gain")]
     assert sum(float(a / b) > 1.1 or float(a / b) < 0.9 for a, b in gains) > 10, "the gains differ"
     shares = dict(zip(NAMES, levels))
@@ -243,7 +243,7 @@ def test_a_smooth_swap():
         (lambda: tiny_mobile(0, wavelet=False, channels=(16, 16, 8, 8, 8)), "differ in wavelet (True and False)"),
     ],
 )
-def test_what_does_not_fit_together(other, reason):
+def test_networks_that_do_not_fit_together(other, reason):
     for pair in ((BASE, other()), (other(), BASE)):
         with pytest.raises(ToonError) as caught:
             swap_layers(*pair, "all", names=("ours", "theirs"))
@@ -257,7 +257,7 @@ def test_what_does_not_fit_together(other, reason):
 
 
 @torch.no_grad()
-def test_silence():
+def test_silence_switches_noise_off():
     G = tiny_mobile(2)
     quiet = G.synthesis(ws_for(G), noise_mode="none")
     assert not torch.equal(G.synthesis(ws_for(G)), quiet)
@@ -296,8 +296,8 @@ def test_one_rate_moves_every_tensor_by_the_same_share():
     assert not scaled().any() and float(scaled.gain) == pytest.approx(1e-4)
 
 
-def test_the_gradient_of_path_lengths_is_the_references(monkeypatch):
-    """Backwards through a gradient, as StyleGAN2's regularisation wants it: all parameters against float64."""
+def test_the_gradient_of_path_lengths_equals_the_reference(monkeypatch):
+    """Second-order gradients of all parameters, as path length regularisation needs them, against float64."""
     G = tiny_mobile(3)
     ws = ws_for(G).requires_grad_()
     direction = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -321,7 +321,7 @@ def test_the_gradient_of_path_lengths_is_the_references(monkeypatch):
         assert (parameter.grad - wanted).abs().max() <= 2e-4 * max(wanted.abs().max(), 1e-6), name
 
 
-def test_the_average_follows_the_tensors_that_are_meant():
+def test_the_average_follows_the_effective_tensors():
     current = tiny_mobile(3)
     average = copy.deepcopy(current)
     before = effective(average)

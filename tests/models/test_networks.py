@@ -1,4 +1,4 @@
-"""The networks against a second, independent writing of them (reference.py), and against published facts."""
+"""The networks against a second, independent implementation (reference.py), and against published facts."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_generator_agrees_with_the_reference(architecture, c_dim, taps, clamp, w
     ws[:, :cutoff] = state["mapping.w_avg"] + psi * (ws[:, :cutoff] - state["mapping.w_avg"])
     with torch.no_grad():
         assert torch.allclose(G.mapping(z, c, psi=psi, cutoff=cutoff).double(), ws, atol=1e-5)
-        found = G(z, c, psi=psi, cutoff=cutoff)
+        result = G(z, c, psi=psi, cutoff=cutoff)
         without = G.synthesis(ws.float(), noise_mode="none")
     wanted = reference.synthesis(state, ws, 32, architecture, taps, clamp=clamp)
-    assert found.shape == (3, 3, 32, 32)
-    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert result.shape == (3, 3, 32, 32)
+    assert (result - wanted).abs().max() < 1e-4 * wanted.abs().max()
     wanted = reference.synthesis(state, ws, 32, architecture, taps, noise=False, clamp=clamp)
     assert (without - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
@@ -63,17 +63,17 @@ def test_discriminator_agrees_with_the_reference(architecture, c_dim, clamp, bat
     img = torch.randn(batch, 3, 32, 32)
     c = torch.randn(batch, c_dim) if c_dim else None
     with torch.no_grad():
-        found = D(img, c)
+        result = D(img, c)
     wanted = reference.discriminator(
         state, img.double(), None if c is None else c.double(), 32, architecture, clamp=clamp, layers=2
     )
-    assert found.shape == (batch, 1)
-    assert (found - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
+    assert result.shape == (batch, 1)
+    assert (result - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
 
 
 @pytest.mark.parametrize("able", [True, False])
 def test_half_precision_stays_close(able, monkeypatch):
-    """It is used where the processor multiplies in it; elsewhere float32 takes its place."""
+    """bfloat16 is used where the processor has instructions for it, otherwise float32."""
     monkeypatch.setattr(layers, "cpu_multiplies", lambda dtype: able)
     torch.manual_seed(3)
     G = Generator(GeneratorConfig(resolution=64, z_dim=32, w_dim=32, channel_base=1024, channel_max=32, conv_clamp=256))

@@ -25,15 +25,15 @@ def chosen(text: str, names: list[str] = NAMES) -> set[str]:
 
 
 def shares_of(result, base=BASE, toon=TOON) -> dict[str, float]:
-    """Read off each tensor of a blend how much of it is the toon's; asserts that it is a true interpolation."""
-    found = {}
+    """The share of the toon in each tensor of a blend; asserts that every tensor is an interpolation."""
+    actual = {}
     ours, theirs = base.state_dict(), toon.state_dict()
     for key, tensor in result.state_dict().items():
         a, b = ours[key].double(), theirs[key].double()
         share = float(((tensor - a) * (b - a)).sum() / (b - a).square().sum())
         torch.testing.assert_close(tensor.double(), a + share * (b - a), atol=1e-6, rtol=1e-5)
-        found[key] = share
-    return found
+        actual[key] = share
+    return actual
 
 
 def test_names():
@@ -110,7 +110,7 @@ def test_presets_mirror_each_other():
         ("=0.5", "'' in the swap is no part"),
     ],
 )
-def test_what_is_no_swap(text, reason):
+def test_invalid_swaps(text, reason):
     with pytest.raises(ToonError, match=re.escape(reason)):
         parse_swap(text, NAMES)
 
@@ -161,8 +161,8 @@ def test_a_swap_and_its_complement_exchange_the_networks():
 
 
 def test_parts_interpolate():
-    found = shares_of(swap_layers(BASE, TOON, "b8.conv0=0.25,b32=0.5,b16"))
-    for key, share in found.items():
+    actual = shares_of(swap_layers(BASE, TOON, "b8.conv0=0.25,b32=0.5,b16"))
+    for key, share in actual.items():
         wanted = 0.25 if ".b8.conv0." in key else 0.5 if ".b32." in key else 1 if ".b16." in key else 0
         assert share == pytest.approx(wanted, abs=1e-6), key
 
@@ -240,7 +240,7 @@ def test_smoothing_keeps_bounds_constants_and_the_mapping(levels, width, mapping
 
 
 @pytest.mark.parametrize("width", [0, -1, math.nan, math.inf])
-def test_what_is_no_width(width):
+def test_invalid_widths(width):
     with pytest.raises(ToonError, match="above 0"):
         parse_swap("b8", NAMES, width)
 
@@ -250,7 +250,7 @@ def test_parts_of_a_block_cannot_be_smoothed():
         parse_swap("b8.conv0", NAMES, 1.0)
 
 
-# Two published conventions, written down here from their description
+# Two published conventions, implemented here from their description
 
 PARAMETERS = [name for name, _ in BASE.named_parameters()]
 
@@ -278,31 +278,31 @@ def jp_weight(key: str, resolution: int, level: int, width: float | None) -> flo
 @pytest.mark.parametrize("resolution", [4, 8, 16])
 def test_agrees_with_the_hard_blend_of_jp(resolution):
     """(R, level 0) keeps all of R from the first network: our range from the block above R, from the toon."""
-    found = shares_of(swap_layers(BASE, TOON, f"b{2 * resolution}-"))
-    assert all(found[key] == pytest.approx(jp_weight(key, resolution, 0, None), abs=1e-6) for key in PARAMETERS)
+    actual = shares_of(swap_layers(BASE, TOON, f"b{2 * resolution}-"))
+    assert all(actual[key] == pytest.approx(jp_weight(key, resolution, 0, None), abs=1e-6) for key in PARAMETERS)
 
 
 def test_agrees_with_toonify_of_jp():
     """Toonify: first network (low, and mapping) the toon, second (high) the person's."""
-    found = shares_of(swap_layers(BASE, TOON, "-b8,mapping"))
-    assert all(found[key] == pytest.approx(1 - jp_weight(key, 8, 0, None), abs=1e-6) for key in PARAMETERS)
+    actual = shares_of(swap_layers(BASE, TOON, "-b8,mapping"))
+    assert all(actual[key] == pytest.approx(1 - jp_weight(key, 8, 0, None), abs=1e-6) for key in PARAMETERS)
 
 
-def test_the_smooth_blend_of_jp_can_be_written_down():
-    """Its centre and half steps differ from ours; with a share for each layer the grammar says it all the same."""
+def test_the_smooth_blend_of_jp_as_fractional_shares():
+    """Its centre and half steps differ from ours, but a share for each layer expresses it in our grammar."""
     shares = {name: jp_weight(f"synthesis.{name}", 16, 0, 1.5) for name in NAMES}
-    found = shares_of(swap_layers(BASE, TOON, ",".join(f"{name}={share!r}" for name, share in shares.items())))
-    assert all(found[key] == pytest.approx(jp_weight(key, 16, 0, 1.5), abs=1e-5) for key in PARAMETERS)
+    actual = shares_of(swap_layers(BASE, TOON, ",".join(f"{name}={share!r}" for name, share in shares.items())))
+    assert all(actual[key] == pytest.approx(jp_weight(key, 16, 0, 1.5), abs=1e-5) for key in PARAMETERS)
 
 
 @pytest.mark.parametrize("split", [4, 8, 16])
 def test_agrees_with_the_split_of_dvs(split):
     """dvschultz: of the synthesis, the parameters up to and with split_res are the low network's; no noise_const."""
-    found = shares_of(swap_layers(BASE, TOON, f"-b{split}"))
+    actual = shares_of(swap_layers(BASE, TOON, f"-b{split}"))
     for key in PARAMETERS:
         match = re.match(r"synthesis\.b(\d+)\.", key)
-        assert found[key] == pytest.approx(float(match is not None and int(match[1]) <= split), abs=1e-6), key
-    assert found[f"synthesis.b{split}.conv1.noise_const"] == pytest.approx(1), "ours moves the noise with its layer"
+        assert actual[key] == pytest.approx(float(match is not None and int(match[1]) <= split), abs=1e-6), key
+    assert actual[f"synthesis.b{split}.conv1.noise_const"] == pytest.approx(1), "ours moves the noise with its layer"
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])

@@ -92,7 +92,7 @@ def test_gradients(act, dtype, options, device, implementation):
     """First order, and the second order of R1: the gradient of the squared norm of a gradient."""
     for layout in ("image", "channels_last", "features"):
         x, b, dim = make(dtype, layout, device)
-        # The slope of a clamped value is 0, of one in the next cell of a half type it is not: keep away.
+        # The slope of a clamped value is 0, that of the next half-type value is not: leave values near the clamp out.
         y = truth(x.double(), b.double(), dim, act, **{**options, "clamp": None})
         near = (y.abs() - options["clamp"]).abs() < 0.02 if "clamp" in options else torch.zeros_like(y, dtype=bool)
         x = torch.where(near, torch.zeros_like(x), x).requires_grad_()
@@ -160,7 +160,7 @@ def test_nothing_to_do_returns_x(device):
     assert ops.bias_act(x) is x
 
 
-def test_not_a_number_passes_through(device, implementation):
+def test_nan_passes_through(device, implementation):
     x = torch.tensor([[float("nan"), float("inf"), -float("inf")]], device=device)
     for act in ("linear", "relu", "lrelu"):
         y = ops.bias_act(x, act=act, gain=1.0, alpha=0.5, clamp=3.0)
@@ -169,7 +169,7 @@ def test_not_a_number_passes_through(device, implementation):
         assert y[0, 0].isnan() and y[0, 1] == float("inf")
 
 
-def test_half_bias_is_added_in_float32(device, implementation):
+def test_bias_is_added_in_float32(device, implementation):
     """A float32 bias is not rounded to the dtype of x first: 1 + 2^-9 would be lost in bfloat16."""
     x = torch.full([1, 1], -1.0, dtype=torch.bfloat16, device=device)
     b = torch.tensor([1 + 2**-9], device=device)

@@ -38,23 +38,23 @@ def test_value_and_derivatives(isa, kind, size):
     x, w = make(size)
     inputs = [t.requires_grad_() for t in (x, w)]
     doubles = [t.detach().double().requires_grad_() for t in (x, w)]
-    found, wanted = [], []
-    for leaves, results, function in ((inputs, found, conv3x3), (doubles, wanted, reference.conv3x3)):
+    actual, wanted = [], []
+    for leaves, results, function in ((inputs, actual, conv3x3), (doubles, wanted, reference.conv3x3)):
         y = function(*leaves, kind)
         loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum() + (y**3).sum()
         first = torch.autograd.grad(loss, leaves, create_graph=True)
         second = torch.autograd.grad(sum((g**2).sum() for g in first), leaves)
         results += [y, *first, *second]
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
-    for result, right in zip(found, wanted, strict=True):
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    for result, right in zip(actual, wanted, strict=True):
         assert relative_error(result, right) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
-def test_wide_networks_lose_little(kind):
+def test_error_with_512_channels(kind):
     """512 channels add up 4608 products, and the error stays within what is allowed of every size.
 
-    torch's own is no measure: some processors sum in blocks, which is more exact than a plain sum.
+    torch's own error is no reference: on some processors it sums in blocks, which is more exact than a plain sum.
     """
     x, w = make((1, 512, 32, 16, 16))
     exact = reference.conv3x3(x.double(), w.double(), kind)
@@ -62,7 +62,7 @@ def test_wide_networks_lose_little(kind):
 
 
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
-def test_gradients_nobody_wants_are_left_out(kind):
+def test_unused_gradients_are_not_computed(kind):
     x, w = (t.requires_grad_() for t in make(SIZES[0]))
     y = conv3x3(x, w, kind)
     wanted = torch.autograd.grad(y.sum(), [x, w], retain_graph=True)
@@ -75,16 +75,16 @@ def test_gradients_nobody_wants_are_left_out(kind):
 @pytest.mark.parametrize("kind", ["plain", "up", "down"])
 def test_threads_change_nothing(kind):
     x, w = make(SIZES[3])
-    before, found = torch.get_num_threads(), []
+    before, actual = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
             w.grad = None
             y = conv3x3(x.requires_grad_(), w.requires_grad_(), kind)
-            found.append([y, *torch.autograd.grad(y.square().sum(), [x, w])])
+            actual.append([y, *torch.autograd.grad(y.square().sum(), [x, w])])
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*actual, strict=True))
 
 
 @pytest.mark.parametrize("styled", [True, False])
@@ -131,9 +131,9 @@ def test_conv_layer_is_the_same_either_way(act, up, down, channels, styled):
     y = layer(x, w, styles, b, noise)
     assert relative_error(y, wanted) < TOLERANCE
     used = [t for t in (x, w, styles, b) if t is not None]
-    found = torch.autograd.grad(y.square().sum(), used)
+    actual = torch.autograd.grad(y.square().sum(), used)
     right = torch.autograd.grad(wanted.square().sum(), [t for t in doubles[:4] if t is not None])
-    for a, b in zip(found, right, strict=True):
+    for a, b in zip(actual, right, strict=True):
         # A value within rounding of the clamp may fall on either side of it.
         assert relative_error(a, b) < 20 * TOLERANCE
 
@@ -145,7 +145,7 @@ def test_modulated_1x1():
         assert relative_error(modulated_1x1(x.contiguous(memory_format=layout), w, styles), wanted) < TOLERANCE
 
 
-def test_which_convolutions_it_takes():
+def test_which_convolutions_it_supports():
     x, w = make((1, 32, 32, 96, 96))
     assert [kind_of(x, w, FILTER, *r, 1) for r in ((1, 1), (2, 1), (1, 2))] == ["plain", "up", "down"]
     assert kind_of(x, w, None, 1, 1, 1) == "plain"
@@ -179,7 +179,7 @@ def test_kept_weights_follow_the_weights():
     assert cached(w, "sum", w.sum, False) == 2304 and w not in module._cache
 
 
-def test_a_changed_instruction_set_finds_its_own_weights(isa):
+def test_packed_weights_are_kept_per_instruction_set(isa):
     x, w = make((1, 16, 16, 8, 8))
     with torch.no_grad():
         before = conv3x3(x, w, "plain", keep=True)

@@ -1,4 +1,4 @@
-"""The ops inside a CUDA graph: launches allocate nothing, and wait for nothing, that a capture would refuse."""
+"""The ops inside a CUDA graph: launches neither allocate nor wait, which a capture would refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels, compiled as plain C++ over the few lines of CUDA in cuda_on_cpu/, against the same truths.
+"""The CUDA kernels, compiled as plain C++ with the replacement of CUDA in cuda_on_cpu/, against the same references.
 
 They run thread after thread on CPU tensors, so that indices, tails and dispatch are tested without a GPU.
 """
@@ -126,7 +126,7 @@ def test_tiles_match(dtype, resampling, name, launches):
 @pytest.mark.parametrize("fir", test_epilogue.FIRS)
 def test_epilogue_matches(fir, launches, monkeypatch):
     f, padding = test_epilogue.FIRS[fir]
-    if f is not None and f.ndim == 1:  # as the op makes it for CUDA
+    if f is not None and f.ndim == 1:  # as the op prepares it for CUDA
         monkeypatch.setitem(test_epilogue.FIRS, fir, (f.outer(f), padding))
     cases = list(itertools.product(test_epilogue.OPERANDS, DTYPES, (False, True)))
     sizes = itertools.cycle([(2, 5, 9, 13), (2, 16, 8, 24), (1, 3, 40, 131)])

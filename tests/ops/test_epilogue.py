@@ -114,7 +114,7 @@ def test_gradients(act, dtype, channels_last, device, implementation):
     for fir, operands, options in (("none", "bsn", {}), ("1331", "bsN", {"clamp": 0.9}), ("full", "s", {"gain": -0.7})):
         x, small, filters = make(fir, operands, dtype, channels_last, device, size=(2, 5, 6, 7))
         x64, small64 = x.double(), {k: t.double() for k, t in small.items()}
-        if "clamp" in options:  # a clamped value has no slope, its neighbour in a half type has: compare beyond doubt
+        if "clamp" in options:  # near the clamp, rounding to a half type decides the slope: clamp nothing
             options |= {"clamp": 1000.0}
         results = derivatives(x, small, lambda *a: run(*a, filters, act=act, **options))  # noqa: B023
         truths = derivatives(x64, small64, lambda *a: truth(*a, filters, act, **options))  # noqa: B023
@@ -229,7 +229,7 @@ def test_out_may_not_overlap(device):
         ops.epilogue(memory[:2], f=FIRS["1331"][0].to(device), padding=[2, 1, 2, 1], out=memory[:2])
 
 
-def test_infinite_and_not_a_number(device, implementation):
+def test_infinity_and_nan(device, implementation):
     x = torch.tensor([float("nan"), float("inf"), -float("inf")], device=device).reshape(1, 3, 1, 1)
     for act in ACTS:
         y = ops.epilogue(x, act=act, gain=1.0).flatten()
@@ -238,7 +238,7 @@ def test_infinite_and_not_a_number(device, implementation):
         assert y[0].isnan() and y[1] == 3 and y[2] == (0 if act == "relu" else -3)
 
 
-def test_nothing_is_kept_but_the_result(device):
+def test_only_the_result_is_saved_for_backward(device):
     """Neither x nor the filtered x is saved for the backward pass: only y, the filter and the small operands."""
     x, small, filters = make("1331", "bsn", torch.float32, device=device)
     kept = []
@@ -275,7 +275,7 @@ def test_mistakes(options, match, implementation):
         ops.epilogue(torch.zeros(3, 4, 4))
 
 
-def test_kernels_refuse_what_they_cannot_take():
+def test_kernels_refuse_invalid_arguments():
     """Called below the public function: no pointer is passed on unchecked."""
     if not library.available("cpu"):
         pytest.skip(f"compiled kernels: {library.why_not('cpu')}")

@@ -59,8 +59,8 @@ def test_reference_context_is_plain_pytorch():
         assert not any("stylegan_toon" in name for name in traced())
 
 
-def test_kernels_refuse_what_they_cannot_take():
-    """Called below the public functions, as by somebody's own graph: no pointer is passed on unchecked."""
+def test_kernels_refuse_invalid_arguments():
+    """The registered ops, called directly, check their arguments before they pass pointers on."""
     if not library.available("cpu"):
         pytest.skip(f"compiled kernels: {library.why_not('cpu')}")
     x = torch.randn(1, 2, 4, 4)

@@ -63,7 +63,7 @@ def test_derivatives_and_registration():
             torch.library.opcheck(torch.ops.stylegan_toon.haar.default, (sample, up))
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match="4 C"):
         haar_up(torch.zeros(1, 6, 2, 2))
     with pytest.raises(ValueError, match="2 H"):

@@ -41,14 +41,14 @@ def derivatives(function, tensors):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_value_and_derivatives(isa, size, layout):
     tensors = operands(size, layout)
-    found, wanted = derivatives(haar_rgb, tensors), derivatives(definition, [t.double() for t in tensors])
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
-    for result, right in zip(found, wanted, strict=True):
+    actual, wanted = derivatives(haar_rgb, tensors), derivatives(definition, [t.double() for t in tensors])
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    for result, right in zip(actual, wanted, strict=True):
         assert relative_error(result, right) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_the_kernels_do_not_take(dtype):
+def test_inputs_without_a_kernel(dtype):
     tensors = operands((2, 5, 5, 3, 4), dtype=dtype)
     wanted = derivatives(definition, [t.double() for t in tensors])
     for result, right in zip(derivatives(haar_rgb, tensors), wanted, strict=True):
@@ -58,13 +58,13 @@ def test_what_the_kernels_do_not_take(dtype):
             assert relative_error(result, right) < TOLERANCE[dtype]
 
 
-def test_gradients_nobody_wants_are_left_out():
+def test_unused_gradients_are_not_computed():
     tensors = [t.requires_grad_() for t in operands()]
     everything = torch.autograd.grad(haar_rgb(*tensors).square().sum(), tensors)
     for chosen in ([0], [1], [2], [3], [0, 1], [2, 3]):
         some = [t.detach().requires_grad_(i in chosen) for i, t in enumerate(tensors)]
-        found = torch.autograd.grad(haar_rgb(*some).square().sum(), [some[i] for i in chosen])
-        for i, gradient in zip(chosen, found):
+        actual = torch.autograd.grad(haar_rgb(*some).square().sum(), [some[i] for i in chosen])
+        for i, gradient in zip(chosen, actual):
             assert relative_error(gradient, everything[i].double()) < TOLERANCE[torch.float32]
 
 
@@ -91,7 +91,7 @@ def test_fullgraph():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     x, style, weight, bias = operands()
     with pytest.raises(ValueError, match="weight"):
         haar_rgb(x, style, weight[:3], bias)

@@ -73,10 +73,10 @@ def derivatives(function, tensors, kind, again=True):
 @pytest.mark.parametrize("kind", KINDS)
 def test_value_and_derivatives(isa, kind, how):
     tensors = operands(kind, **how)
-    found = derivatives(layer, tensors, kind)
+    actual = derivatives(layer, tensors, kind)
     wanted = derivatives(definition, [None if t is None else t.double() for t in tensors], kind)
-    assert found[0].is_contiguous(memory_format=torch.channels_last)
-    for result, right in zip(found, wanted, strict=True):
+    assert actual[0].is_contiguous(memory_format=torch.channels_last)
+    for result, right in zip(actual, wanted, strict=True):
         assert relative_error(result, right) < TOLERANCE
 
 
@@ -88,8 +88,8 @@ def test_kept_weights_and_no_gradients(kind, keep):
         for factor in (1, 2):  # demodulation undoes the factor, if it sees it
             y = layer(tensors[0], tensors[1].mul_(factor), *tensors[2:], kind, keep=keep)
             assert relative_error(y, definition(*(t.double() for t in tensors), kind)) < TOLERANCE
-    found = derivatives(lambda *args: layer(*args, keep=keep), tensors, kind)
-    for result, right in zip(found, derivatives(layer, tensors, kind), strict=True):
+    actual = derivatives(lambda *args: layer(*args, keep=keep), tensors, kind)
+    for result, right in zip(actual, derivatives(layer, tensors, kind), strict=True):
         assert relative_error(result, right) < TOLERANCE  # the energy is summed in another order
 
 
@@ -102,7 +102,7 @@ def test_from_kept_weights_to_training_and_back():
 
 @pytest.mark.parametrize("styled", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_nobody_wants_are_left_out(kind, styled):
+def test_unused_gradients_are_not_computed(kind, styled):
     x, w, styles, noise, b = operands(kind, styled=styled)
     x.requires_grad_(), w.requires_grad_()
     y = layer(x, w, styles, noise, b, kind)
@@ -126,7 +126,7 @@ def test_opcheck(kind):
     assert torch.equal(weight_energy(w, False), w.square().sum((2, 3)).t())
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     x, w, *_ = operands("plain", (2, 16, 32, 8, 8))
     wrong = {"styles": torch.ones(2, 32), "noise": torch.ones(4, 4), "b": torch.ones(16)}
     for name, value in wrong.items():
@@ -151,7 +151,7 @@ def test_small_layers(size, up):
         return conv_layer(x, w, b, styles=styles, f=FILTER, up=up, act="lrelu", gain=1.3, clamp=2.0)
 
     kind = "up" if up == 2 else "plain"
-    found = derivatives(small, tensors, kind)
+    actual = derivatives(small, tensors, kind)
     wanted = derivatives(definition, [None if t is None else t.double() for t in tensors], kind)
-    for result, right in zip(found, wanted, strict=True):
+    for result, right in zip(actual, wanted, strict=True):
         assert relative_error(result, right) < TOLERANCE

@@ -1,4 +1,4 @@
-"""Where the compiled library is looked for, which are refused, and that the ops work without it, with one warning."""
+"""Where the compiled library is searched, which files are refused, and the ops without it, with one warning."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def use(**environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_switched_off_says_nothing():
+def test_switched_off_gives_no_warning():
     lines = use(**{library.VARIABLE: "none"})
     assert lines[0] == "0"
     assert f"cpu      reference: switched off by {library.VARIABLE}=none" in lines
@@ -59,13 +59,13 @@ def judge(monkeypatch):
     return kernels
 
 
-def test_what_is_not_a_library(tmp_path, judge):
+def test_files_that_are_no_library(tmp_path, judge):
     path = tmp_path / "text.so"
     path.write_text("not a library")
     assert judge(path).handle is None and "does not load" in judge(path).reason
 
 
-def test_other_interface_is_refused(judge, monkeypatch):
+def test_another_abi_version_is_refused(judge, monkeypatch):
     if not library.available("cpu"):
         pytest.skip(f"compiled kernels: {library.why_not('cpu')}")
     path = Path(library._kernels().path)
@@ -86,7 +86,7 @@ def test_a_struct_of_another_size_is_refused(judge, monkeypatch):
     assert judge(path).handle is None and "ToonHaar" in judge(path).reason
 
 
-def test_where_it_is_looked_for(tmp_path, monkeypatch):
+def test_search_order(tmp_path, monkeypatch):
     package = tmp_path / "stylegan_toon"
     monkeypatch.setattr(library, "__file__", str(package / "ops" / "library.py"))
     beside, built = package / "_kernels.so", tmp_path / "build" / "kernels" / "_kernels.so"
@@ -94,7 +94,7 @@ def test_where_it_is_looked_for(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
     assert library._find() == beside
     built.touch()
-    assert library._find() == beside  # not a checkout: no business of ours
+    assert library._find() == beside  # not a checkout: ignored
     (tmp_path / "setup.py").touch()
     assert library._find() == built
     beside.touch()

@@ -1,4 +1,4 @@
-"""out=: both ops into memory that is there already, in place where that can be; what is refused; torch's view of it."""
+"""out=: both ops into existing memory, in place where possible; what is refused; autograd and torch.compile."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_nothing_to_do_is_a_copy(device, implementation):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_past_the_cache(dtype):
-    """Outputs above 64 MiB are stored another way: the same bits as those below it, at any alignment."""
+def test_outputs_larger_than_the_cache(dtype):
+    """Outputs above 64 MiB are stored past the cache: the same bits as smaller ones, at any alignment."""
     if not library.available("cpu"):
         pytest.skip(f"compiled kernels: {library.why_not('cpu')}")
     h, w = 4097, 4099 * 4 // dtype.itemsize
@@ -132,7 +132,7 @@ def test_opcheck(layout, device):
 
 
 def test_fullgraph(device):
-    """torch.compile knows what is written: also where the input changes afterwards."""
+    """torch.compile knows that out is written, also where the input changes afterwards."""
 
     def layer(x, b, f):
         y = x.new_empty(1, 3, 16, 16)

@@ -74,9 +74,9 @@ def exact(tensors):
 def test_value_and_derivatives(isa, size, up):
     for noise, layout in (("shared", torch.channels_last), ("each", torch.contiguous_format)):
         tensors = operands(size, up=up, noise=noise, layout=layout)
-        found, wanted = derivatives(layer, tensors), derivatives(definition, exact(tensors))
-        assert found[0].is_contiguous(memory_format=torch.channels_last)
-        for result, right in zip(found, wanted, strict=True):
+        actual, wanted = derivatives(layer, tensors), derivatives(definition, exact(tensors))
+        assert actual[0].is_contiguous(memory_format=torch.channels_last)
+        for result, right in zip(actual, wanted, strict=True):
             assert result.shape == right.shape and relative_error(result, right) < TOLERANCE
 
 
@@ -87,15 +87,15 @@ def test_any_number_of_threads(threads, up):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = derivatives(layer, tensors)
+        actual = derivatives(layer, tensors)
     finally:
         torch.set_num_threads(before)
-    for result, right in zip(found, derivatives(definition, exact(tensors)), strict=True):
+    for result, right in zip(actual, derivatives(definition, exact(tensors)), strict=True):
         assert relative_error(result, right) < TOLERANCE
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_gradients_nobody_wants_are_left_out(up):
+def test_unused_gradients_are_not_computed(up):
     """Any choice of them gives the same numbers as all of them."""
     tensors = operands(up=up)
     present = [i for i, t in enumerate(tensors) if t is not None]
@@ -103,8 +103,8 @@ def test_gradients_nobody_wants_are_left_out(up):
     everything = dict(zip(present, torch.autograd.grad(y.sum(), [tensors[i] for i in present])))
     for chosen in (*([i] for i in present), [0, 1, 5] + [6] * up, [2, 3, 4], [1, 2], [0, 3]):
         some = [None if t is None else t.detach().requires_grad_(i in chosen) for i, t in enumerate(tensors)]
-        found = torch.autograd.grad(layer(*some).sum(), [some[i] for i in chosen])
-        for i, gradient in zip(chosen, found):
+        actual = torch.autograd.grad(layer(*some).sum(), [some[i] for i in chosen])
+        for i, gradient in zip(chosen, actual):
             assert relative_error(gradient, everything[i].double()) < TOLERANCE, NAMES[i]
 
 
@@ -172,7 +172,7 @@ def test_fullgraph(backend):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments():
     tensors = operands(up=True)
     for i, shape in ((1, (2, 16)), (2, (32, 1, 1, 1)), (5, (4, 4)), (6, (2, 32))):
         with pytest.raises(ValueError, match=NAMES[i]):

@@ -1,4 +1,4 @@
-"""Switches of one thread leave the others alone, and threads may share weights."""
+"""Settings of one thread do not change the others, and threads may share weights."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def in_another_thread(function):
     return results[0]
 
 
-def test_reference_is_of_one_thread():
+def test_reference_is_thread_local():
     with ops.reference():
         assert library.reference_wanted() and not in_another_thread(library.reference_wanted)
     assert not library.reference_wanted()
 
 
-def test_no_weight_gradients_is_of_one_thread():
+def test_no_weight_gradients_is_thread_local():
     with no_weight_gradients():
         assert not weight_gradients_wanted() and in_another_thread(weight_gradients_wanted)
     assert weight_gradients_wanted()
 
 
-def test_threads_share_what_is_derived_from_weights():
+def test_threads_share_packed_weights():
     w = torch.arange(6.0)
     barrier = threading.Barrier(4)
     results: list[torch.Tensor] = []

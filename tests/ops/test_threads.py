@@ -34,7 +34,7 @@ print(len(before), len(pools() - before), counts[1] - counts[0], counts[3] - cou
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_one_pool_of_the_size_torch_says():
+def test_one_thread_pool_of_the_size_set_in_torch():
     if not library.available("cpu"):
         pytest.skip(f"compiled kernels: {library.why_not('cpu')}")
     environment = {**os.environ, "PYTHONPATH": str(Path(library.__file__).parents[2])}

@@ -66,7 +66,7 @@ def test_networks_in_threads_do_not_share():
     assert all(torch.equal(a, b) for a, b in zip(images, wanted, strict=True))
 
 
-def test_hooks_see_outputs_that_stay_as_they_are():
+def test_outputs_seen_by_hooks_are_not_overwritten():
     G = tiny_generator(resolution=64, channel_base=2048)  # large enough for the workspace
     seen, copies = [], []
 
@@ -93,7 +93,7 @@ def ops_on(x):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_an_output_is_written_where_the_last_one_was(which):
+def test_an_output_reuses_the_memory_of_the_last_one(which):
     x = torch.randn(LARGE)
     first = ops_on(x)[which]
     at, kept = first.data_ptr(), first[0, 3]
@@ -128,7 +128,7 @@ def test_small_and_giant_outputs_and_a_fifth_one_get_new_memory():
     held[0].fill_(1)  # it is in use still
 
 
-def test_what_a_backward_pass_saves_is_not_written_over():
+def test_saved_tensors_are_not_overwritten():
     x = torch.randn(LARGE, requires_grad=True)
     loss = sum(y.square().sum() for y in ops_on(x))
     for _ in range(6):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The projects are no part of the installed package; last, so that what is installed is what is tested.
+# The projects are no part of the installed package. Appended last, so that the installed package is tested.
 sys.path.append(str(Path(__file__).parents[2]))
 
 

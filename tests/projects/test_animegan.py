@@ -1,4 +1,4 @@
-"""AnimeGANv2: its formulas against second writings, and a small training from start to painting."""
+"""AnimeGANv2: its formulas against second implementations, and a small training from start to finished pictures."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_the_generator_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in AnimeGenerator().parameters()) == 2_143_552
 
 
-def test_the_generator_is_what_its_paper_says():
-    """Against a second writing with plain functions, layer for layer, in float64."""
+def test_the_generator_equals_a_second_implementation():
+    """Against a second implementation with plain functions, layer for layer, in float64."""
     G = small_generator().double()
     for p in G.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -148,8 +148,8 @@ def test_colour_variation_and_scores_in_closed_form():
     assert losses.variation_loss(ramp).item() == pytest.approx(0.5)
     scores = [torch.full((2, 1, 3, 3), v) for v in (0.5, 0.2, 0.3, 0.4)]
     assert losses.generator_loss(scores[0]).item() == pytest.approx(0.25)
-    told = losses.discriminator_loss(*scores, weights=(1, 2, 3, 4)).item()
-    assert told == pytest.approx(0.25 + 2 * 0.04 + 3 * 0.09 + 4 * 0.16)
+    value = losses.discriminator_loss(*scores, weights=(1, 2, 3, 4)).item()
+    assert value == pytest.approx(0.25 + 2 * 0.04 + 3 * 0.09 + 4 * 0.16)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_colour_variation_and_scores_in_closed_form():
     [("hayao", 1.5, 2.5, 15, 1), ("paprika", 2.0, 0.6, 50, 0.1), ("shinkai", 1.2, 2.0, 10, 1)],
 )
 def test_presets_are_the_published_ones(look, content, style, colour, variation):
-    found = STYLES[look]
-    assert (found.content, found.style, found.colour, found.variation) == (content, style, colour, variation)
+    actual = STYLES[look]
+    assert (actual.content, actual.style, actual.colour, actual.variation) == (content, style, colour, variation)
     assert train.TrainingConfig(look=look, style=9.0).weights.style == 9.0
-    assert train.TrainingConfig(look=look).weights == found
+    assert train.TrainingConfig(look=look).weights == actual
 
 
 # ---------------------------------------------------------------- edges
@@ -179,7 +179,7 @@ def test_only_edges_are_smoothed_and_as_a_gaussian_would():
         np.testing.assert_allclose(soft[9, column], wanted, atol=1)
 
 
-def test_edges_are_thin_whole_and_no_noise():
+def test_canny_edges():
     disc = Image.new("L", (96, 96), 40)
     ImageDraw.Draw(disc).ellipse((20, 20, 76, 76), fill=200)
     edges = canny(np.asarray(disc, np.float64))
@@ -190,7 +190,7 @@ def test_edges_are_thin_whole_and_no_noise():
     assert not canny(faint).any()
 
 
-def test_a_weak_edge_counts_where_it_goes_on_from_a_strong_one():
+def test_a_weak_edge_counts_if_connected_to_a_strong_one():
     ramp = np.linspace(36, 90, 60)[:, None]  # contrast grows downwards: 36 -> 144, 90 -> 360 in the Sobel norm
     picture = np.where(np.arange(40) < 20, 100.0, 100 + ramp)
     assert canny(picture)[2:-2].any(1).all()
@@ -216,7 +216,7 @@ def tiny_vgg(path: Path) -> Path:
 
 def test_vgg16_is_read_and_scaled(tmp_path):
     path = tiny_vgg(tmp_path / "vgg.npz")
-    found = features(str(path))
+    actual = features(str(path))
     img = torch.rand(2, 3, 32, 48) * 2 - 1
     with np.load(path) as table:
         x = (img.flip(1) + 1) * 127.5 - torch.tensor([103.939, 116.779, 123.68])[:, None, None]
@@ -225,10 +225,10 @@ def test_vgg16_is_read_and_scaled(tmp_path):
                 x = F.max_pool2d(x, 2)
             before = F.conv2d(x, *(torch.from_numpy(table[f"{name}.{p}"]).float() for p in ("weight", "bias")), 1, 1)
             x = before.relu()
-    torch.testing.assert_close(found.raw(img), before, rtol=1e-3, atol=1e-3)
-    found.calibrate(img)
-    assert found(img).abs().mean().item() == pytest.approx(LEVEL, rel=1e-4)
-    assert found.name == "vgg conv4_3"
+    torch.testing.assert_close(actual.raw(img), before, rtol=1e-3, atol=1e-3)
+    actual.calibrate(img)
+    assert actual(img).abs().mean().item() == pytest.approx(LEVEL, rel=1e-4)
+    assert actual.name == "vgg conv4_3"
 
 
 def test_vgg19_is_torchvisions_conv4_4(tmp_path):
@@ -245,7 +245,7 @@ def test_vgg19_is_torchvisions_conv4_4(tmp_path):
     torch.testing.assert_close(features(str(tmp_path / "vgg19.pth")).raw(img * 2 - 1), wanted, rtol=1e-3, atol=1e-5)
 
 
-def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
+def test_unavailable_features_are_reported(tmp_path, monkeypatch):
     from projects.animegan import features as module
 
     def unavailable(*_, **__):
@@ -253,10 +253,10 @@ def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "hub_file", unavailable)
     lines = []
-    found = features("auto", say=lines.append)
-    assert found.name == "vgg16 conv3_3" and "VGG19 is not available" in lines[0]
+    actual = features("auto", say=lines.append)
+    assert actual.name == "vgg16 conv3_3" and "VGG19 is not available" in lines[0]
     img = torch.rand(1, 3, 32, 48) * 2 - 1
-    torch.testing.assert_close(F.relu(found.raw(img)), vgg16()(img)[2], rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(F.relu(actual.raw(img)), vgg16()(img)[2], rtol=1e-3, atol=1e-2)
     with pytest.raises(ToonError, match="VGG19 is not available"):
         features("vgg19")
     (tmp_path / "bad.npz").write_bytes(b"no")
@@ -271,11 +271,11 @@ def test_features_that_cannot_be_had_are_told(tmp_path, monkeypatch):
 @pytest.fixture
 def sets(tmp_path) -> list[str]:
     """Photos: soft blobs. Drawings: hard bars."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for kind in ("photos", "drawings"):
         (tmp_path / kind).mkdir()
         for i in range(6):
-            image = Image.fromarray(draws.integers(0, 255, (4, 4, 3), np.uint8))
+            image = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8))
             image = image.resize((40, 40), Image.Resampling.BICUBIC if kind == "photos" else Image.Resampling.NEAREST)
             image.save(tmp_path / kind / f"{i}.png")
     vgg = tiny_vgg(tmp_path / "vgg.npz")
@@ -296,7 +296,7 @@ def go(sets: list[str], out: Path, *more: str, ok: bool = True) -> str:
     return result.output
 
 
-def test_a_training_ends_the_same_however_often_it_stops(sets, tmp_path, monkeypatch):
+def test_resuming_gives_the_same_result(sets, tmp_path, monkeypatch):
     """Over both phases and the fading: every tensor of the last snapshot, and the pictures."""
     plan = ["--kimg", "0.04", "--start-kimg", "0.012", "--fade-kimg", "0.012"]
     go(sets, tmp_path / "whole", *plan)
@@ -326,14 +326,14 @@ def falls(log: Path, name: str, share: float = 0.9) -> bool:
     return np.mean(values[-third:]) < share * np.mean(values[:third])
 
 
-def test_the_first_phase_learns_to_show_what_it_sees(sets, tmp_path, monkeypatch):
-    """And `infer` paints from the saved file what the training's own process does."""
+def test_the_first_phase_learns_to_reproduce_photos(sets, tmp_path, monkeypatch):
+    """And `infer` makes the same pictures from the saved file as the training process."""
     monkeypatch.setattr("stylegan_toon.training.loop.TICK", 0)
-    painted = []
+    stylised = []
     sheet = train.sheet
 
     def keep(G, photos):
-        painted[:] = [stylise(G, photo) for photo in photos]
+        stylised[:] = [stylise(G, photo) for photo in photos]
         return sheet(G, photos)
 
     monkeypatch.setattr(train, "sheet", keep)
@@ -346,12 +346,12 @@ def test_the_first_phase_learns_to_show_what_it_sees(sets, tmp_path, monkeypatch
     )
     assert result.exit_code == 0, result.output
     for i in range(6):
-        assert (np.asarray(Image.open(tmp_path / "painted" / f"{i}.png")) == np.asarray(painted[i])).all()
+        assert (np.asarray(Image.open(tmp_path / "painted" / f"{i}.png")) == np.asarray(stylised[i])).all()
     assert (tmp_path / "painted" / "sheet.png").exists()
 
 
-def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
-    """Adam's first step is no longer than the rate. One that remembered the first phase's gradients went far."""
+def test_the_second_phase_has_its_own_optimiser(sets, tmp_path):
+    """Adam's first step is no longer than the rate; with the moments of the first phase it would be far longer."""
     plan = ["--start-kimg=0.04", "--g-lr=1e-4", "--fade-kimg=0", *FAST]
     for kimg in ("0.04", "0.042"):
         go(sets, tmp_path, "--kimg", kimg, *plan, *["--resume=auto"] * (kimg == "0.042"))
@@ -360,11 +360,11 @@ def test_the_second_phase_begins_with_a_step_of_its_own_length(sets, tmp_path):
     assert 0.5e-4 < max(steps) < 1.01e-4
 
 
-def test_what_ships_draws_the_example_in_its_colours():
+def test_shipped_weights_keep_the_colours_of_the_example():
     portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
     photo = portrait.crop((58, 54, 282, 278)).resize((160, 160), Image.Resampling.LANCZOS)
-    painted = stylise(load_generator(SHIPPED), photo)
-    before, after = (np.asarray(image).astype(float) / 255 for image in (photo, painted))
+    stylised = stylise(load_generator(SHIPPED), photo)
+    before, after = (np.asarray(image).astype(float) / 255 for image in (photo, stylised))
     assert 0.02 < np.abs(after - before).mean() < 0.12  # another picture, of the same
     assert np.abs(after.mean((0, 1)) - before.mean((0, 1))).max() < 0.08
     tones, lines = zip(*(np.quantile(ndimage.black_tophat(img.mean(2), 5), [0.5, 0.98]) for img in (before, after)))
@@ -396,20 +396,20 @@ def test_mistakes_end_in_a_sentence(sets, tmp_path, more, part):
     assert text.startswith("error: ") and part in text and "Traceback" not in text
 
 
-# ---------------------------------------------------------------- painting
+# ---------------------------------------------------------------- inference
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (61, 40)])
-def test_pictures_of_any_size_keep_it(size):
+def test_the_size_of_pictures_is_kept(size):
     G = small_generator()
     picture = Image.effect_noise(size, 60).convert("RGB")
-    painted = stylise(G, picture)
-    assert painted.size == size
+    stylised = stylise(G, picture)
+    assert stylised.size == size
     if size == (32, 32):
         img = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
             wanted = ((G(img)[0].permute(1, 2, 0) + 1) * 127.5).round().numpy()
-        assert np.abs(np.asarray(painted) - wanted).max() <= 1
+        assert np.abs(np.asarray(stylised) - wanted).max() <= 1
     assert stylise(G, picture.resize((300, 200)), max_side=64).size == (64, 43)
     with pytest.raises(ToonError, match="too small"):
         stylise(G, picture.resize((31, 100)))
@@ -446,7 +446,7 @@ def packets(path: Path, kind: str) -> list[bytes]:
         return [bytes(p) for p in container.demux(**{kind: 0}) if p.size]
 
 
-def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
+def test_a_video_is_converted_frame_by_frame_and_keeps_its_sound(tmp_path):
     source = film(tmp_path / "film.mp4", sound=True)
     import av
 
@@ -464,7 +464,7 @@ def test_a_video_is_painted_picture_by_picture_and_keeps_its_sound(tmp_path):
         convert_video(source, tmp_path, lambda picture: picture, quiet=True, overwrite=True)
 
 
-def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
+def test_an_interrupted_video_keeps_the_finished_frames(tmp_path):
     source = film(tmp_path / "film.mp4", sound=False)
     import av
 
@@ -486,7 +486,7 @@ def test_a_video_that_is_stopped_ends_where_the_work_was(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.mp4"]
 
 
-def test_onnx_paints_the_same(tmp_path):
+def test_onnx_gives_the_same_pictures(tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     G = small_generator()

@@ -1,4 +1,4 @@
-"""CycleGAN: sizes from the paper, a training that learns and goes on, pictures from the saved file."""
+"""CycleGAN: sizes from the paper, training and resuming, pictures from the saved file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_published_sizes(blocks, millions):
 
 
 @pytest.mark.parametrize(("layers", "side"), [(1, 16), (2, 34), (3, 70), (4, 142)])
-def test_how_much_a_score_sees(layers, side):
+def test_receptive_field_of_a_score(layers, side):
     """The gradient of one score, in a network without norms (these see the whole picture)."""
     D = Discriminator(DiscriminatorConfig(2, layers)).double()
     D.layers = torch.nn.Sequential(*(m for m in D.layers if not isinstance(m, torch.nn.InstanceNorm2d)))
@@ -88,7 +88,7 @@ def test_how_much_a_score_sees(layers, side):
         assert touched.max() - touched.min() + 1 == side
 
 
-def test_instance_norm_is_blind_to_the_level_of_colours():
+def test_instance_norm_ignores_the_mean_colour():
     """It takes the mean of every channel away, right behind the first convolution; layer norm does not."""
     torch.manual_seed(0)
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64) - 0.5
@@ -98,7 +98,7 @@ def test_instance_norm_is_blind_to_the_level_of_colours():
         assert torch.allclose(G(image), G(redder), rtol=0, atol=1e-9) == blind
 
 
-def test_transposed_convolutions_paint_a_checkerboard():
+def test_transposed_convolutions_give_a_checkerboard():
     """On a plain picture, far from its rim; nearest neighbours and a convolution stay plain."""
     torch.manual_seed(0)
     for upsample, plain in (("transposed", False), ("nearest", True)):
@@ -116,13 +116,13 @@ def test_losses_in_closed_form():
     assert adversarial("bce", scores, False) == pytest.approx(-np.log(1 - sigmoid).mean())
 
 
-def test_the_rate_falls_when_asked():
+def test_the_learning_rate_falls_with_decay_kimg():
     assert [fade_out(10, images, 4) for images in (0, 6000, 8000, 9999)] == [1, 1, 0.5, pytest.approx(0.00025)]
     assert fade_out(10, 9999, 0) == 1
 
 
 def test_the_pool():
-    """Full, it gives half the time an older picture, and keeps the new one in its place."""
+    """A full pool returns an older picture half the time and keeps the new one in its place."""
     torch.manual_seed(0)
     pool, given = Pool(5, (1, 1, 1)), []
     for number in range(400):
@@ -134,8 +134,8 @@ def test_the_pool():
     assert torch.equal(Pool(0, (1, 1, 1)).exchange(torch.ones(2, 1, 1, 1)), torch.ones(2, 1, 1, 1))
 
 
-def test_it_learns(sets, tmp_path):
-    """What goes there and back comes back better, what should stay stays, and D tells stripes from drawn ones."""
+def test_losses_fall(sets, tmp_path):
+    """The cycle and identity losses and that of D_toon fall."""
     go(sets, tmp_path / "run", replace(TINY, kimg=0.1, g_channels=8, lr=2e-3))
     rows = log(tmp_path / "run")
     for name, part in {"cycle": 0.87, "identity": 0.75, "D_toon": 0.5}.items():
@@ -144,7 +144,7 @@ def test_it_learns(sets, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{}, {"dtype": "bfloat16", "loss": "bce", "decay_kimg": 0.004, "batch": 2}])
-def test_stopped_and_taken_up_it_ends_the_same(sets, tmp_path, change):
+def test_resuming_gives_the_same_result(sets, tmp_path, change):
     """Networks, optimisers and both pools, bit for bit."""
     config = replace(TINY, **change)
     go(sets, tmp_path / "whole", config)
@@ -167,15 +167,15 @@ def test_stopped_and_taken_up_it_ends_the_same(sets, tmp_path, change):
     assert whole.tensors["task.toon.count"] == 2 and whole.tensors["task.photo.pictures"].abs().max() > 0
 
 
-def test_mixed_precision_is_that(sets, tmp_path, monkeypatch):
+def test_mixed_precision_runs_in_bfloat16(sets, tmp_path, monkeypatch):
     """Convolutions do run in bfloat16 under --dtype bfloat16, and in float32 without."""
     seen: set[torch.dtype] = set()
     convolve = torch.nn.Conv2d.forward
 
     def watched(self, x):
-        found = convolve(self, x)
-        seen.add(found.dtype)
-        return found
+        actual = convolve(self, x)
+        seen.add(actual.dtype)
+        return actual
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
     monkeypatch.setattr(training, "sheet", lambda *_: Image.new("RGB", (8, 8)))  # drawn in float32
@@ -185,7 +185,7 @@ def test_mixed_precision_is_that(sets, tmp_path, monkeypatch):
         assert seen == {getattr(torch, dtype)}
 
 
-def test_the_file_gives_the_picture_that_was_seen(sets, tmp_path):
+def test_the_saved_file_gives_the_pictures_of_training(sets, tmp_path):
     """Both directions, from the saved file, against the sheet that the training process drew, pixel for pixel."""
     path = go(sets, tmp_path / "run")
     networks = {"toon": infer.load_generator(path), "photo": infer.load_generator(path, "photo")}
@@ -212,7 +212,7 @@ def test_the_commands(sets, tmp_path):
             assert made.tobytes() == expected.tobytes()
     wrong = ["--photos", str(tmp_path / "nowhere"), "--cartoons", cartoons, "--device", "cpu", *sizes]
     rows = log(out)
-    for folder in (tmp_path / "new", out):  # a slip of the pen leaves nothing, and costs nobody a training
+    for folder in (tmp_path / "new", out):  # a usage error writes nothing and removes no earlier training
         result = CliRunner().invoke(training.main, [*wrong, "--out", str(folder), "--overwrite"])
         assert result.exit_code == 2 and "does not exist" in result.output
     assert not (tmp_path / "new").exists() and path.exists() and log(out) == rows
@@ -222,8 +222,8 @@ def test_the_commands(sets, tmp_path):
         assert "python -m projects.cyclegan." in CliRunner().invoke(command, ["--help"]).output
 
 
-def test_blocks_compared(sets, tmp_path):
-    """Each number of blocks is trained, costs something, and is measured by what it makes."""
+def test_compare(sets, tmp_path):
+    """Each number of blocks is trained, and its cost and the distances of its pictures are reported."""
     config = tmp_path / "config.toml"
     config.write_text("resolution = 32\ng_channels = 4\nd_channels = 4\nkimg = 9\ndecay_kimg = 3\nworkers = 0\n")
     photos, cartoons = (str(data.path) for data in sets)
@@ -238,8 +238,8 @@ def test_blocks_compared(sets, tmp_path):
     for row in (four, six):
         assert row["cpu_seconds"] > 0.5 and row["memory_mb"] > 100  # of a process that imports torch
         made = ImageDataset(out / f"blocks{row['blocks']}" / "test")
-        figures = evaluate_pictures(made, sets[1], compare.METRICS, quiet=True)
-        assert {name: row[name] for name in figures} == pytest.approx(figures, rel=1e-6)
+        measured = evaluate_pictures(made, sets[1], compare.METRICS, quiet=True)
+        assert {name: row[name] for name in measured} == pytest.approx(measured, rel=1e-6)
     G = infer.load_generator(out / "blocks6" / "network.safetensors")
     assert G.provenance["config"]["decay_kimg"] == pytest.approx(0.001)
     with Image.open(out / "compare.png") as image:
@@ -257,7 +257,7 @@ FAULTS = (
 )  # fmt: skip
 
 
-def test_the_config_that_ships_is_one():
+def test_the_shipped_config_is_valid():
     file = Path(training.__file__).with_name("config.toml")
     assert read_toml(TrainingConfig, file).blocks == 4
     for given, fault in FAULTS:
@@ -265,7 +265,7 @@ def test_the_config_that_ships_is_one():
             read_toml(TrainingConfig, file, given)
 
 
-def test_what_ships_draws_the_example_and_brings_it_back():
+def test_shipped_weights_translate_the_example_and_back():
     portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
     photo = portrait.crop((58, 54, 282, 278)).resize((64, 64), Image.Resampling.LANCZOS)
     drawn = training.translate(infer.load_generator(infer.SHIPPED), photo)
@@ -278,7 +278,7 @@ def test_what_ships_draws_the_example_and_brings_it_back():
 
 
 @pytest.mark.skipif("STYLEGAN_TOON_LONG" not in os.environ, reason="a minute: set STYLEGAN_TOON_LONG to run it")
-def test_a_minute_of_training_brings_them_nearer(sets, tmp_path):
+def test_a_minute_of_training_gives_stripes(sets, tmp_path):
     """Soft colours become stripes: alike along a column, which they were not."""
     config = replace(TINY, kimg=1.5, g_channels=8, d_channels=16, snapshot_kimg=0.5, norm="layer", upsample="nearest")
     path = go(sets, tmp_path / "run", config)

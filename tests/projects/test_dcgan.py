@@ -1,4 +1,4 @@
-"""DCGAN: shapes from the paper, a training that learns and goes on, pictures from the saved file."""
+"""DCGAN: shapes from the paper, training and resuming, pictures from the saved file."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_published_size():
 
 
 def test_the_discriminator_learns(pictures, tmp_path):
-    """With the generator held still by a tiny rate, D has to tell its pictures from real ones."""
+    """With the generator almost frozen by a tiny rate, D learns to tell its pictures from real ones."""
     config = replace(TINY, kimg=0.32)
     go(ImageDataset(pictures, 32, resize=True), tmp_path, config, sinks=[JsonLines(tmp_path)])
     rows = log(tmp_path)
@@ -103,7 +103,7 @@ def test_the_generator_learns(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stopped_and_taken_up_it_ends_the_same(pictures, tmp_path, dtype):
+def test_resuming_gives_the_same_result(pictures, tmp_path, dtype):
     data = ImageDataset(pictures, 32, resize=True)
     config = replace(TINY, dtype=dtype, ema_kimg=0.02, augment="diff")
     for name, parts in {"whole": [0.048], "parts": [0.016, 0.048]}.items():
@@ -119,7 +119,7 @@ def test_stopped_and_taken_up_it_ends_the_same(pictures, tmp_path, dtype):
     assert whole.tensors["G.G.layers.0.weight.exp_avg"].abs().max() > 0
 
 
-def test_the_file_gives_the_picture_that_was_seen(pictures, tmp_path):
+def test_the_saved_file_gives_the_pictures_of_training(pictures, tmp_path):
     """Inference from the saved file, against the grid that the training process drew, pixel for pixel."""
     path = go(ImageDataset(pictures, 32, resize=True), tmp_path, replace(TINY, ema_kimg=0.02))
     G = infer.load_generator(path)
@@ -165,7 +165,7 @@ def test_a_network_of_another_family_is_refused(checkpoint):
         infer.load_generator(checkpoint)
 
 
-def test_the_config_that_ships_is_one():
+def test_the_shipped_config_is_valid():
     config = read_toml(TrainingConfig, Path(training.__file__).with_name("config.toml"))
     assert config.resolution == 64
     with pytest.raises(ToonError, match="resolution is 100"):
@@ -173,7 +173,7 @@ def test_the_config_that_ships_is_one():
 
 
 @pytest.mark.skipif(not infer.WEIGHTS.exists(), reason="the weights are not in this copy")
-def test_the_weights_that_ship_make_faces():
+def test_shipped_weights_give_smooth_and_different_pictures():
     """Neighbouring pixels agree, and samples differ from each other."""
     images = sample(infer.load_generator(infer.WEIGHTS), latents(range(32), 100))
     neighbours = (images[..., 1:] - images[..., :-1]).abs().mean()
@@ -181,7 +181,7 @@ def test_the_weights_that_ship_make_faces():
 
 
 @pytest.mark.skipif("STYLEGAN_TOON_LONG" not in os.environ, reason="a minute: set STYLEGAN_TOON_LONG to run it")
-def test_a_minute_of_training_brings_pictures_nearer(tmp_path):
+def test_a_minute_of_training_approaches_the_mean_of_the_set(tmp_path):
     """A set of coloured discs; the mean picture of the samples comes near that of the set."""
     folder = tmp_path / "discs"
     folder.mkdir()

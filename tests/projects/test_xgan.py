@@ -1,4 +1,4 @@
-"""XGAN: its formulas against closed forms, and a small training from start to translating."""
+"""XGAN: its formulas against closed forms, and a small training from start to translated pictures."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def test_shapes_and_the_shared_embedding():
         z = xgan.encode(img, domain)
         assert z.shape == (2, 1024)
         torch.testing.assert_close(z.norm(dim=1), torch.ones(2))
-        painted = xgan.decode(z, domain)
-        assert painted.shape == img.shape and painted.abs().max() <= 1
+        generated = xgan.decode(z, domain)
+        assert generated.shape == img.shape and generated.abs().max() <= 1
     assert networks["disc1"](img).shape == networks["c_dann"](z).shape == (2,)
     assert networks["denoiser"](img).shape == img.shape
     with pytest.raises(ValueError, match="--resolution is 60"):
         XganConfig(resolution=60)
 
 
-def test_what_is_shared_is_shared():
+def test_the_deep_halves_are_shared():
     """The same picture is encoded differently in the two domains, but only because of their first layers."""
     networks = new_networks(TINY)
     xgan, img = Xgan(networks), torch.rand(1, 3, 32, 32)
@@ -73,7 +73,9 @@ def test_the_gradient_is_reversed_in_closed_form():
     y = losses.reverse_gradient(x, 0.3)
     assert torch.equal(y, x)
     (y @ w).square().sum().backward()
-    torch.testing.assert_close(w.grad, 2 * x.detach().T @ (x @ w).detach())  # the classifier learns as ever
+    torch.testing.assert_close(
+        w.grad, 2 * x.detach().T @ (x @ w).detach()
+    )  # the classifier's own gradient is unchanged
     torch.testing.assert_close(x.grad, -0.3 * 2 * torch.outer((x @ w).detach(), w.detach()))
     assert losses.reversal_strength(0) == 0
     assert losses.reversal_strength(0.1) == pytest.approx(math.tanh(0.5))  # 2 / (1 + e^-1) - 1
@@ -99,7 +101,7 @@ def test_losses_in_closed_form():
     assert losses.teacher_loss(torch.tensor([[0.8, 0.6, 0.1, 0.9]]), taught).item() == pytest.approx(0.4 / 2**0.5)
 
 
-def test_dirt_is_dirt_and_only_where_asked():
+def test_corruptions_and_their_strengths():
     img = torch.zeros(16, 3, 32, 32)
     assert torch.equal(corrupt(img, spots=0, tint=0, grain=0), img)
     dirty = corrupt(img)
@@ -115,11 +117,11 @@ def test_dirt_is_dirt_and_only_where_asked():
 @pytest.fixture
 def sets(tmp_path) -> list[str]:
     """Faces: a disc on white, shaded. Cartoons: the same disc, flat, with an outline."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for kind in ("faces", "cartoons"):
         (tmp_path / kind).mkdir()
         for i in range(8):
-            colour = tuple(draws.integers(40, 220, 3).tolist())
+            colour = tuple(rng.integers(40, 220, 3).tolist())
             image = Image.new("RGB", (32, 32), "white")
             ImageDraw.Draw(image).ellipse((6, 4, 26, 28), fill=colour, outline="black" if kind == "cartoons" else None)
             if kind == "faces":
@@ -142,7 +144,7 @@ def go(sets: list[str], out: Path, *more: str, ok: bool = True) -> str:
     return result.output
 
 
-def test_a_training_ends_the_same_however_often_it_stops(sets, tmp_path, monkeypatch):
+def test_resuming_gives_the_same_result(sets, tmp_path, monkeypatch):
     plan = ["--kimg", "0.08", "--fade-kimg", "0.02"]
     go(sets, tmp_path / "whole", *plan)
     step, stops = train.XganTask.step, [4, 13]
@@ -171,14 +173,14 @@ def falls(log: Path, name: str, share: float = 0.8) -> bool:
     return np.mean(values[-third:]) < share * np.mean(values[:third])
 
 
-def test_losses_fall_and_what_is_saved_translates_as_the_training_does(sets, tmp_path, monkeypatch):
+def test_losses_fall_and_the_saved_file_translates_the_same(sets, tmp_path, monkeypatch):
     monkeypatch.setattr("stylegan_toon.training.loop.TICK", 0)
-    painted = []
+    generated = []
     sheet = train.sheet
 
     def keep(xgan, faces, cartoons):
         pictures = [Image.open(path) for path in sorted((tmp_path / "faces").iterdir())]
-        painted[:] = [translate(xgan, picture, 0) for picture in pictures]
+        generated[:] = [translate(xgan, picture, 0) for picture in pictures]
         return sheet(xgan, faces, cartoons)
 
     monkeypatch.setattr(train, "sheet", keep)
@@ -200,7 +202,7 @@ def test_losses_fall_and_what_is_saved_translates_as_the_training_does(sets, tmp
         xgan = load_xgan(place)
         for i in range(8):
             face = Image.open(tmp_path / "faces" / f"{i}.png")
-            assert (np.asarray(translate(xgan, face, 0)) == np.asarray(painted[i])).all()
+            assert (np.asarray(translate(xgan, face, 0)) == np.asarray(generated[i])).all()
             shown = Image.open(made / "segmented" / f"{i}.png")
             wanted = np.asarray(translate(xgan, shown, 0))
             assert (np.asarray(Image.open(made / "generated" / f"{i}.png")) == wanted).all()
@@ -214,8 +216,8 @@ def test_a_minute_of_training_learns_an_embedding_that_survives_translation(sets
         assert falls(tmp_path / "run" / "log.jsonl", name, 0.6)
 
 
-def test_the_discriminators_gradient_reaches_the_discriminators_alone(sets):
-    """The flaw of a public version: there it went into the encoders unreversed."""
+def test_discriminator_gradients_reach_the_discriminators_only(sets):
+    """In a public version it reaches the encoders without being reversed."""
     networks = new_networks(TINY)
     config = train.TrainingConfig(batch=2, resolution=32, channels=4, embedding=8, disc_channels=4)
     task = train.XganTask(config, networks, *(ImageDataset(path) for path in sets[1::2]))
@@ -230,7 +232,7 @@ def test_the_discriminators_gradient_reaches_the_discriminators_alone(sets):
     assert taught == {"disc1", "disc2"}
 
 
-def test_the_teacher_is_asked_only_if_it_has_a_weight(sets, tmp_path, monkeypatch):
+def test_the_teacher_runs_only_if_it_has_a_weight(sets, tmp_path, monkeypatch):
     class Teacher(torch.nn.Module):
         def forward(self, img):
             return torch.nn.functional.normalize(img.mean((2, 3)).repeat(1, 3) + torch.arange(9.0), dim=1)
@@ -247,7 +249,7 @@ def test_the_teacher_is_asked_only_if_it_has_a_weight(sets, tmp_path, monkeypatc
 # ---------------------------------------------------------------- inference
 
 
-def test_a_photo_is_cut_out_and_laid_on_white(tmp_path):
+def test_segment(tmp_path):
     portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
     crop = tmp_path / "face.png"  # as alignment would cut it
     portrait.crop((58, 54, 282, 278)).resize((64, 64), Image.Resampling.LANCZOS).save(crop)
@@ -264,7 +266,7 @@ def test_a_photo_is_cut_out_and_laid_on_white(tmp_path):
     assert "exists already" in CliRunner().invoke(infer, [str(crop), *options]).output
 
 
-def test_components_that_do_not_belong_together_are_refused(tmp_path):
+def test_components_of_different_trainings_are_refused(tmp_path):
     networks = new_networks(TINY) | {"denoiser": new_networks(XganConfig(32, 8, 8, 4))["denoiser"]}
     for name in TRANSLATOR:
         save_networks(tmp_path / f"{name}.safetensors", {name: networks[name]})
@@ -279,7 +281,7 @@ def test_components_that_do_not_belong_together_are_refused(tmp_path):
     assert set(load_networks(tmp_path / "d1.safetensors")) == {"d1"}
 
 
-def test_what_ships_makes_an_avatar_of_the_example():
+def test_shipped_weights_make_an_avatar_of_the_example():
     portrait = Image.open(Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg").convert("RGB")
     face = segment(portrait.crop((58, 54, 282, 278)), aligned=True)
     made = np.asarray(translate(load_xgan(SHIPPED), face, 0)).astype(int)

@@ -25,16 +25,16 @@ def numbers(rows: range, *key: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("cuts", [[0, 12], [0, 4, 8, 12], [0, 8, 12], [0, 1, 2, 5, 12], [0, 6, 12]])
-def test_the_cut_does_not_matter(cuts):
+def test_numbers_do_not_depend_on_the_parts_of_a_batch(cuts):
     whole = numbers(range(12), 5, 1)
     parts = [numbers(range(a, b), 5, 1) for a, b in itertools.pairwise(cuts)]
     for i, wanted in enumerate(whole[:8]):
         assert torch.equal(torch.cat([part[i] for part in parts]), wanted)
-    for part in parts:  # scalars are the whole batch's
+    for part in parts:  # scalars are the same for the whole batch
         assert part[8] == whole[8] and part[9] == whole[9]
 
 
-def test_every_key_and_sample_has_its_own():
+def test_every_key_and_sample_gets_different_numbers():
     seen = [numbers(range(8), *key)[1] for key in ((0, 0), (0, 1), (1, 0), (0, 0, 0), (1, 1))]
     values = torch.cat(seen).flatten()
     assert len(values.unique()) == len(values)
@@ -50,7 +50,7 @@ def test_distributions():
     assert abs(torch.corrcoef(lanes.T).fill_diagonal_(0)).max() < 5 / math.sqrt(len(lanes))
 
 
-def test_torchs_own_generator_is_left_alone():
+def test_the_global_generator_is_unchanged():
     before = torch.get_rng_state()
     numbers(range(4), 0)
     assert torch.equal(torch.get_rng_state(), before)
@@ -67,6 +67,6 @@ def test_torchs_own_generator_is_left_alone():
         lambda: torch.bernoulli(torch.ones(4)), lambda: torch.randperm(4), lambda: torch.rand(4, 4).uniform_(),
     ],
 )  # fmt: skip
-def test_what_depends_on_the_cut_is_refused(draw):
+def test_calls_that_depend_on_the_parts_are_refused(draw):
     with KeyedRandom(range(4), 0), pytest.raises(ValueError, match=r"batch \(4\) first|no meaning"):
         draw()

@@ -17,16 +17,16 @@ from stylegan_toon.training.samples import SampleGrid
 
 class Heard:
     def __init__(self) -> None:
-        self.told: list = []
+        self.calls: list = []
 
     def numbers(self, images, values):
-        self.told.append((images, values))
+        self.calls.append((images, values))
 
     def picture(self, images, name, path):
-        self.told.append((images, name, path))
+        self.calls.append((images, name, path))
 
     def close(self):
-        self.told.append("closed")
+        self.calls.append("closed")
 
 
 def test_means_since_the_last_tick():
@@ -39,10 +39,10 @@ def test_means_since_the_last_tick():
     log.report(a=1.0)
     log.tick(16)
     log.close()
-    assert heard.told == [(8, {"a": 3.5, "b": 2.0, "p": 0.5}), (16, {"a": 1.0}), "closed"]
+    assert heard.calls == [(8, {"a": 3.5, "b": 2.0, "p": 0.5}), (16, {"a": 1.0}), "closed"]
 
 
-def test_one_who_cannot_write_does_not_end_the_training():
+def test_a_failing_sink_does_not_end_the_training():
     class Full(Heard):
         def numbers(self, images, values):
             raise ToonError("The disk is full, so x could not be written: free some space.")
@@ -52,11 +52,11 @@ def test_one_who_cannot_write_does_not_end_the_training():
     log.start("train", 100, 0)
     with pytest.warns(UserWarning, match="The disk is full.* training goes on"):
         log.tick(8, p=0.5)
-    assert heard.told == [(8, {"p": 0.5})]
+    assert heard.calls == [(8, {"p": 0.5})]
     log.close()
 
 
-def test_json_lines_are_cut_back_to_where_a_training_goes_on(tmp_path):
+def test_json_lines_after_the_snapshot_are_removed(tmp_path):
     sink = JsonLines(tmp_path)
     for images in (8, 16, 24):
         sink.numbers(images, {"G": images / 3})
@@ -68,9 +68,9 @@ def test_json_lines_are_cut_back_to_where_a_training_goes_on(tmp_path):
 def test_tensorboard(tmp_path):
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Image.new("RGB", (8, 4), "red").save(tmp_path / "a.png")
-    found = open_sinks(tmp_path, 0)
-    assert [type(sink) for sink in found] == [JsonLines, TensorBoard]
-    for sink in found:
+    result = open_sinks(tmp_path, 0)
+    assert [type(sink) for sink in result] == [JsonLines, TensorBoard]
+    for sink in result:
         sink.numbers(16, {"G": 0.25})
         sink.picture(16, "fakes", tmp_path / "a.png")
         sink.close()
@@ -85,14 +85,14 @@ def test_without_tensorboard_the_log_remains(tmp_path, monkeypatch):
     assert [type(sink) for sink in open_sinks(tmp_path, 0)] == [JsonLines]
 
 
-def test_wandb_is_asked_for_by_name_only(tmp_path, monkeypatch):
+def test_wandb_is_used_only_with_a_project_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert not any(isinstance(sink, WandB) for sink in open_sinks(tmp_path, 0))
     with pytest.raises(ToonError, match="pip install wandb"):
         open_sinks(tmp_path, 0, wandb="toons")
 
 
-def test_wandb_goes_on_as_the_same_run(tmp_path, monkeypatch):
+def test_wandb_resumes_the_same_run(tmp_path, monkeypatch):
     """Offline, with the real package."""
     pytest.importorskip("wandb")
     for name, value in {"MODE": "offline", "SILENT": "true", "CONSOLE": "off"}.items():

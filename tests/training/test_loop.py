@@ -71,7 +71,7 @@ def new_networks() -> dict[str, nn.Module]:
 
 
 class FilterTask(common.ProjectTask):
-    """Two filters that learn to undo each other's noise; Ctrl-C after ``stop`` steps."""
+    """Two filters that learn to remove noise; Ctrl-C after ``stop`` steps."""
 
     config_class = FilterTraining
 
@@ -114,15 +114,15 @@ def go(
 def contents(folder: Path) -> dict[str, bytes]:
     """Every tensor in the newest snapshot, the counters, and the pictures."""
     newest = snapshots(folder)[0]
-    found = {path.name: path.read_bytes() for path in folder.glob("fakes-*.png")}
+    actual = {path.name: path.read_bytes() for path in folder.glob("fakes-*.png")}
     for name in ("networks.safetensors", "optimizers.safetensors"):
-        found |= {key: tensor.numpy().tobytes() for key, tensor in load_file(newest / name).items()}
-    return found | {"progress": str(json.loads((newest / "state.json").read_text())["counters"]).encode()}
+        actual |= {key: tensor.numpy().tobytes() for key, tensor in load_file(newest / name).items()}
+    return actual | {"progress": str(json.loads((newest / "state.json").read_text())["counters"]).encode()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stopped_and_taken_up_it_ends_the_same(pictures, tmp_path, dtype):
-    """Bit for bit: weights, statistics, moments, other tensors, counters, pictures; and no line of the log twice."""
+def test_resuming_gives_the_same_result(pictures, tmp_path, dtype):
+    """Weights, statistics, moments, counters and pictures are equal bit for bit; no line of the log is doubled."""
     config = replace(SMALL, dtype=dtype)
     go(pictures, tmp_path / "whole", config)
     for stop in (2, 7):
@@ -135,7 +135,7 @@ def test_stopped_and_taken_up_it_ends_the_same(pictures, tmp_path, dtype):
     assert [line["kimg"] for line in lines] == [4 * n / 1000 for n in range(1, 10)]
 
 
-def test_the_dtype_counts(pictures, tmp_path):
+def test_the_dtype_changes_the_result(pictures, tmp_path):
     for dtype in ("float32", "bfloat16"):
         go(pictures, tmp_path / dtype, replace(SMALL, dtype=dtype))
     a, b = (load_networks(tmp_path / d / "network.safetensors")["A"].conv.weight for d in ("float32", "bfloat16"))
@@ -144,7 +144,7 @@ def test_the_dtype_counts(pictures, tmp_path):
         go(pictures, tmp_path / "float16", replace(SMALL, dtype="float16"))
 
 
-def test_sets_are_read_in_orders_of_their_own(pictures):
+def test_each_set_has_its_own_order(pictures):
     task = FilterTask(SMALL, new_networks(), ImageDataset(pictures, 16))
     batches = task.batches("train")
     seen: dict[str, list[torch.Tensor]] = {"x": [], "y": []}
@@ -156,7 +156,7 @@ def test_sets_are_read_in_orders_of_their_own(pictures):
     assert not all(torch.equal(x, y) for x, y in zip(seen["x"], seen["y"]))
 
 
-def test_a_damaged_snapshot_gives_way_and_a_foreign_one_is_refused(pictures, tmp_path):
+def test_a_damaged_snapshot_is_skipped_and_one_of_another_task_refused(pictures, tmp_path):
     go(pictures, tmp_path / "run")
     newest = snapshots(tmp_path / "run")[0]
     data = bytearray((newest / "optimizers.safetensors").read_bytes())
@@ -174,7 +174,7 @@ def test_a_damaged_snapshot_gives_way_and_a_foreign_one_is_refused(pictures, tmp
         Trainer(FilterTask(SMALL, snapshot.networks, data), tmp_path, resume=snapshot)
 
 
-def test_a_loss_that_is_not_finite_ends_it(pictures, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_the_training(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(FilterTask, "step", lambda self, phase, batch: {"L": float("nan")})
     with pytest.raises(ToonError, match="The loss L is nan"):
         go(pictures, tmp_path / "run")
@@ -205,7 +205,7 @@ class TwoPhaseTask(common.ProjectTask):
         return Image.new("RGB", (8, 8))
 
 
-def test_phases_follow_each_other_with_counters_of_their_own(tmp_path):
+def test_each_phase_has_its_own_counters(tmp_path):
     config = TwoPhases(kimg=0.02, batch=4, snapshot_kimg=0.008)
     Trainer(TwoPhaseTask(config, new_networks(), {}, {}), tmp_path, quiet=True, sinks=[JsonLines(tmp_path)]).run()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -220,8 +220,8 @@ def test_phases_follow_each_other_with_counters_of_their_own(tmp_path):
 # Snapshots of format 1.
 
 
-def test_a_snapshot_of_format_1_goes_on_the_same(pictures, tmp_path):
-    """Written back as the projects stored it before; the rest of the training ends in the same bits."""
+def test_resuming_from_format_1_gives_the_same_result(pictures, tmp_path):
+    """A snapshot in the projects' earlier format; the rest of the training gives the same bits."""
     go(pictures, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "old")
     for newest in snapshots(tmp_path / "old")[:2]:
@@ -245,7 +245,7 @@ def test_a_snapshot_of_format_1_goes_on_the_same(pictures, tmp_path):
     assert [name for name in whole if old[name] != whole[name]] == []
 
 
-def test_a_stylegan2_snapshot_of_format_1_is_understood():
+def test_a_stylegan2_snapshot_of_format_1_is_read():
     progress = {"steps": 20, "images": 80, "pairs_steps": 3, "pairs_images": 12, "pairs_drawn": 52, "p": 0.25}
     progress |= {"batch_gpu": 4, "pictures": 24}
     state = upgrade_state({"progress": progress, "config": {"dtype": None, "batch_gpu": 0, "lr": 0.1}})
@@ -325,7 +325,7 @@ def test_the_command(pictures, tmp_path):
 
 
 def test_the_command_with_nothing_to_do_leaves_new_networks(pictures, tmp_path):
-    """What a training is measured against."""
+    """The untrained networks that a training is compared with."""
     out = tmp_path / "out"
     arguments = ["--data", str(pictures), "--out", str(out), "--quiet", "--device", "cpu", "--kimg", "0"]
     result = CliRunner().invoke(command(tmp_path), arguments)

@@ -1,4 +1,4 @@
-"""Losses against closed forms, a second writing in float64, and (where there is one) the published implementation."""
+"""Losses against closed forms, a second implementation in float64, and (where available) the published one."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def linear_generator(seed: int = 0):
 def test_path_lengths_of_a_linear_generator(monkeypatch):
     A, ws, y = linear_generator()
     monkeypatch.setattr(torch, "randn_like", lambda img: (4 * y).view_as(img))
-    found = path_lengths((ws[:, 0] @ A).reshape(6, 3, 4, 4), ws)
-    assert torch.allclose(found, (y @ A.T).norm(dim=1))
+    result = path_lengths((ws[:, 0] @ A).reshape(6, 3, 4, 4), ws)
+    assert torch.allclose(result, (y @ A.T).norm(dim=1))
 
 
 @pytest.mark.parametrize("cut", [6, 4])
@@ -89,13 +89,13 @@ def test_groups_of_the_minibatch_deviation_are_consecutive():
 
 
 @pytest.mark.parametrize("group, n, c_dim", [(2, 4, 0), (4, 4, 3), (4, 2, 0), (None, 4, 0)])
-def test_scores_of_real_and_painted_pictures_do_not_mix(group, n, c_dim):
-    """In one pass where groups fit, in two where they would not: what each gets on its own."""
+def test_scores_of_real_and_generated_pictures_do_not_mix(group, n, c_dim):
+    """In one pass where the groups fit, in two otherwise; the scores equal those of separate calls."""
     torch.manual_seed(0)
     D = Discriminator(DiscriminatorConfig(resolution=8, channel_base=64, c_dim=c_dim, mbstd_group_size=group))
     real, fake, c = torch.randn(n, 3, 8, 8), 5 * torch.randn(n, 3, 8, 8), torch.randn(n, c_dim) if c_dim else None
-    for found, img in zip(scores(D, real, fake, c), (real, fake)):
-        assert torch.allclose(found, score(D, img, c), atol=1e-5)
+    for result, img in zip(scores(D, real, fake, c), (real, fake)):
+        assert torch.allclose(result, score(D, img, c), atol=1e-5)
 
 
 def test_style_mixing_takes_the_later_layers_from_another_latent():
@@ -147,16 +147,16 @@ def gradients(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named}
 
 
-def agree(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert found.keys() == wanted.keys()
+def agree(result: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert result.keys() == wanted.keys()
     largest = max(float(grad.abs().max()) for grad in wanted.values())
     for name, grad in wanted.items():
-        assert (found[name].double() - grad.double()).abs().max() < tolerance * largest, name
+        assert (result[name].double() - grad.double()).abs().max() < tolerance * largest, name
 
 
 @pytest.mark.parametrize("c_dim", [0, 3])
 def test_losses_and_gradients_agree_with_float64(c_dim):
-    """The whole chain, networks included, against the second writing of both."""
+    """Losses and networks together against the second implementation of both."""
     ours = TrainedHere(8, c_dim, noise=False)
     g, d = (
         {k: v.detach().double().requires_grad_(v.is_floating_point()) for k, v in network.state_dict().items()}
@@ -164,7 +164,7 @@ def test_losses_and_gradients_agree_with_float64(c_dim):
     )
     real, c = ours.real.double().requires_grad_(True), None if ours.c is None else ours.c.double()
 
-    def paint(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def generate(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(7)
         z = torch.randn(rows, 32).double()
         w = reference.mapping(g, "mapping", z, c if c is None else c[:rows], layers=2)
@@ -178,13 +178,13 @@ def test_losses_and_gradients_agree_with_float64(c_dim):
 
     def truth(phase: str) -> torch.Tensor:
         if phase == "G":
-            return (1 + (-judge(paint(8)[0])).exp()).log()
+            return (1 + (-judge(generate(8)[0])).exp()).log()
         if phase == "D":
-            return (1 + judge(paint(8)[0].detach()).exp()).log() + (1 + (-judge(real)).exp()).log()
+            return (1 + judge(generate(8)[0].detach()).exp()).log() + (1 + (-judge(real)).exp()).log()
         if phase == "R1":
             (grad,) = torch.autograd.grad(judge(real).sum(), real, create_graph=True)
             return 3.0 / 2 * grad.pow(2).sum((1, 2, 3))
-        img, ws = paint(4)
+        img, ws = generate(4)
         y = torch.randn(4, 3, 32, 32).double() / 32
         (grad,) = torch.autograd.grad((img * y).sum(), ws, create_graph=True)
         lengths = grad.pow(2).sum(2).mean(1).sqrt()
@@ -192,12 +192,12 @@ def test_losses_and_gradients_agree_with_float64(c_dim):
         return 2 * (lengths - mean).pow(2)
 
     for phase in ("G", "D", "R1", "PL"):
-        loss, found = ours(phase)
+        loss, result = ours(phase)
         wanted = truth(phase)
         assert relative_error(loss, wanted) < 1e-4, phase
-        state = {k: v for k, v in (g if phase in ("G", "PL") else d).items() if k in found}
+        state = {k: v for k, v in (g if phase in ("G", "PL") else d).items() if k in result}
         grads = torch.autograd.grad(wanted.mean(), state.values(), allow_unused=True)
-        agree(found, {k: torch.zeros_like(v) if x is None else x for (k, v), x in zip(state.items(), grads)}, 1e-4)
+        agree(result, {k: torch.zeros_like(v) if x is None else x for (k, v), x in zip(state.items(), grads)}, 1e-4)
 
 
 PEER = os.environ.get("STYLEGAN_TOON_PEER", "")
@@ -205,7 +205,7 @@ PEER = os.environ.get("STYLEGAN_TOON_PEER", "")
 
 @pytest.mark.skipif(not PEER, reason="STYLEGAN_TOON_PEER does not name a checkout of stylegan2-ada-pytorch")
 @pytest.mark.parametrize("c_dim", [0, 3])
-def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
+def test_losses_and_gradients_agree_with_the_published_code(c_dim, monkeypatch):
     """Same weights, data and noise: G loss, D loss, R1 and path length and their gradients within 1e-4.
 
     With labels the gradients of R1 within 1e-3: there the published ones are 2e-4 from float64's, ours 1e-6 (above).
@@ -228,7 +228,7 @@ def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
     for phase in ("G", "D", "R1", "PL"):
         loss = StyleGAN2Loss("cpu", G.mapping, G.synthesis, D, style_mixing_prob=0, r1_gamma=3.0)
         loss.pl_mean.fill_(0.5)
-        mine, found = ours(phase)
+        mine, result = ours(phase)
         torch.manual_seed(7)
         z = torch.randn(2 if phase == "PL" else 4, 32) if phase != "R1" else torch.zeros(4, 32)
         z = torch.cat([z, z]) if phase == "PL" else z
@@ -238,6 +238,6 @@ def test_losses_and_gradients_agree_with_the_published_ones(c_dim, monkeypatch):
         loss.accumulate_gradients(name, ours.real, c, z, c, sync=True, gain=1)
         key = {"G": "Loss/G/loss", "D": "Loss/D/loss", "R1": "Loss/D/reg", "PL": "Loss/G/reg"}[phase]
         assert relative_error(mine, values[key].flatten()) < 1e-4, phase
-        agree(found, gradients(network), 1e-3 if phase == "R1" and c_dim else 1e-4)
+        agree(result, gradients(network), 1e-3 if phase == "R1" and c_dim else 1e-4)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("training", "torch_utils", "dnnlib")]:
         monkeypatch.delitem(sys.modules, name)

@@ -1,4 +1,4 @@
-"""One optimiser step, whatever the gradient is like; and what is frozen."""
+"""One optimiser step, also with gradients that are not finite, and frozen parameters."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def test_parts_add_up_to_the_mean():
     seen = one.update(4, parts, lambda rows: {"loss": x[rows.start : rows.stop] @ one.network.a, "x": x[list(rows)]})
     assert torch.allclose(one.network.a.detach(), 1 - x.mean(0))
     assert torch.equal(seen["loss"], x.sum(1)) and torch.equal(seen["x"], x) and seen["nonfinite"] == 0
-    assert torch.equal(one.network.b.grad, torch.zeros(2))  # it had no part, and Adam shall notice as published
+    assert torch.equal(one.network.b.grad, torch.zeros(2))  # no gradient reached it; Adam steps all the same
 
 
-def test_gradients_that_are_not_finite_are_made_so_counted_and_in_the_end_refused():
+def test_gradients_that_are_not_finite_are_replaced_counted_and_refused_if_many():
     one = optimizer()
     slope = torch.tensor([float("nan"), float("inf"), 2.0])
-    terms = lambda rows: {"loss": (one.network.a * slope).sum().expand(len(rows))}  # noqa: E731
-    seen = one.update(2, [range(2)], terms)
+    losses = lambda rows: {"loss": (one.network.a * slope).sum().expand(len(rows))}  # noqa: E731
+    seen = one.update(2, [range(2)], losses)
     assert one.network.a.tolist() == [1, 1 - 1e5, -1] and seen["nonfinite"] == 2 and one.broken == 1
     for _ in range(PATIENCE - 2):
-        one.update(2, [range(2)], terms)
+        one.update(2, [range(2)], losses)
     one.refuse_broken()
-    one.update(2, [range(2)], terms)
+    one.update(2, [range(2)], losses)
     with pytest.raises(ToonError, match=f"The last {PATIENCE} gradients of G were not finite.*smaller --lr"):
         one.refuse_broken()
     one.update(2, [range(2)], lambda rows: {"loss": one.network.b.sum().expand(len(rows))})
     assert one.broken == 0
 
 
-def test_a_training_that_has_broken_down_ends(pictures, tmp_path, monkeypatch):
+def test_a_training_with_nan_ends(pictures, tmp_path, monkeypatch):
     """With a discriminator that has become nan, not one gradient is finite."""
     monkeypatch.setattr(optimise, "PATIENCE", 10)
     with pytest.raises(ToonError, match=r"gradients of (G|D) were not finite"):
@@ -91,7 +91,7 @@ def test_frozen_layers_of_the_generator_do_not_move(pictures, tmp_path, freeze_g
             assert torch.equal(networks[name].state_dict()[key], before) == frozen, (name, key)
 
 
-def test_without_noise_its_strengths_are_0_and_stay_so(pictures, tmp_path):
+def test_without_noise_strengths_stay_0(pictures, tmp_path):
     """The test above shows that they move otherwise."""
     G = tiny_generator()
     G.synthesis.b8.conv0.noise_strength.data.fill_(0.3)
@@ -99,8 +99,8 @@ def test_without_noise_its_strengths_are_0_and_stay_so(pictures, tmp_path):
     options = dict(kimg=0.04, pairs=True, pairs_kimg=0.016, no_noise=True)
     networks = read_snapshot(go(pictures, tmp_path / "run", **options)).networks
     for network in (G, networks["G"], networks["G_ema"]):
-        found = [value for name, value in network.state_dict().items() if name.endswith("noise_strength")]
-        assert len(found) > 3 and not any(found)
+        result = [value for name, value in network.state_dict().items() if name.endswith("noise_strength")]
+        assert len(result) > 3 and not any(result)
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_labels_are_learnt(pictures, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_precision(pictures, tmp_path, dtype, monkeypatch):
-    """bfloat16 computes in it, stays near float32, and keeps its weights and moments in float32."""
+    """With bfloat16 the result stays near that of float32, and weights and moments stay float32."""
     monkeypatch.setattr(layers, "cpu_multiplies", lambda dtype: True)
     used = set()
     conv2d = nn.functional.conv2d
     monkeypatch.setattr(nn.functional, "conv2d", lambda x, *a, **k: (used.add(x.dtype), conv2d(x, *a, **k))[1])
-    found = tensors(go(pictures, tmp_path / dtype, dtype=dtype, kimg=0.04, p=0.0))
+    result = tensors(go(pictures, tmp_path / dtype, dtype=dtype, kimg=0.04, p=0.0))
     assert (torch.bfloat16 in used) == (dtype == "bfloat16")
-    assert all(value.dtype == torch.float32 for name, value in found.items() if name[0] in "GD")
-    assert all(value.isfinite().all() for value in found.values())
+    assert all(value.dtype == torch.float32 for name, value in result.items() if name[0] in "GD")
+    assert all(value.isfinite().all() for value in result.values())

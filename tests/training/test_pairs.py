@@ -22,10 +22,10 @@ def test_fitted_mapping_has_the_moments_of_the_latents():
     fit_mapping(mapping, w)
     # z of a mapping network is normalised, which shrinks its tails a little at so few dimensions
     with torch.no_grad():
-        found = mapping(torch.randn(n, dim))[:, 0]
+        result = mapping(torch.randn(n, dim))[:, 0]
     assert torch.allclose(mapping.w_avg, w.mean(0), atol=1e-5)
-    assert (found.mean(0) - w.mean(0)).abs().max() < 0.1 * w.std()
-    wanted, got = torch.cov(w.T), torch.cov(found.T)
+    assert (result.mean(0) - w.mean(0)).abs().max() < 0.1 * w.std()
+    wanted, got = torch.cov(w.T), torch.cov(result.T)
     assert (wanted - got).norm() < 0.15 * wanted.norm()
 
 

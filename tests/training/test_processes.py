@@ -1,4 +1,4 @@
-"""However many processes and parts, the same training."""
+"""The number of processes and parts does not change a training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_shares_are_whole_units_and_leave_nothing_out(total, unit, size):
 
 
 @pytest.mark.parametrize("how", ["processes", "parts"])
-def test_two_processes_and_parts_are_one(pictures, tmp_path, how):
+def test_two_processes_and_parts_give_the_result_of_one(pictures, tmp_path, how):
     """20 steps of one process in one part, with everything on, and the same in two."""
 
     def train(seed: int) -> tuple[Path, Path]:
@@ -41,11 +41,11 @@ def test_two_processes_and_parts_are_one(pictures, tmp_path, how):
 
     alone, _ = assert_one_seed_is_close(train)
     p = tensors(alone)["p"]
-    assert 0.2 < p < 0.9 and p != 0.6  # ADA was at work
+    assert 0.2 < p < 0.9 and p != 0.6  # p has changed
     assert (tensors(alone)["task.ada.count"] == 0).all() and tensors(alone)["task.path_length"] > 0
     start = tiny_generator(0, c_dim=2, resolution=16, channel_base=128, channel_max=16).state_dict()
     moved = [(tensors(alone)[f"G.{k}"] - v).abs().max() for k, v in start.items() if "weight" in k]
-    assert min(moved) > 1e-3  # and the comparison is about something
+    assert min(moved) > 1e-3  # the networks have changed, so the comparison can fail
 
 
 def test_uneven_shares(pictures, tmp_path):
@@ -74,17 +74,17 @@ def test_a_dead_process_ends_all_with_a_sentence(pictures, tmp_path):
     )
 
 
-def test_one_that_cannot_read_a_picture_ends_all(pictures, tmp_path):
+def test_a_process_that_cannot_read_a_picture_ends_all(pictures, tmp_path):
     (pictures / "07.png").write_text("not a picture")
     processes, last_words = start_together(2, pictures, tmp_path / "run", kimg=1000)
-    told = dict(last_words.get(timeout=120) for _ in processes)
+    messages = dict(last_words.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
-    assert sorted("07.png" in sentence for sentence in told.values()) == [False, True]
-    assert sorted("Another process" in sentence for sentence in told.values()) == [False, True]
+    assert sorted("07.png" in sentence for sentence in messages.values()) == [False, True]
+    assert sorted("Another process" in sentence for sentence in messages.values()) == [False, True]
 
 
-def test_processes_that_cannot_meet(monkeypatch):
+def test_processes_that_cannot_connect(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ToonError, match="use torchrun"), join_processes(torch.device("cpu")):
@@ -101,7 +101,7 @@ def test_batches_that_cannot_be_shared_out(batch, size, sentence):
         )
 
 
-def test_alone_nothing_is_exchanged(monkeypatch):
+def test_one_process_exchanges_nothing(monkeypatch):
     monkeypatch.setattr(distributed, "dist", None)
     value = torch.ones(2)
     ProcessGroup().sum(value)

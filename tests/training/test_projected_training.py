@@ -29,7 +29,7 @@ def test_resume_is_exact(pictures, tmp_path, only):
 
 @pytest.mark.parametrize("only", [False, True])
 def test_parts_give_the_same_gradient(pictures, tmp_path, only):
-    """Of one step: the many kinks of the frozen network make more of rounding with every further one."""
+    """One step only: the ReLUs of the frozen network amplify rounding with every further step."""
     options = dict(OPTIONS, pairs_only=only, kimg=0.004)
     whole, parts = (
         {k: v.double() for k, v in tensors(go(pictures, tmp_path / str(size), batch_gpu=size, **options)).items()}
@@ -37,11 +37,11 @@ def test_parts_give_the_same_gradient(pictures, tmp_path, only):
     )
     for network in ("G.G.", "D.D."):
         moments = [k for k in whole if k.startswith(network) and k.endswith("exp_avg_sq")]
-        a, b = (torch.cat([found[k].sqrt().flatten() for k in moments]) for found in (whole, parts))
+        a, b = (torch.cat([actual[k].sqrt().flatten() for k in moments]) for actual in (whole, parts))
         assert a.norm() > 0 and (a - b).norm() < 1e-2 * a.norm()
 
 
-def test_with_pairs_only_the_latents_are_those_of_the_pairs(pictures, tmp_path):
+def test_pairs_only_trains_on_the_latents_of_the_pairs(pictures, tmp_path):
     """The mapping network, which they do not pass through, and w_avg stay; the synthesis network learns the pairs."""
     path = go(pictures, tmp_path / "run", pairs_only=True, kimg=0.1, **{**OPTIONS, "pairs_weight": 50.0})
     start = tiny_generator(0, resolution=16, channel_base=128, channel_max=16).state_dict()
@@ -52,7 +52,7 @@ def test_with_pairs_only_the_latents_are_those_of_the_pairs(pictures, tmp_path):
     assert (after["synthesis.b8.conv0.weight"] - start["synthesis.b8.conv0.weight"]).abs().max() > 1e-3
 
 
-def test_the_command_builds_it_and_says_what_does_not_go(pictures, tmp_path):
+def test_the_command_and_its_refusals(pictures, tmp_path):
     def run(*more: str):
         small = ("--resolution", "16", "--channel-base", "128", "--channel-max", "16", "--batch", "4", "--workers", "0")
         arguments = ["--data", str(pictures), "--out", str(tmp_path / "run"), "--discriminator", "projected", *small]

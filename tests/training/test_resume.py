@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or run into a wall goes on as if nothing had happened."""
+"""A training that was stopped, killed or met a full disk resumes with the same result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KILLS = int(os.environ.get("STYLEGAN_TOON_KILLS", 3))
     ],
     ids=["worker", "pairs", "bfloat16"],
 )
-def test_n_and_n_steps_are_2n(pictures, tmp_path, options):
+def test_two_halves_equal_one_training(pictures, tmp_path, options):
     """Bit for bit: weights, average, optimisers, p, path length mean, ADA's sums; with stops at odd steps."""
     options = {**options, "kimg": 0.072}  # 9 steps, after 5 of pairs where there are any
     whole = go(pictures, tmp_path / "whole", **options)
@@ -49,7 +49,7 @@ def test_n_and_n_steps_are_2n(pictures, tmp_path, options):
 
 
 def test_kills_at_random_moments(pictures, tmp_path):
-    """kill -9, whatever it is doing: no state is lost but since the last snapshot, and the end is the same."""
+    """kill -9 at any moment loses no more than what follows the last snapshot, and the result is the same."""
     options = dict(snapshot_kimg=0.016, kimg=0.016 * (4 + 2 * KILLS), keep=2)
     folder, chance, done = tmp_path / "killed", random.Random(5), SERVER.Value("q", 0)
     had = 0
@@ -105,16 +105,16 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_bad_newest_one_falls_back(three, damage):
+def test_a_damaged_newest_snapshot_falls_back(three, damage):
     newest = three / "snapshot-000000024"
     DAMAGES[damage](newest)
     with pytest.warns(UserWarning, match=r"snapshot-000000024 is no whole .* going on from the one before it\.$"):
         assert find_snapshot("auto", three).path.name == "snapshot-000000016"
     with pytest.raises(ToonError, match="is no whole snapshot"):
-        find_snapshot(str(newest), three)  # asked for by name, it is that or nothing
+        find_snapshot(str(newest), three)  # named explicitly, it is not replaced by another
 
 
-def test_no_good_snapshot_is_no_silent_new_start(three, tmp_path):
+def test_without_a_good_snapshot_training_does_not_start_anew(three, tmp_path):
     for path in snapshots(three):
         (path / "state.json").write_text("{}")
     with pytest.warns(UserWarning), pytest.raises(ToonError, match="no whole snapshot"):
@@ -134,7 +134,7 @@ def test_no_good_snapshot_is_no_silent_new_start(three, tmp_path):
         {"format_version": "1"}, {"format_version": 9}, {"sha256": None}, {"counters": None}, {"state": None},
     ],
 )  # fmt: skip
-def test_a_state_nobody_wrote_is_refused(three, change):
+def test_an_invalid_state_is_refused(three, change):
     path = three / "snapshot-000000024" / "state.json"
     state = json.loads(path.read_text())
     for key, value in change.items():
@@ -151,8 +151,8 @@ def test_snapshots_are_network_files(three):
         assert load_network(str(path), which=which).config.resolution == 16
 
 
-def test_a_disk_that_fills_during_a_snapshot(pictures, tmp_path, monkeypatch):
-    """One sentence, the older ones intact, no litter, tried again; and the training is the same."""
+def test_a_full_disk_during_a_snapshot(pictures, tmp_path, monkeypatch):
+    """One sentence, older snapshots intact, no partial file, tried again, and the same result."""
     options = dict(kimg=0.04, snapshot_kimg=0.008)
     whole, folder, fsync, written = go(pictures, tmp_path / "whole", **options), tmp_path / "full", os.fsync, []
 
@@ -163,10 +163,10 @@ def test_a_disk_that_fills_during_a_snapshot(pictures, tmp_path, monkeypatch):
         fsync(handle)
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.warns(UserWarning, match="The disk is full") as told:
+    with pytest.warns(UserWarning, match="The disk is full") as caught:
         newest = go(pictures, folder, **options)
-    assert len(told) == 2
-    assert all(str(w.message).endswith("training goes on and will try again.") for w in told)
+    assert len(caught) == 2
+    assert all(str(w.message).endswith("training goes on and will try again.") for w in caught)
     assert_same(whole, newest)
     assert {p.name for p in snapshots(folder)} == {f"snapshot-{n:09d}" for n in (8, 32, 40)}
     assert all(read_snapshot(path) for path in snapshots(folder))
@@ -188,8 +188,8 @@ SMALL = ["--batch", "4", "--channel-base", "128", "--channel-max", "16", "--work
 run, refused = partial(shell.run, main), partial(shell.refused, main)
 
 
-def test_the_command_goes_on(pictures, tmp_path):
-    """Options are those of then, unless others are given; the log has no line twice."""
+def test_the_command_resumes(pictures, tmp_path):
+    """Options are those of the snapshot unless given anew; the log has no line twice."""
     out = tmp_path / "out"
     usual = ["--data", pictures, "--out", out, "--resume", "auto"]
     first = run(*usual, *SMALL, "--kimg", "0.016", "--lr", "0.001", "--snapshot-kimg", "0.008", "--p", "0.3")
@@ -222,7 +222,7 @@ def test_a_training_is_not_overwritten_unasked(pictures, tmp_path):
     assert len(snapshots(out)) == 1 and (out / "network.safetensors").read_bytes() != before
 
 
-def test_going_on_from_an_earlier_one_sets_the_later_aside(pictures, three):
+def test_resuming_from_an_earlier_snapshot_moves_later_ones_aside(pictures, three):
     arguments = ["--data", pictures, "--out", three, "--workers", "0", "--quiet", "--device", "cpu", "--kimg", "0.016"]
     result = run(*arguments, "--resume", three / "snapshot-000000008")
     assert result.exit_code == 0, result.output
@@ -237,7 +237,7 @@ def test_another_set_is_noticed(pictures, three):
 
 
 def test_a_snapshot_of_other_networks(three):
-    """Tensors that do not fit the optimiser are told of, not taken."""
+    """Tensors that do not fit the optimiser are refused."""
     snapshot = read_snapshot(three / "snapshot-000000024")
     name = next(n for n in snapshot.tensors if n.endswith("conv1.weight.exp_avg"))
     snapshot.tensors[name] = torch.zeros(3)

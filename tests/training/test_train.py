@@ -93,12 +93,12 @@ def test_pairs_are_learnt(pictures, tmp_path):
     G = tiny_generator(0, resolution=16)
     D = tiny_discriminator(0, resolution=16)
     w = np.random.default_rng(0).standard_normal((12, 32)).astype(np.float32)
-    known = PairDataset(ImageDataset(pictures, 16), w)
+    pair_set = PairDataset(ImageDataset(pictures, 16), w)
     config = TrainConfig(kimg=0, pairs_kimg=1.2, pairs_lr=0.01, batch=4, workers=0, snapshot_kimg=10)
     folder = tmp_path / "out"
     folder.mkdir()
-    task = StyleGAN2Task(G, D, ImageDataset(pictures, 16), config, pairs=known)
-    target = torch.stack([known[i][0] for i in range(12)]) / 127.5 - 1
+    task = StyleGAN2Task(G, D, ImageDataset(pictures, 16), config, pairs=pair_set)
+    target = torch.stack([pair_set[i][0] for i in range(12)]) / 127.5 - 1
     ws = torch.from_numpy(w)[:, None].expand(-1, G.num_ws, -1)
 
     def error(network) -> float:
@@ -220,7 +220,7 @@ def test_one_corrupt_file_in_ten_thousand_and_mixed_sizes(tmp_path):
     assert (tmp_path / "x" / "network.safetensors").exists()
 
 
-def test_a_link_to_nothing_is_no_folder(pictures, tmp_path):
+def test_a_broken_link_is_no_folder(pictures, tmp_path):
     (tmp_path / "x").symlink_to(tmp_path / "nowhere")
     assert "link to nothing" in refused("--data", pictures, "--out", tmp_path / "x", "--kimg", "0", *SMALL)
     assert not (tmp_path / "nowhere").exists()

@@ -1,4 +1,4 @@
-"""MobileStyleGAN as its paper and repository describe it, in small, and the files its author's tools make of it.
+"""A small MobileStyleGAN as its paper and repository describe it, and the files that its author's tools write.
 
 Written for these tests from the paper (arXiv 2104.04767) and the names in the published files; its networks share no
 code with the package. ``Published`` computes in whatever type it is in; ``write_ir`` writes it as OpenVINO's model
@@ -162,7 +162,7 @@ class Mapping(nn.Module):
 
 
 class Published(nn.Module):
-    """All of a distillation that matters; ``channels``: of the features from 4x4 on."""
+    """The parts of a distillation that its files hold; ``channels``: of the features from 4x4 on."""
 
     def __init__(self, channels: tuple[int, ...] = (16, 16, 16, 8, 8, 8), style: int = 12, depth: int = 3) -> None:
         super().__init__()
@@ -376,7 +376,7 @@ def wheel_of(folder: Path, path: Path, **changes: bytes | None) -> Path:
 
 
 def refused(path: Path, **options) -> str:
-    """The sentence with which a file is refused."""
+    """The error message for a file that must be refused."""
     with pytest.raises(ToonError) as caught:
         read_networks(path, **options)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Has a checkout of stylegan2-ada-pytorch save networks of every kind it can make, with what they compute.
+"""Saves networks of every kind that a checkout of stylegan2-ada-pytorch can make, with the outputs they compute.
 
 python published_networks.py CHECKOUT FOLDER
 """
@@ -45,11 +45,11 @@ def make(name, g=(), s=(), m=(), d=(), size=32, c=0, channels=3, save="plain", *
         SAVE[save](family, file, **options)
     z, label = torch.randn(4, g["z_dim"]), torch.eye(c)[torch.arange(4) % c] if c else torch.zeros(4, 0)
     noise = {"noise_mode": "const"} if s.get("use_noise", True) else {}
-    found = {"z": z, "c": label if c else None}
+    result = {"z": z, "c": label if c else None}
     for which in ("G", "G_ema"):
-        found[which] = family[which](z, label, truncation_psi=0.7, truncation_cutoff=3, force_fp32=True, **noise)
-    found["D"] = D(found["G_ema"], label, force_fp32=True)
-    torch.save(found, folder / f"{name}.pt")
+        result[which] = family[which](z, label, truncation_psi=0.7, truncation_cutoff=3, force_fp32=True, **noise)
+    result["D"] = D(result["G_ema"], label, force_fp32=True)
+    torch.save(result, folder / f"{name}.pt")
 
 
 for protocol in (2, 3, 4, 5):

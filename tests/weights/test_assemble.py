@@ -60,7 +60,7 @@ def test_whole_numbers_stay_whole():
         assemble(3, Counting, {**state, "norm.num_batches_tracked": torch.tensor(1.0)}, "x.pt", unchanged)
 
 
-def test_what_does_not_fit_is_listed(tiny_G):
+def test_tensors_that_do_not_fit_are_listed(tiny_G):
     state, config, cls = tiny_G.state_dict(), tiny_G.config, type(tiny_G)
     bias = "synthesis.b8.conv1.bias"
     for tensors, reason in [

@@ -1,4 +1,4 @@
-"""Networks survive the disk bit for bit, and a file that is not right is refused in one sentence."""
+"""Networks are saved and loaded bit for bit, and a damaged file is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ def tampered(path: Path, *, tensors=None, **metadata) -> Path:
     """A copy of a file with entries of its metadata (JSON or text) or its tensors replaced."""
     with safetensors.safe_open(path, "pt") as file:
         kept = {**file.metadata(), **{k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}}
-        found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     out = path.with_name("tampered.safetensors")
-    safetensors.torch.save_file(found if tensors is None else tensors(found), out, {k: v for k, v in kept.items() if v})
+    safetensors.torch.save_file(
+        stored if tensors is None else tensors(stored), out, {k: v for k, v in kept.items() if v}
+    )
     return out
 
 
@@ -147,7 +149,7 @@ def test_a_missing_folder_is_a_sentence(tmp_path, tiny_G):
         save_networks(tmp_path / "no" / "x.safetensors", {"G_ema": tiny_G})
 
 
-# What is not a whole file of ours
+# Files that are not ours, or incomplete
 
 
 def test_not_a_file(tmp_path):
@@ -174,12 +176,12 @@ def test_a_giant_header_is_refused_unread(tmp_path):
         assert "is not a file of networks" in refused(tmp_path / "x")
 
 
-def test_somebody_elses_tensors(tmp_path):
+def test_tensors_of_another_program(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
     assert "does not say of what network" in refused(tmp_path / "x.safetensors")
 
 
-# A header that lies
+# Headers that do not match the tensors
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_metadata_of_the_wrong_form(checkpoint, metadata, reason):
         ({"channel_max": 2**20, "channel_base": 2**30}, "of shape [32, 4, 4] instead of [1048576, 4, 4]"),
     ],
 )
-def test_a_config_that_lies(checkpoint, changes, reason):
+def test_a_config_that_does_not_match_the_tensors(checkpoint, changes, reason):
     assert reason in refused(tampered(checkpoint, config=config_of(checkpoint, **changes)))
 
 
@@ -263,7 +265,7 @@ def test_an_older_file_without_a_newer_field_still_loads(checkpoint, tiny_G):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1), byte=st.integers(0, 255))
 def test_any_flipped_header_byte_is_refused_or_harmless(checkpoint, position, byte):
-    """Whatever happens to a header byte, the result is a sentence or networks whose every tensor is in place."""
+    """With any header byte changed, the file is refused in a sentence or every tensor is unchanged."""
     data = bytearray(checkpoint.read_bytes())
     header = struct.unpack("<Q", data[:8])[0]
     data[int(position * (header + 7))] = byte

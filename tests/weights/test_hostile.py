@@ -1,6 +1,6 @@
-"""Hostile, damaged and renamed files: each is refused in a sentence, runs nothing and takes next to no memory.
+"""Hostile, damaged and renamed files: each is refused in a sentence, runs nothing and takes little memory.
 
-All are read in one process that is watched: its address space may not grow by more than 1.5 times a file's honest
+All are read in one process that is observed: its address space may not grow by more than 1.5 times a file's real
 size and a constant, and Python's audit events tell whether anything is run or opened.
 """
 
@@ -33,7 +33,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {}
 
 
 def hostile(reason: str) -> Callable[[Callable[[], bytes]], Callable[[], bytes]]:
-    """Enter a maker of bytes under its name, with what the refusal must say."""
+    """Register a function that makes a file's bytes, with the text that the error must contain."""
 
     def enter(make: Callable[[], bytes]) -> Callable[[], bytes]:
         HOSTILE[make.__name__] = (make, reason)
@@ -272,7 +272,7 @@ def many_members():
 
 @hostile("is a zip with far too many members")
 def far_too_many_members():
-    """A directory larger than any of torch.save, whose claim is true; as objects it would take ten times as much."""
+    """A directory larger than torch.save ever writes; parsed into objects it would take ten times as much memory."""
     entry = struct.pack("<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
     entries = entry * 100_000
     return b"PK\3\4" + bytes(26) + entries + b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 1, 1, len(entries), 30, 0)
@@ -429,7 +429,7 @@ def source_that_wants_to_run():
 
 @hostile("describes a network that cannot be built")
 def only_source_that_wants_to_run():
-    """What it would have done is never looked at; a generator without tensors is no generator."""
+    """The source is never compiled; a generator without tensors is refused."""
     return plain(b"}", text("G_ema"), module(b"}", f"open({MARK!r}, 'w')"), b"s")
 
 
@@ -654,7 +654,7 @@ def somebody_elses_weights():
 
 @hostile("missing: input.input")
 def large_and_incomplete():
-    """Its honest size is 48 MB: refusing it may take 1.5 times that."""
+    """Its real size is 48 MB: refusing it may take 1.5 times that."""
     return saved({"g_ema": {"big": torch.ones(12 << 20)}})
 
 
@@ -714,7 +714,7 @@ def watched(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("name", HOSTILE)
-def test_refused_unrun_and_small(watched, name):
+def test_refused_without_running_and_with_little_memory(watched, name):
     result, reason = watched[name], HOSTILE[name][1]
     assert result["message"] is not None, "it was read"
     assert reason in result["message"] and "\n" not in result["message"] and len(result["message"]) < 500
@@ -722,7 +722,7 @@ def test_refused_unrun_and_small(watched, name):
     assert result["over"] < 48
 
 
-def test_what_is_no_file(tmp_path):
+def test_paths_that_are_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, reason in [
         (tmp_path, "is a folder"),
@@ -736,8 +736,8 @@ def test_what_is_no_file(tmp_path):
             read(tmp_path / "pipe")
 
 
-def test_a_zip_packed_anew_by_another_tool_still_loads(tmp_path):
-    """Its tensors are no longer aligned, so they are copied instead of used where they lie."""
+def test_a_zip_repacked_by_another_tool_loads(tmp_path):
+    """Its tensors are no longer aligned, so they are copied instead of mapped."""
     with zipfile.ZipFile(FIXTURES / "rosinality.pt") as old, zipfile.ZipFile(tmp_path / "x.pt", "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
@@ -748,7 +748,7 @@ def test_a_zip_packed_anew_by_another_tool_still_loads(tmp_path):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fixture=st.sampled_from(["rosinality.pt", "rosinality-old.pt"]), data=st.data())
 def test_any_flipped_bytes_are_refused_or_harmless(tmp_path, fixture, data):
-    """Whatever happens to a few bytes, the result is a sentence or whole networks."""
+    """With a few bytes changed, the file is refused in a sentence or gives complete networks."""
     content = bytearray((FIXTURES / fixture).read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -77,7 +77,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
 
 @torch.no_grad()
 @pytest.mark.parametrize("around", [True, False], ids=["lightning", "plain"])
-def test_a_checkpoint_paints_the_originals_pictures(tmp_path, around):
+def test_a_checkpoint_gives_the_pictures_of_the_original(tmp_path, around):
     G = read_networks(checkpoint(tmp_path / "x.ckpt", around=around))["G_ema"]
     assert G.config.channels == (16, 16, 16, 8, 8, 8) and G.config.resolution == 256 and not G.training
     wanted = truth(latents())
@@ -90,7 +90,7 @@ def test_a_checkpoint_paints_the_originals_pictures(tmp_path, around):
     assert torch.equal(G.mapping.w_avg, NETWORK.style_mean[0, 0])
 
 
-def test_what_is_no_part_of_the_network_is_named(tmp_path):
+def test_entries_outside_the_network_are_named(tmp_path):
     def more(state: dict) -> None:
         state |= {"loss.vgg.weight": torch.zeros(3), "synthesis_net.x": torch.zeros(1), "device_info": torch.tensor(1)}
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_has_one_member(tmp_path):
 
 
 @torch.no_grad()
-def test_a_graph_paints_the_originals_pictures(ir):
+def test_a_graph_gives_the_pictures_of_the_original(ir):
     assert ir.config.channels == (16, 16, 16, 8, 8, 8) and ir.config.mapping_layers == 3
     wanted = truth(latents())[-1]
     assert close(ir.synthesis(latents()), wanted)
@@ -165,13 +165,13 @@ def test_a_graph_paints_the_originals_pictures(ir):
     assert close(ir.mapping(z)[:, 0], NETWORK.mapping_net(z))
 
 
-def test_a_missing_head_is_fitted_and_said(ir):
+def test_a_missing_head_is_fitted_with_a_warning(ir):
     assert [note for note in ir.provenance["notes"] if "No heads for 64 px in the file" in note]
     assert torch.equal(ir.synthesis.b64.torgb.affine(torch.randn(2, 12)), torch.ones(2, 8))
 
 
 @torch.no_grad()
-def test_names_and_order_of_a_graph_mean_nothing(folder, ir, tmp_path):
+def test_names_and_order_of_a_graph_do_not_matter(folder, ir, tmp_path):
     write_ir(NETWORK, tmp_path, seed=1)
     assert (tmp_path / XML).read_text() != (folder / XML).read_text()
     again = read_networks(tmp_path / XML)["G_ema"]
@@ -192,20 +192,20 @@ def test_a_folder_an_xml_and_a_wheel_are_one_network(folder, ir, tmp_path):
 
 
 @torch.no_grad()
-def test_openvino_agrees_about_the_graph(folder, ir):
+def test_openvino_computes_the_same_from_the_graph(folder, ir):
     openvino = pytest.importorskip("openvino")
-    for name, found, z in (
+    for name, result, z in (
         ("MappingNetwork", lambda z: ir.mapping(z)[:, 0], torch.randn(1, 12)),
         ("SynthesisNetwork", lambda w: ir.synthesis(w[:, None].repeat(1, ir.num_ws, 1)), torch.randn(1, 12)),
     ):
         model = openvino.Core().compile_model(folder / f"{name}.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         (wanted,) = model([z.numpy()]).values()
-        assert close(found(z), torch.from_numpy(wanted), 1e-4)
+        assert close(result(z), torch.from_numpy(wanted), 1e-4)
 
 
 @pytest.mark.skipif(not WHEEL, reason="STYLEGAN_TOON_WHEEL names no wheel")
 @torch.no_grad()
-def test_the_published_wheel_paints_what_openvino_paints(tmp_path, monkeypatch):
+def test_the_published_wheel_gives_the_pictures_of_openvino(tmp_path, monkeypatch):
     openvino = pytest.importorskip("openvino")
     monkeypatch.setattr("stylegan_toon.weights.mobile.fit_heads", lambda *args: None)  # minutes, and tested elsewhere
     G = read_networks(WHEEL)["G_ema"]
@@ -227,7 +227,7 @@ def test_the_published_wheel_paints_what_openvino_paints(tmp_path, monkeypatch):
 # ---------------------------------------------------------------- writing
 
 
-def test_only_this_packages_format_holds_them(ir, tmp_path):
+def test_other_formats_cannot_hold_mobile_networks(ir, tmp_path):
     for ending in (".pkl", ".pt"):
         with pytest.raises(ToonError, match=r"cannot hold G_ema, which is of the mobile family: save it as"):
             write_networks(tmp_path / f"x{ending}", {"G_ema": ir, "D": tiny_discriminator(0)})

@@ -1,4 +1,4 @@
-"""Files that are not what they should be: each ends in a sentence, whatever was done to it."""
+"""Changed, cut and hostile MobileStyleGAN files: each is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_changed_graph_is_refused(folder, tmp_path, old, new, reason):
 
 
 @pytest.mark.parametrize("constant", ["slope", "filter", "gain", "norm"])
-def test_constants_that_ours_has_built_in_are_checked(tmp_path, monkeypatch, constant):
+def test_constants_that_our_layers_assume_are_checked(tmp_path, monkeypatch, constant):
     wrong = {"slope": 0.2, "filter": 2**-0.5, "gain": 2**0.5, "norm": 1e-8}[constant]
     original, done = Writer.const, []
 
@@ -108,7 +108,7 @@ def test_bands_in_another_order_are_refused(folder, tmp_path):
     assert "are in another order" in refused(tmp_path / "x")
 
 
-def test_a_graph_that_is_a_circle_is_refused(folder, tmp_path):
+def test_a_cyclic_graph_is_refused(folder, tmp_path):
     """The first layer is fed by an activation, any of which comes after it, instead of the constant."""
     text = (folder / XML).read_text()
     kinds = {part.partition('"')[2].partition('"')[0]: part.partition('type="')[2] for part in text.split("<layer ")}
@@ -137,7 +137,7 @@ def test_files_that_are_missing_or_cut_short(folder, tmp_path):
     assert "larger than any file of this kind" in refused(tmp_path / "a" / XML)
 
 
-def test_zips_that_are_no_wheel(folder, tmp_path):
+def test_zips_that_are_not_the_wheel(folder, tmp_path):
     wheel = wheel_of(folder, tmp_path / "a.whl")
     content = wheel.read_bytes()
     with zipfile.ZipFile(tmp_path / "b.whl", "w") as archive:
@@ -160,8 +160,8 @@ def test_zips_that_are_no_wheel(folder, tmp_path):
     assert "2 files MappingNetwork.xml instead of one" in refused(tmp_path / "g.whl")
 
 
-def test_constants_cannot_claim_more_than_there_is(folder):
-    """Ten thousand large constants at one place would be a bomb."""
+def test_constants_cannot_claim_more_than_the_file_holds(folder):
+    """Ten thousand large constants at one offset of a small file must not fill the memory."""
     graph = Graph((folder / XML).read_bytes(), (folder / BIN).read_bytes())
     big = max(
         (name for name, layer in graph.layers.items() if layer.kind == "Const"),
@@ -175,7 +175,7 @@ def test_constants_cannot_claim_more_than_there_is(folder):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from([XML, "MappingNetwork.xml", BIN, "x.ckpt", "x.whl"]), data=st.data())
 def test_any_flipped_bytes_are_refused_or_harmless(folder, tmp_path, kind, data):
-    """Whatever happens to a few bytes, the result is a sentence or a whole network of finite numbers."""
+    """With a few bytes changed, the file is refused in a sentence or gives a complete network of finite numbers."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     if kind == "x.ckpt":
         torch.save({"state_dict": NETWORK.state_dict()}, tmp_path / kind)
@@ -193,7 +193,7 @@ def test_any_flipped_bytes_are_refused_or_harmless(folder, tmp_path, kind, data)
         assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
 
 
-def test_what_lightning_keeps_besides_is_read_as_data(tmp_path, monkeypatch):
+def test_callbacks_of_lightning_are_read_as_data(tmp_path, monkeypatch):
     """A dict whose key is the class of a callback, as its checkpoints have."""
     name = "pytorch_lightning.callbacks.model_checkpoint"
     made = type("ModelCheckpoint", (), {"__module__": name})

@@ -1,7 +1,7 @@
-"""NVIDIA's pickles: the pictures and scores their own code computed, and every tensor there and back again.
+"""NVIDIA's pickles: the pictures and scores their own code computed, and an exact round trip of every tensor.
 
 The fixtures were made by the original implementations; see fixtures/make_nvlabs.py. With ``STYLEGAN_TOON_PEER`` naming
-a checkout of stylegan2-ada-pytorch, many more kinds of network are made by it here and now.
+a checkout of stylegan2-ada-pytorch, more kinds of network are made with it during the test.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures_and_scores_are_the_originals(name):
+def test_pictures_and_scores_equal_the_original(name):
     networks, expected = read_networks(FIXTURES / f"{name}.pkl"), load_file(FIXTURES / f"{name}.safetensors")
     label = expected["label"] if "resnet" in name else None
     for which in ("G", "G_ema"):
@@ -51,7 +51,7 @@ def test_pictures_and_scores_are_the_originals(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_inferred(name):
+def test_inferred_config(name):
     networks = read_networks(FIXTURES / f"{name}.pkl")
     G, D = networks["G_ema"].config, networks["D"].config
     assert (G.resolution, G.z_dim, G.w_dim, G.mapping_layers, G.channel_base, G.channel_max) == (16, 16, 16, 2, 128, 8)
@@ -64,7 +64,7 @@ def test_what_is_inferred(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_there_and_back_is_exact(name, tmp_path):
+def test_round_trip_is_exact(name, tmp_path):
     """.pkl -> .safetensors -> .pkl, through both layouts."""
     original = read_networks(FIXTURES / f"{name}.pkl")
     save_networks(tmp_path / "a.safetensors", original)
@@ -84,7 +84,7 @@ def test_the_written_file_names_their_classes_and_holds_no_source(tmp_path):
     assert "module_src" not in str((tmp_path / "x.pkl").read_bytes())
 
 
-def test_a_family_is_made_whole_and_says_so(tmp_path):
+def test_missing_networks_are_added_with_a_note(tmp_path):
     notes = write_networks(tmp_path / "x.pkl", {"G_ema": tiny_generator(3)})
     assert len(notes) == 2 and "no G:" in notes[0] and "untrained" in notes[1]
     networks = read_networks(tmp_path / "x.pkl")
@@ -106,7 +106,7 @@ def test_state_dicts_of_these_names(tmp_path, zipped):
 
 
 def edited(tmp_path: Path, old: bytes, new: bytes) -> Path:
-    """A written file with one text in it exchanged."""
+    """A written file with one text in it replaced."""
     write_networks(tmp_path / "x.pkl", {"G_ema": tiny_generator(0)}, overwrite=True)
     data = (tmp_path / "x.pkl").read_bytes()
     assert old in data and len(old) == len(new)
@@ -125,8 +125,8 @@ def edited(tmp_path: Path, old: bytes, new: bytes) -> Path:
         (b"training.networks", b"training.netwrong", "asks for training.netwrong.Generator"),
     ],
 )
-def test_what_does_not_fit_is_told(tmp_path, old, new, reason):
-    """No tensor is ever left at its initial value, and no setting silently ignored."""
+def test_tensors_that_do_not_fit_are_refused(tmp_path, old, new, reason):
+    """No tensor may be left at its initial value, and no setting be ignored silently."""
     assert reason in refused(edited(tmp_path, old, new))
 
 

@@ -1,4 +1,4 @@
-"""rosinality's files: the pictures and scores its own code computed, and every tensor there and back again.
+"""rosinality's files: the pictures and scores its own code computed, and an exact round trip of every tensor.
 
 The fixtures were made by the original implementation; see fixtures/make_rosinality.py.
 """
@@ -32,7 +32,7 @@ def expected() -> dict[str, torch.Tensor]:
 
 
 def stored(path: Path = FAMILY) -> dict[str, Any]:
-    """A file as it is; this one is ours, so it may be unpickled."""
+    """The content of a file, unpickled; only for files that these tests wrote."""
     return torch.load(path, weights_only=False)
 
 
@@ -57,7 +57,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def test_pictures_and_scores_are_the_originals(expected):
+def test_pictures_and_scores_equal_the_original(expected):
     networks = read_networks(FAMILY)
     assert list(networks) == ["G_ema", "G", "D"]
     z = expected["z"]
@@ -69,7 +69,7 @@ def test_pictures_and_scores_are_the_originals(expected):
     assert close(old(z[:1]), expected["old"])
 
 
-def test_what_is_inferred():
+def test_inferred_config():
     networks = read_networks(FAMILY)
     G, D = networks["G_ema"].config, networks["D"].config
     assert (G.resolution, G.z_dim, G.w_dim, G.mapping_layers, D.resolution) == (16, 16, 16, 8, 16)
@@ -81,7 +81,7 @@ def test_what_is_inferred():
         assert all(tensor.dtype == torch.float32 and not tensor.is_meta for tensor in network.state_dict().values())
 
 
-def test_provenance_tells_what_was_dropped_and_worked_out(expected):
+def test_provenance_lists_dropped_and_derived_tensors(expected):
     networks = read_networks(FAMILY)
     assert networks["D"].provenance == {
         "name": "rosinality.pt",
@@ -99,7 +99,7 @@ def test_provenance_tells_what_was_dropped_and_worked_out(expected):
     assert torch.equal(old.mapping.w_avg, read_networks(OLD)["G_ema"].mapping.w_avg)
 
 
-def test_there_and_back_is_exact(tmp_path):
+def test_round_trip_is_exact(tmp_path):
     """.pt -> .safetensors -> .pt: what the original reads has its own names, shapes, types and bits again."""
     save_networks(tmp_path / "a.safetensors", read_networks(FAMILY))
     notes = write_networks(tmp_path / "b.pt", load_networks(tmp_path / "a.safetensors"))
@@ -154,7 +154,7 @@ def test_networks_that_share_memory_in_the_file_do_not_share_it_here(tmp_path):
     assert networks["G_ema"].synthesis.b4.const.abs().sum() > 0
 
 
-def test_a_replaced_file_leaves_the_network_alone(tmp_path, expected):
+def test_replacing_the_file_does_not_change_the_network(tmp_path, expected):
     path = changed(tmp_path, lambda content: None)
     G = read_networks(path)["G_ema"]
     write_networks(path, {"G_ema": tiny_generator(4)}, overwrite=True)
@@ -205,12 +205,12 @@ def having(key: str, **tensors: Any) -> Callable[[dict[str, Any]], None]:
         (lambda content: [content], "holds no StyleGAN2 generator or discriminator"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_listed(tmp_path, change, reason):
+def test_tensors_that_do_not_fit_are_listed(tmp_path, change, reason):
     assert reason in refused(changed(tmp_path, change))
 
 
 def test_a_network_of_three_hundred_blocks(tmp_path):
-    """Sizes are powers of two: a tensor more a block must not lead to astronomical noise."""
+    """Sizes are powers of two: many blocks in a file must not make noise of astronomical size."""
 
     def tower(content: dict[str, Any]) -> None:
         for i in range(300):
@@ -260,7 +260,7 @@ def test_a_discriminator_it_cannot_hold(tmp_path, changes, reason):
     assert os.listdir(tmp_path) == []
 
 
-def test_any_width_the_config_can_say(tmp_path):
+def test_any_width_of_the_config(tmp_path):
     """Our own networks there and back, also where channels grow narrower from the start or never."""
     for base, most in [(512, 32), (128, 64), (4096, 16), (1000, 31)]:
         family = {
@@ -275,7 +275,7 @@ def test_any_width_the_config_can_say(tmp_path):
         assert torch.equal(back["G_ema"](torch.ones(1, 32)), family["G_ema"](torch.ones(1, 32)))
 
 
-def test_notes_on_what_is_left_out_or_must_be_said(tmp_path):
+def test_notes_of_the_writer(tmp_path):
     published = dict(z_dim=512, w_dim=512, mapping_layers=8, channel_base=2048, channel_max=512)
     G = tiny_generator(0, resolution=4, **published)
     assert write_networks(tmp_path / "a.pt", {"G": G}) == [
@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, tiny_G):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_clamp_is_left_out_and_told(tmp_path):
+def test_a_clamp_is_left_out_with_a_note(tmp_path):
     G = tiny_generator(0, conv_clamp=256.0)
     assert any(
         "no clamp there: activations beyond +-256" in note for note in write_networks(tmp_path / "x.pt", {"G_ema": G})
@@ -322,7 +322,7 @@ def test_a_clamp_is_left_out_and_told(tmp_path):
     assert torch.equal(read_networks(tmp_path / "x.pt")["G_ema"](torch.ones(1, 32)), G(torch.ones(1, 32)))
 
 
-def test_files_of_before_there_were_noises(tmp_path, expected):
+def test_old_files_without_noise_buffers(tmp_path, expected):
     noises = [name for name in stored()["g_ema"] if name.startswith("noises.")]
     path = changed(tmp_path, lambda c: [c["g_ema"].pop(name) for name in noises] and None)
     G, whole = read_networks(path)["G_ema"], read_networks(FAMILY)["G_ema"]
@@ -331,8 +331,8 @@ def test_files_of_before_there_were_noises(tmp_path, expected):
     assert torch.equal(G.synthesis.b4.conv1.noise_const, read_networks(path)["G_ema"].synthesis.b4.conv1.noise_const)
 
 
-def test_views_are_written_alone(tmp_path, tiny_G):
-    """A parameter that is part of a larger tensor must not drag it into the file."""
+def test_a_view_is_written_without_its_base(tmp_path, tiny_G):
+    """A parameter that is a view of a larger tensor is written without the rest of it."""
     state = tiny_G.state_dict()
     tiny_G.load_state_dict({k: torch.stack([v] * 50)[7] for k, v in state.items()}, assign=True)
     write_networks(tmp_path / "x.pt", {"G_ema": tiny_G})

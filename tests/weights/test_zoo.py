@@ -1,4 +1,4 @@
-"""From a name, a file or an address to a network; and what is refused on the way. Nothing here leaves the machine."""
+"""Networks by name, file and address, and what is refused. No test uses the network."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_shipped_files_by_name(home):
     assert load_network("transferred").provenance["sha256"] == sha256_of(home / "comic.safetensors")
 
 
-def test_a_blend_made_on_the_spot(home):
+def test_a_blend_by_name(home):
     faces, comic, high = (load_network(name).state_dict() for name in ("faces", "comic", "high"))
     for key in high:
         theirs = any(f".b{res}." in key for res in (16, 32))
@@ -137,7 +137,7 @@ def test_unknown_names_and_missing_files(home, tmp_path):
     assert "reinstall" in refused("faces")
 
 
-def test_which_must_be_what_its_name_says(tmp_path):
+def test_which_must_have_the_matching_class(tmp_path):
     save_networks(tmp_path / "odd.safetensors", {"G_ema": tiny_discriminator(0)})
     assert "is a Discriminator, not a Generator" in refused(tmp_path / "odd.safetensors")
     assert "holds no D, only G_ema" in refused(tmp_path / "odd.safetensors", which="D")
@@ -146,7 +146,7 @@ def test_which_must_be_what_its_name_says(tmp_path):
 @pytest.mark.parametrize("suffix", [".pkl", ".pt", ".safetensors"])
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_pickles_never_run_whatever_they_are_called(tmp_path, suffix, protocol):
-    """The file would leave a mark if anything unpickled it. (tests/weights/test_hostile.py has many more.)"""
+    """The file would create another file if anything unpickled it. (tests/weights/test_hostile.py has many more.)"""
     mark = tmp_path / "mark"
     (tmp_path / f"network{suffix}").write_bytes(pickle.dumps(_Touch(mark), protocol))
     message = refused(tmp_path / f"network{suffix}")
@@ -162,7 +162,7 @@ class _Touch:
         return os.system, (f"touch {self.path}",)
 
 
-def test_foreign_files_are_networks_like_others(home, tmp_path, monkeypatch):
+def test_files_of_other_repositories_load(home, tmp_path, monkeypatch):
     write_networks(tmp_path / "x.pkl", {"G_ema": tiny_generator(6)})
     write_networks(tmp_path / "x.pt", {"G_ema": tiny_generator(6, z_dim=48, w_dim=48, c_dim=0)})
     for suffix in (".pkl", ".pt"):
@@ -173,7 +173,7 @@ def test_foreign_files_are_networks_like_others(home, tmp_path, monkeypatch):
     assert torch.equal(G.synthesis.b4.const, tiny_generator(6).synthesis.b4.const) and G.provenance["name"] == "x.pkl"
 
 
-def test_the_real_catalogue_is_sound():
+def test_the_shipped_catalogue_is_valid():
     entries = catalogue()
     assert {"faces", "comic", "transferred", "toonify-original", "toon-ours", "toon-ours-negative"} <= entries.keys()
     for entry in entries.values():
@@ -215,7 +215,7 @@ def test_a_download_is_checked_and_kept(home, monkeypatch, capsys):
     assert network.provenance["name"] == "far.safetensors" and len(asked) == 1
 
 
-def test_a_spoilt_cache_is_fetched_again(home, monkeypatch):
+def test_a_damaged_cache_is_fetched_again(home, monkeypatch):
     asked = serve(monkeypatch, (home / "faces.safetensors").read_bytes())
     load_network("far")
     (cached,) = (home.parent / "cache" / "networks").iterdir()
@@ -254,7 +254,7 @@ def test_only_https_even_after_a_redirect(home, monkeypatch):
         handler.redirect_request(None, None, 302, "Found", {}, "http://example.invalid/x")
 
 
-def test_a_mistyped_digest_is_not_ignored(home, monkeypatch):
+def test_a_malformed_digest_is_refused(home, monkeypatch):
     asked = serve(monkeypatch)
     assert "64 hexadecimal digits" in refused("https://example.invalid/x.safetensors#sha-256=00")
     assert asked == []
@@ -276,7 +276,7 @@ def test_names_in_addresses_stay_in_the_cache(home, monkeypatch, tmp_path):
 
 
 class Server:
-    """Answers like a web server that knows ranges, and hangs up after ``patience`` bytes."""
+    """A web server that supports ranges and closes the connection after ``patience`` bytes."""
 
     def __init__(self, body: bytes, etag: str | None, patience: int) -> None:
         self.body, self.etag, self.patience = body, etag, patience
@@ -300,7 +300,7 @@ class Server:
 URL = "https://example.invalid/x.safetensors"
 
 
-def test_a_download_that_broke_off_goes_on(home, monkeypatch):
+def test_an_interrupted_download_resumes(home, monkeypatch):
     server = Server(os.urandom(250_000), '"one"', patience=100_000)
     monkeypatch.setattr(download_module, "_open", server)
     for _ in range(2):
@@ -312,7 +312,7 @@ def test_a_download_that_broke_off_goes_on(home, monkeypatch):
     assert os.listdir(path.parent) == [path.name], "nothing partial is left"
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(home, monkeypatch):
+def test_a_changed_file_is_fetched_from_the_start(home, monkeypatch):
     server = Server(b"old" * 50_000, '"one"', patience=100_000)
     monkeypatch.setattr(download_module, "_open", server)
     with pytest.raises(ToonError, match="broke off"):

@@ -1,4 +1,4 @@
-"""Augmentations that do not leak: everything the discriminator sees goes through one of these pipes."""
+"""Augmentation of everything that the discriminator sees: ADA's pipe with its controller, and DiffAugment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AUGMENTATIONS = ("ada", "fixed", "diff", "off")
 
 
 def build_augment(aug: str, pipe: str | None = None, p: float = 0.0) -> Augment:
-    """The augmentation a training asks for by name.
+    """Build an augmentation by name.
 
     Args:
         aug: "ada" (an `AdaController` moves ``p``), "fixed" (``p`` stays), "diff" (`DiffAugment`) or "off".

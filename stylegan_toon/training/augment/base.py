@@ -1,4 +1,4 @@
-"""What all augmentations share: the probability, random numbers for each picture, and rows that stay unchanged."""
+"""What all augmentations share: the probability, random numbers for each picture, and transforms of some rows."""
 
 from __future__ import annotations
 
@@ -50,18 +50,17 @@ class Augment(nn.Module, ABC):
         # Positions and sums over taps need float32: half precision would show as jitter and steps of grey.
         wide = images if images.dtype == torch.float64 else images.float()
         with torch.autocast(images.device.type, enabled=False):
-            return self.augment(wide, Dice(len(images), generator)).to(images.dtype)
+            return self.augment(wide, RandomNumbers(len(images), generator)).to(images.dtype)
 
     @abstractmethod
-    def augment(self, images: Tensor, dice: Dice) -> Tensor:
+    def augment(self, images: Tensor, random: RandomNumbers) -> Tensor:
         """``[N, C, H, W] -> [N, C, H, W]`` in float32 or float64, ``p`` being above 0."""
 
 
-class Dice:
+class RandomNumbers:
     """Random numbers for each of ``n`` pictures, float64 on the CPU.
 
-    A few numbers a picture cost nothing there, they are the same on every device, and whether any transform applies
-    is known without waiting for a GPU.
+    On the CPU they are the same for every device, and whether a transform applies is known without waiting for a GPU.
     """
 
     def __init__(self, n: int, generator: torch.Generator | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation: the feedback that adapts p."""
+"""Adaptive discriminator augmentation: adapts p to how far the discriminator overfits."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class AdaController(nn.Module):
         self.count += real_logits.numel()
 
     def step(self, batch: int) -> float:
-        """Move ``p`` by what ``interval`` batches of ``batch`` pictures allow; returns the mean sign.
+        """Move ``p`` by one step for ``interval`` batches of ``batch`` pictures and reset the statistics.
 
-        The statistics start anew.
+        Returns:
+            the mean sign.
         """
         sign = self.update(self.sum, self.count, batch)
         self.sum.zero_()
@@ -58,10 +59,10 @@ class AdaController(nn.Module):
         return sign
 
     def update(self, sum: Tensor, count: Tensor, batch: int) -> float:
-        """The same from a sum of signs and a number of scores, scalars, gathered elsewhere.
+        """As `step`, from a sum of signs and a number of scores (scalars) that the caller has gathered.
 
-        ``p`` stays in [0, 1] (the published code lets it grow without end); the first time that it would leave at the
-        top, it warns. Without scores it stays where it is.
+        ``p`` stays in [0, 1] (in the published code it has no upper limit); it warns the first time that ``p`` would
+        exceed 1. Without scores ``p`` does not change.
 
         Args:
             sum, count: over the ``interval`` batches and all processes.

@@ -62,7 +62,7 @@ def _bank_matrices(size: int, dtype: torch.dtype, device: torch.device) -> Tenso
 def amplify(images: Tensor, gains: Tensor) -> Tensor:
     """Amplify the bands of ``[N, C, H, W]`` along both axes by ``gains`` ``[N, 4]``; reflected outside.
 
-    Every picture has its own taps; with the reflected ends they make a matrix, so that this is two batched products.
+    Filter and reflection together are a matrix for each picture and axis, so this is two batched matrix products.
     """
 
     def along_width(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Moving pixels: blits as exact permutations, anything else resampled without aliasing (ADA, appendix B)."""
+"""Geometric augmentations: blits as exact permutations, all others resampled without aliasing (ADA, appendix B)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYM6 = (
     0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
     -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
 )  # fmt: skip
-SUPPORT = len(SYM6) // 4  # pixels the filter reaches to either side, at twice the resolution
+SUPPORT = len(SYM6) // 4  # pixels on either side that the filter covers at twice the resolution
 
 
 @functools.lru_cache(maxsize=8)
@@ -54,14 +54,14 @@ def fold(index: Tensor, size: int) -> Tensor:
 
 
 def permute(images: Tensor, inverse: Tensor) -> Tensor:
-    """Flips, quarter turns and shifts by whole pixels, exactly; what comes in from outside is the reflection.
+    """Flips, quarter turns and shifts by whole pixels, without resampling; outside, pictures are reflected.
 
     Args:
         images: ``[N, C, H, W]``; square if there are quarter turns.
         inverse: ``[N, 3, 3]``, output pixel -> input pixel about the centre, of such moves only.
     """
     n, channels, height, width = images.shape
-    # Each input position depends on one output position only: on the other axis's where there is a quarter turn.
+    # Each input coordinate depends on one output coordinate only; with an odd quarter turn on that of the other axis.
     source = []
     for axis, size in enumerate((width, height)):
         position = torch.arange(size, device=images.device) - (size - 1) / 2
@@ -76,8 +76,8 @@ def permute(images: Tensor, inverse: Tensor) -> Tensor:
 def warp(images: Tensor, inverse: Tensor) -> Tensor:
     """Resample pictures through an affine map without aliasing: double them, sample bilinearly, halve.
 
-    Doubling and halving use the sym6 low-pass (ADA, appendix B). Outside, the pictures are reflected: the sampler
-    folds its positions, so that nothing is padded and doubled that may not be needed.
+    Doubling and halving use the sym6 low-pass (ADA, appendix B). Outside, the pictures are reflected, by the sampler
+    rather than by padding, which would enlarge the doubled pictures.
 
     Args:
         images: ``[N, C, H, W]``, at least 4 px a side.
@@ -91,9 +91,9 @@ def warp(images: Tensor, inverse: Tensor) -> Tensor:
     # Of the doubled picture keep the samples from the first to the last pixel: reflection is about these two.
     images = F.pad(images, [SUPPORT] * 4, mode="reflect")
     images = upfirdn2d(images, f, up=2, padding=[0, 1 - 2 * SUPPORT + 3] * 2, gain=4)
-    # theta maps affine_grid's [-1, 1] over the output, which is doubled and has a margin that the halving filter eats,
-    # to pixels about the centre (a quarter of a doubled size is half of it in pixels; the margin is half a doubled
-    # sample wider at the left), and after the inverse to grid_sample's [-1, 1] between the first and the last sample.
+    # theta maps affine_grid's [-1, 1] over the output (doubled, with a margin for the halving filter) to pixels about
+    # the centre, then applies the inverse, then maps to grid_sample's [-1, 1] between the first and the last sample.
+    # The offset 0.25 is there because the margin is half a doubled sample wider on the left.
     out_h, out_w = (2 * height + len(SYM6) - 2, 2 * width + len(SYM6) - 2)
     before = inverse.new_tensor([[out_w / 4, 0, 0.25], [0, out_h / 4, 0.25], [0, 0, 1]])
     after = inverse.new_tensor([2 / (width - 1), 2 / (height - 1)])[:, None]

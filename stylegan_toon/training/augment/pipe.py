@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import ToonError
 from . import color, corrupt
-from .base import Augment, Dice, on_rows
+from .base import Augment, RandomNumbers, on_rows
 from .geometry import permute, rotate, scale, translate, warp
 
 
@@ -124,9 +124,9 @@ class AugmentPipe(Augment):
             config = PIPES[config]
         self.config = config
 
-    def augment(self, images: Tensor, dice: Dice) -> Tensor:
+    def augment(self, images: Tensor, random: RandomNumbers) -> Tensor:
         channels, height, width = images.shape[1:]
-        blit, geometry = self.blit_matrix(dice, height, width), self.geometry_matrix(dice, height, width)
+        blit, geometry = self.blit_matrix(random, height, width), self.geometry_matrix(random, height, width)
         inverse = blit @ geometry
         resampled = _changes(geometry)
         if height != width:  # a quarter turn of an oblong picture does not land on its pixels
@@ -134,7 +134,7 @@ class AugmentPipe(Augment):
         images = on_rows(images, resampled, warp, inverse)
         images = on_rows(images, _changes(blit) & ~resampled, permute, inverse)
 
-        matrix = self.color_matrix(dice)
+        matrix = self.color_matrix(random)
         if channels in (1, 3):
             images = on_rows(images, _changes(matrix), color.recolor, matrix)
         elif any(getattr(self.config, name) for name in _CATEGORIES["color"]):
@@ -143,54 +143,56 @@ class AugmentPipe(Augment):
                 f"choose a pipe without them, such as --augpipe bg."
             )
 
-        log2_gain = self.band_gains(dice)
+        log2_gain = self.band_gains(random)
         images = on_rows(images, (log2_gain != 0).any(dim=1), corrupt.amplify, corrupt.balanced_gains(log2_gain))
 
-        sigma = dice.gate(dice.normal().abs() * self.config.noise_std, self.p * self.config.noise)
-        seeds = dice.integer(0, 2**53)[sigma > 0]  # a picture's noise is its own, however the batch is cut up
+        sigma = random.gate(random.normal().abs() * self.config.noise_std, self.p * self.config.noise)
+        seeds = random.integer(0, 2**53)[sigma > 0]  # a picture's noise is its own, however the batch is cut up
         images = on_rows(
             images, sigma > 0, lambda x, s: x + corrupt.white_noise(x, seeds) * s[:, None, None, None], sigma
         )
 
-        size = dice.gate(torch.full((dice.n, 2), self.config.cutout_size).double(), self.p * self.config.cutout)
-        return on_rows(images, size[:, 0] > 0, corrupt.cut_out, dice.uniform(2), size)
+        size = random.gate(torch.full((random.n, 2), self.config.cutout_size).double(), self.p * self.config.cutout)
+        return on_rows(images, size[:, 0] > 0, corrupt.cut_out, random.uniform(2), size)
 
-    def blit_matrix(self, dice: Dice, height: int, width: int) -> Tensor:
+    def blit_matrix(self, random: RandomNumbers, height: int, width: int) -> Tensor:
         """Inverse ``[n, 3, 3]`` of flip, quarter turns and shift, in this order: output -> input, pixels, centred."""
         c, p = self.config, self.p
-        flip = 1 - 2 * dice.gate(dice.integer(0, 2), p * c.xflip)
-        turns = dice.gate(dice.integer(0, 4), p * c.rotate90)
-        shift = dice.gate(dice.symmetric(2) * c.xint_max, p * c.xint)
+        flip = 1 - 2 * random.gate(random.integer(0, 2), p * c.xflip)
+        turns = random.gate(random.integer(0, 4), p * c.rotate90)
+        shift = random.gate(random.symmetric(2) * c.xint_max, p * c.xint)
         shift = (shift * torch.tensor([width, height])).round()
         return scale(flip, torch.ones_like(flip)) @ rotate(turns * (math.pi / 2)).round() @ translate(-shift)
 
-    def geometry_matrix(self, dice: Dice, height: int, width: int) -> Tensor:
+    def geometry_matrix(self, random: RandomNumbers, height: int, width: int) -> Tensor:
         """The same for zoom, rotation, stretch, another rotation and shift."""
         c, p = self.config, self.p
-        zoom = torch.exp2(-dice.gate(dice.normal() * c.scale_std, p * c.scale))
+        zoom = torch.exp2(-random.gate(random.normal() * c.scale_std, p * c.scale))
         # A rotation before and one after the stretch; that either fires has the probability wanted.
         either = 1 - math.sqrt(max(1 - p * c.rotate, 0))
-        first, last = (dice.gate(dice.symmetric() * (math.pi * c.rotate_max), either) for _ in range(2))
-        stretch = dice.gate(dice.normal() * c.aniso_std, p * c.aniso)
-        shift = dice.gate(dice.normal(2) * c.xfrac_std, p * c.xfrac) * torch.tensor([width, height])
+        first, last = (random.gate(random.symmetric() * (math.pi * c.rotate_max), either) for _ in range(2))
+        stretch = random.gate(random.normal() * c.aniso_std, p * c.aniso)
+        shift = random.gate(random.normal(2) * c.xfrac_std, p * c.xfrac) * torch.tensor([width, height])
         stretched = scale(torch.exp2(-stretch), torch.exp2(stretch))
         return scale(zoom, zoom) @ rotate(first) @ stretched @ rotate(last) @ translate(-shift)
 
-    def color_matrix(self, dice: Dice) -> Tensor:
+    def color_matrix(self, random: RandomNumbers) -> Tensor:
         """``[n, 4, 4]`` on (R, G, B, 1): brightness, contrast, luma flip, hue, saturation, in this order."""
         c, p = self.config, self.p
-        added = dice.gate(dice.normal() * c.brightness_std, p * c.brightness)
-        factor = torch.exp2(dice.gate(dice.normal() * c.contrast_std, p * c.contrast))
-        flip = dice.gate(dice.integer(0, 2), p * c.lumaflip)
-        angle = dice.gate(dice.symmetric() * (math.pi * c.hue_max), p * c.hue)
-        chroma = torch.exp2(dice.gate(dice.normal() * c.saturation_std, p * c.saturation))
+        added = random.gate(random.normal() * c.brightness_std, p * c.brightness)
+        factor = torch.exp2(random.gate(random.normal() * c.contrast_std, p * c.contrast))
+        flip = random.gate(random.integer(0, 2), p * c.lumaflip)
+        angle = random.gate(random.symmetric() * (math.pi * c.hue_max), p * c.hue)
+        chroma = torch.exp2(random.gate(random.normal() * c.saturation_std, p * c.saturation))
         light = color.luma_flip(flip) @ color.contrast(factor) @ color.brightness(added)
         return color.saturation(chroma) @ color.hue(angle) @ light
 
-    def band_gains(self, dice: Dice) -> Tensor:
-        """log2 of the gain of each band before balancing, ``[n, 4]``; every band fires for itself."""
+    def band_gains(self, random: RandomNumbers) -> Tensor:
+        """log2 of the gain of each band before balancing, ``[n, 4]``; every band fires independently."""
         c = self.config
-        gains = [dice.gate(dice.normal() * c.imgfilter_std, self.p * c.imgfilter * band) for band in c.imgfilter_bands]
+        gains = [
+            random.gate(random.normal() * c.imgfilter_std, self.p * c.imgfilter * band) for band in c.imgfilter_bands
+        ]
         return torch.stack(gains, dim=1)
 
 

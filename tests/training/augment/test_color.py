@@ -56,7 +56,7 @@ def test_saturation_scales_chroma_alone(x):
     assert torch.allclose(color.recolor(x, color.saturation(both(2.5))), luma + 2.5 * chroma)
 
 
-def test_a_grey_picture_is_the_mean_of_its_rgb_twin(x):
+def test_a_grey_picture_equals_the_mean_of_equal_channels(x):
     torch.manual_seed(1)
     matrix = torch.eye(4, dtype=torch.float64) + 0.3 * torch.randn(2, 4, 4, dtype=torch.float64)
     grey = x[:, :1]

@@ -1,4 +1,4 @@
-"""ADA's feedback."""
+"""How ADA adapts p."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_p_moves_by_the_published_step():
 
 def test_p_crosses_from_0_to_1_in_ada_kimg_and_stays_with_one_warning():
     ada = AdaController(AugmentPipe(), kimg=1, interval=4)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(25):  # 25 * 4 * 10 pictures
             ada.observe(torch.ones(10))
@@ -37,19 +37,19 @@ def test_p_crosses_from_0_to_1_in_ada_kimg_and_stays_with_one_warning():
             ada.observe(torch.ones(10))
             ada.step(batch=10)
     assert ada.pipe.p == 1.0
-    assert len(told) == 1 and "above 1" in str(told[0].message)
+    assert len(caught) == 1 and "above 1" in str(caught[0].message)
 
 
 @pytest.mark.parametrize("logits", [[1.0, 1.0, 1.0, 1.0, -1.0], []])
-def test_at_the_target_or_without_scores_nothing_moves(logits):
+def test_p_stays_at_the_target_and_without_scores(logits):
     ada = AdaController(AugmentPipe(p=0.5), target=0.6)
     ada.observe(torch.tensor(logits))
     ada.step(batch=32)
     assert ada.pipe.p == 0.5
 
 
-def test_several_processes_move_as_one():
-    """Each sees its share; with the sums added up, all move as a single process does that sees everything."""
+def test_several_processes_move_p_as_one_does():
+    """Each observes its share; with the sums added up, p is that of a single process that observes everything."""
     torch.manual_seed(0)
     alone, *ranks = (AdaController(AugmentPipe(p=0.5)) for _ in range(4))
     summed = AdaController(AugmentPipe(p=0.5))
@@ -68,7 +68,7 @@ def test_several_processes_move_as_one():
         assert {rank.pipe.p for rank in ranks} | {summed.pipe.p} == {alone.pipe.p}
 
 
-def test_a_training_goes_on_exactly_where_it_stopped():
+def test_resuming_is_exact():
     torch.manual_seed(0)
     logits = torch.randn(12, 8, 1) + 0.8
 

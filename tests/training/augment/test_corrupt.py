@@ -16,7 +16,7 @@ def test_sym2_is_orthonormal_with_two_vanishing_moments():
     assert high.sum() == pytest.approx(0) and high @ np.arange(4) == pytest.approx(0)
 
 
-def test_the_bands_share_the_spectrum_by_octaves():
+def test_the_bands_are_octaves():
     bank = filter_bank().numpy()
     assert np.allclose(bank, bank[:, ::-1])  # zero phase
     frequency = np.linspace(0, np.pi, 513)
@@ -39,13 +39,13 @@ def test_amplifying_equals_a_convolution_by_scipy(shape):
     torch.manual_seed(0)
     x = torch.randn(2, 3, *shape, dtype=torch.float64)
     gains = torch.rand(2, 4, dtype=torch.float64) * 2
-    found = amplify(x, gains)
+    result = amplify(x, gains)
     for n in range(2):
         taps = (gains[n] @ filter_bank()).numpy()
         wanted = x[n].numpy()
         for axis in (1, 2):
             wanted = scipy.ndimage.convolve1d(wanted, taps, axis=axis, mode="mirror")
-        assert np.allclose(found[n].numpy(), wanted)
+        assert np.allclose(result[n].numpy(), wanted)
 
 
 def test_balanced_gains_keep_the_expected_power():

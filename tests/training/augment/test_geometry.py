@@ -1,4 +1,4 @@
-"""Moving pixels against torch's own flips, a float64 writing with scipy, closed forms, and gradients."""
+"""Geometry against torch's own flips, a float64 implementation with scipy, closed forms, and gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from stylegan_toon.training.augment.geometry import SYM6, Sample, permute, rotate, scale, translate, warp
 
 
-def test_sym6_is_the_wavelet_it_says():
+def test_sym6_is_the_symlet():
     """Orthonormal, six vanishing moments, and of those filters the least asymmetric: that is the symlet."""
     h = np.array(SYM6)
     for shift in range(6):
@@ -52,7 +52,7 @@ def test_blits_of_oblong_pictures():
 
 
 def warp_by_scipy(image: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """``[H, W]`` float64: the same in words: double with sym6, sample between, mirrored outside, halve with sym6."""
+    """``[H, W]`` float64: double with sym6, sample between pixels, mirrored outside, halve with sym6."""
     f = np.array(SYM6) / np.sum(SYM6)
     height, width = image.shape
     doubled = np.pad(image, 3, mode="reflect")
@@ -71,20 +71,20 @@ def warp_by_scipy(image: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (9, 14)])
-def test_warp_equals_a_float64_writing(shape):
+def test_warp_equals_a_float64_implementation(shape):
     torch.manual_seed(0)
     x = torch.randn(3, 2, *shape, dtype=torch.float64)
     inverse = scale(ones(3, 0.8), ones(3, 1.3)) @ rotate(torch.tensor([0.4, 2.0, -1.0]).double())
     inverse = inverse @ translate(torch.tensor([[1.3, -2.2], [0.0, 9.0], [-30.0, 0.25]]).double())
-    found = warp(x, inverse)
+    result = warp(x, inverse)
     for n in range(3):
         for channel in range(2):
             wanted = warp_by_scipy(x[n, channel].numpy(), inverse[n].numpy())
-            assert np.allclose(found[n, channel].numpy(), wanted, atol=1e-5)  # the taps are float32
+            assert np.allclose(result[n, channel].numpy(), wanted, atol=1e-5)  # the taps are float32
 
 
-def test_warp_moves_a_wave_where_the_map_says():
-    """cos(k x) sampled at other places, in closed form; bounds are the wavelet's own half-heartedness."""
+def test_warp_of_a_wave_in_closed_form():
+    """cos(k x) sampled at other positions, in closed form; the error bounds are those of the wavelet's response."""
     size, k = 32, torch.tensor([2 * math.pi / 14, 2 * math.pi / 17])
     position = torch.arange(size) - (size - 1) / 2
     grid = torch.stack(torch.meshgrid(position, position, indexing="xy"), dim=-1)  # (x, y)
@@ -94,13 +94,15 @@ def test_warp_moves_a_wave_where_the_map_says():
     wanted = wave(grid @ inverse[0, :2, :2].T + inverse[0, :2, 2])
     inside = slice(8, -8)
     assert (warp(wave(grid), inverse) - wanted)[:, :, inside, inside].abs().max() < 0.05
-    assert (wave(grid) - wanted)[:, :, inside, inside].abs().max() > 0.5  # and the bound means something
+    assert (wave(grid) - wanted)[
+        :, :, inside, inside
+    ].abs().max() > 0.5  # the wave has moved, so the comparison can fail
 
 
-def test_warp_by_nothing_and_by_whole_pixels():
+def test_warp_by_the_identity_and_by_whole_pixels():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 24, 24)
-    inside = slice(9, -9)  # a shift of 3, and the filters' reach
+    inside = slice(9, -9)  # a shift of 3, and the support of the filters
     assert (warp(x, torch.eye(3)[None]) - x)[:, :, inside, inside].abs().max() < 1e-5
     moved = warp(x, translate(torch.tensor([[3.0, -2.0]]).double()).float())
     assert (moved - x.roll((2, -3), (2, 3)))[:, :, inside, inside].abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"""The pipe: how often things fire, how strongly, what is left alone, and gradients."""
+"""The pipe: how often augmentations fire, how strong they are, what stays unchanged, and gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stylegan_toon.training.augment import (
     build_augment,
 )
 from stylegan_toon.training.augment import pipe as pipe_module
-from stylegan_toon.training.augment.base import Dice
+from stylegan_toon.training.augment.base import RandomNumbers
 from stylegan_toon.training.augment.geometry import permute, warp
 
 N = 4000
@@ -55,7 +55,7 @@ def draw(name: str, p: float, multiplier: float = 1.0) -> torch.Tensor:
     method, value, _ = DRAWS[name]
     pipe = AugmentPipe(AugmentConfig(**{name: multiplier}), p=p)
     sizes = (1000, 1000) if method in ("blit_matrix", "geometry_matrix") else ()
-    return value(getattr(pipe, method)(Dice(N, seeded()), *sizes))
+    return value(getattr(pipe, method)(RandomNumbers(N, seeded()), *sizes))
 
 
 @pytest.mark.parametrize("name", DRAWS)
@@ -78,13 +78,13 @@ def test_each_fires_with_p_times_its_multiplier(name, p, multiplier):
 
 def test_both_shifts_are_two_independent_numbers():
     for name, method in (("xint", "blit_matrix"), ("xfrac", "geometry_matrix")):
-        m = getattr(AugmentPipe(AugmentConfig(**{name: 1}), p=1), method)(Dice(N, seeded()), 1000, 1000)
+        m = getattr(AugmentPipe(AugmentConfig(**{name: 1}), p=1), method)(RandomNumbers(N, seeded()), 1000, 1000)
         assert abs(stats.pearsonr(m[:, 0, 2], m[:, 1, 2])[0]) < 0.05
 
 
 def test_a_rotation_before_and_one_after_the_stretch_and_the_shift_last():
-    """The axes of the stretch lie anywhere in the input and in the output; the shift is told in output pixels."""
-    m = AugmentPipe("geom", p=1).geometry_matrix(Dice(N, seeded()), 1000, 1000)
+    """The axes of the stretch have any direction in the input and in the output; the shift is in output pixels."""
+    m = AugmentPipe("geom", p=1).geometry_matrix(RandomNumbers(N, seeded()), 1000, 1000)
     linear = m[:, :2, :2]
     axes = [
         torch.atan2(2 * square[:, 0, 1], square[:, 0, 0] - square[:, 1, 1]) / math.pi
@@ -92,20 +92,20 @@ def test_a_rotation_before_and_one_after_the_stretch_and_the_shift_last():
     ]
     for axis in axes:
         assert stats.kstest(axis.numpy(), UNIFORM.cdf).pvalue > 0.01
-    assert abs(torch.exp(1j * math.pi * (axes[0] - axes[1])).mean()) < 0.05  # and independently of each other
+    assert abs(torch.exp(1j * math.pi * (axes[0] - axes[1])).mean()) < 0.05  # independent of each other
     shift = torch.linalg.solve(linear, -m[:, :2, 2])
     assert stats.kstest((shift / 125).flatten().numpy(), NORMAL.cdf).pvalue > 0.01
 
 
 def test_contrast_multiplies_what_brightness_added():
-    m = AugmentPipe(AugmentConfig(brightness=1, contrast=1), p=1).color_matrix(Dice(N, seeded()))
+    m = AugmentPipe(AugmentConfig(brightness=1, contrast=1), p=1).color_matrix(RandomNumbers(N, seeded()))
     added, factor = m[:, 0, 3] / m[:, 0, 0], m[:, 0, 0]
     assert stats.kstest((added / 0.2).numpy(), NORMAL.cdf).pvalue > 0.01
     assert stats.spearmanr(added.abs(), factor).pvalue > 0.01  # independent
 
 
 @pytest.mark.parametrize("p", [0.4, 1.0])
-def test_flips_and_turns_are_exact_and_as_frequent_as_said(p):
+def test_flips_and_turns_are_exact_and_have_the_documented_frequency(p):
     """xflip flips half of what it fires on; rotate90 takes 0 to 3 quarter turns alike."""
     torch.manual_seed(0)
     x = torch.randn(1, 1, 8, 8)
@@ -122,13 +122,13 @@ def test_flips_and_turns_are_exact_and_as_frequent_as_said(p):
 
 
 def test_half_of_the_luma_flips_flip():
-    m = AugmentPipe(AugmentConfig(lumaflip=1), p=0.6).color_matrix(Dice(N, seeded()))
+    m = AugmentPipe(AugmentConfig(lumaflip=1), p=0.6).color_matrix(RandomNumbers(N, seeded()))
     assert (m[:, 0, 0] < 0.9).double().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
-def test_the_bands_fire_each_for_itself():
+def test_the_bands_fire_independently():
     config = AugmentConfig(imgfilter=1, imgfilter_bands=(1, 0.5, 0, 1))
-    fired = AugmentPipe(config, p=0.5).band_gains(Dice(N, seeded())) != 0
+    fired = AugmentPipe(config, p=0.5).band_gains(RandomNumbers(N, seeded())) != 0
     assert fired.double().mean(dim=0).tolist() == pytest.approx([0.5, 0.25, 0, 0.5], abs=0.03)
     assert (fired[:, 0] & fired[:, 3]).double().mean().item() == pytest.approx(0.25, abs=0.03)
 
@@ -168,7 +168,7 @@ def test_brightness_contrast_and_luma_flip_act_in_this_order(p):
     assert value.mean().item() == pytest.approx(g * c1 * (1 - p), abs=0.02)  # half of the fired flips turn it: p / 2
 
 
-# ------------------------------------------------------------ what is left alone
+# ------------------------------------------------------------ what stays unchanged
 
 
 def test_p_zero_is_the_identity():
@@ -176,7 +176,7 @@ def test_p_zero_is_the_identity():
     assert AugmentPipe("bgcfnc", p=0)(x) is x and DiffAugment(p=0)(x) is x
 
 
-def test_nothing_fires_nothing_is_copied():
+def test_no_copy_where_nothing_fires():
     x = torch.randn(2, 3, 16, 16)
     assert AugmentPipe(AugmentConfig(), p=1)(x) is x
     assert AugmentPipe("bgcfnc", p=1e-9)(x) is x
@@ -184,7 +184,7 @@ def test_nothing_fires_nothing_is_copied():
 
 @pytest.mark.parametrize("name", PIPES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_are_changed_each_for_itself(name, channels):
+def test_pictures_are_augmented_independently(name, channels):
     """Those on which nothing fires stay as they are, bit for bit."""
     x = torch.randn(64, channels, 16, 16)
     y = AugmentPipe(name, p=0.15)(x, generator=seeded())
@@ -192,7 +192,7 @@ def test_pictures_are_changed_each_for_itself(name, channels):
     assert y.shape == x.shape and y.isfinite().all() and 0 < same.sum() < 64
 
 
-def test_only_what_needs_it_is_resampled(monkeypatch):
+def test_only_geometry_resamples(monkeypatch):
     resampled = []
     warp = pipe_module.warp
     monkeypatch.setattr(pipe_module, "warp", lambda x, m: resampled.append(len(x)) or warp(x, m))
@@ -209,8 +209,8 @@ def test_blit_and_geometry_are_one_move():
     """Where both fire, the picture is resampled once, by the product: the flip of the picture first."""
     torch.manual_seed(0)
     x = torch.randn(32, 3, 16, 16)
-    pipe, dice = AugmentPipe("bg", p=0.4), Dice(32, seeded())
-    blit, geometry = pipe.blit_matrix(dice, 16, 16), pipe.geometry_matrix(dice, 16, 16)
+    pipe, random = AugmentPipe("bg", p=0.4), RandomNumbers(32, seeded())
+    blit, geometry = pipe.blit_matrix(random, 16, 16), pipe.geometry_matrix(random, 16, 16)
     still = (geometry == torch.eye(3)).flatten(1).all(dim=1)[:, None, None, None]
     inverse = (blit @ geometry).float()
     wanted = torch.where(still, permute(x, blit.float()), warp(x, inverse))
@@ -223,7 +223,7 @@ def test_oblong_and_small_pictures():
         assert AugmentPipe("bgcfnc", p=1)(torch.randn(shape)).shape == shape
 
 
-def test_other_channels_are_refused_where_colour_is_asked_for():
+def test_colour_augmentation_refuses_other_channel_counts():
     x = torch.randn(2, 4, 16, 16)
     assert AugmentPipe("bg", p=1)(x).shape == x.shape
     with pytest.raises(ToonError, match=r"4 channels.*--augpipe bg"):
@@ -234,7 +234,7 @@ def test_other_channels_are_refused_where_colour_is_asked_for():
 
 
 @pytest.mark.parametrize("make", [lambda: AugmentPipe("bgcfnc", p=0.7), DiffAugment])
-def test_a_generator_decides_everything(make):
+def test_a_generator_fixes_all_random_choices(make):
     x = torch.randn(8, 3, 16, 16)
     pipe = make()
     first = pipe(x, generator=seeded(1))
@@ -250,8 +250,8 @@ def test_a_generator_decides_everything(make):
 def test_half_types_are_computed_in_float32(make, dtype):
     x = torch.randn(4, 3, 16, 16).to(dtype)
     wanted = make()(x.float(), generator=seeded())
-    found = make()(x, generator=seeded())
-    assert found.dtype == dtype and torch.equal(found, wanted.to(dtype))
+    result = make()(x, generator=seeded())
+    assert result.dtype == dtype and torch.equal(result, wanted.to(dtype))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(make()(x.float(), generator=seeded()), wanted)
 
@@ -266,7 +266,7 @@ def test_the_whole_pipe_differentiates_twice(make, channels):
     assert torch.autograd.gradgradcheck(lambda a: pipe(a, generator=seeded()).pow(2), x, fast_mode=True)
 
 
-def test_r1_passes_where_only_some_fire():
+def test_r1_with_some_pictures_augmented():
     x = torch.randn(16, 3, 16, 16, requires_grad=True)
     score = AugmentPipe("bgcfnc", p=0.2)(x, generator=seeded()).pow(3).sum()
     (grad,) = torch.autograd.grad(score, x, create_graph=True)
@@ -277,7 +277,7 @@ def test_r1_passes_where_only_some_fire():
 # ------------------------------------------------------------ p and names
 
 
-def test_p_is_a_number_that_travels_with_the_state():
+def test_p_is_part_of_the_state_dict():
     pipe = AugmentPipe(p=0.1)
     pipe.p = torch.tensor(0.375)
     assert pipe.p == 0.375 and isinstance(pipe.p, float)
@@ -304,7 +304,7 @@ def test_the_eleven_pipes():
     assert len(on["bgcfnc"]) == 15
 
 
-def test_what_makes_no_sense_is_refused():
+def test_invalid_values_are_refused():
     with pytest.raises(ValueError, match="scale_std"):
         AugmentConfig(scale_std=-1)
     with pytest.raises(ValueError, match="4 bands"):
@@ -338,6 +338,6 @@ def test_an_augmentation_by_name(arguments, kind, p):
         (("off", None, 0.5), "leave out --p"),
     ],
 )
-def test_a_wrong_name_is_told(arguments, sentence):
+def test_an_unknown_name_is_refused(arguments, sentence):
     with pytest.raises(ToonError, match=sentence):
         build_augment(*arguments)

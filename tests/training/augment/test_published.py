@@ -53,7 +53,7 @@ def smooth() -> torch.Tensor:
     return x / x.std()
 
 
-# ------------------------------------------------------------ the same parameters: the percentile the peer can be told
+# ------------------------------------------------------------ the same parameters, by the peer's debug_percentile
 
 PERCENTILE = 0.8
 Z = torch.tensor([math.erf(0)], dtype=torch.float64) + torch.erfinv(torch.tensor(2 * PERCENTILE - 1).double())
@@ -71,10 +71,10 @@ ONE = torch.ones(1, dtype=torch.float64)
 )
 def test_the_same_geometry(published, smooth, name, inverse):
     wanted = published(1, **{name: 1})(smooth, debug_percentile=PERCENTILE)
-    found = warp(smooth, inverse.float())
-    inside = (found - wanted)[:, :, 4:-4, 4:-4]
+    result = warp(smooth, inverse.float())
+    inside = (result - wanted)[:, :, 4:-4, 4:-4]
     # Where the picture continues by reflection, the wavelet's asymmetry is reflected here and not there.
-    assert (found - wanted).square().mean().sqrt() < 0.03 and inside.abs().median() < 2e-6
+    assert (result - wanted).square().mean().sqrt() < 0.03 and inside.abs().median() < 2e-6
     assert (smooth - wanted).square().mean().sqrt() > 0.1
 
 
@@ -88,8 +88,8 @@ def test_the_same_geometry(published, smooth, name, inverse):
 )
 def test_the_same_blits(published, smooth, name, inverse):
     wanted = published(1, **{name: 1})(smooth, debug_percentile=PERCENTILE)
-    found = permute(smooth, inverse.float())
-    assert (found - wanted).square().mean().sqrt() < 0.05  # exact here, through the wavelet there
+    result = permute(smooth, inverse.float())
+    assert (result - wanted).square().mean().sqrt() < 0.05  # exact here, through the wavelet there
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_the_same_filter(published, bands):
 
 
 def features(pictures: torch.Tensor) -> dict[str, np.ndarray]:
-    """What a histogram can be made of, a number a picture: moments, pixels and projections on random patterns."""
+    """Statistics of each picture to compare distributions by: moments, pixels, projections on random patterns."""
     pictures = pictures.double()
     pattern = torch.randn(4, *pictures.shape[1:], generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    found = {
+    result = {
         "mean": pictures.mean(dim=(1, 2, 3)),
         "deviation": pictures.std(dim=(1, 2, 3)).log2(),
         "detail": pictures.diff(dim=3).square().mean(dim=(1, 2, 3)).log2(),
@@ -135,11 +135,11 @@ def features(pictures: torch.Tensor) -> dict[str, np.ndarray]:
         "centre": pictures[:, -1, 16, 16],
         **{f"pattern{i}": (pictures * pattern[i]).mean(dim=(1, 2, 3)) for i in range(4)},
     }
-    return {name: value.numpy() for name, value in found.items()}
+    return {name: value.numpy() for name, value in result.items()}
 
 
 def levy_excess(a: np.ndarray, b: np.ndarray, slack: float) -> float:
-    """The two-sample Kolmogorov-Smirnov distance, forgiving shifts of up to ``slack``."""
+    """The two-sample Kolmogorov-Smirnov distance, with shifts of up to ``slack`` allowed (Levy distance)."""
     both = np.concatenate([a, b])
     share = lambda x, at: np.searchsorted(np.sort(x), at, side="right") / len(x)  # noqa: E731
     return max((share(a, both) - share(b, both + slack)).max(), (share(b, both) - share(a, both + slack)).max())
@@ -156,16 +156,16 @@ def test_the_same_distribution(published, smooth, name):
     torch.manual_seed(2)
     pipe = published(p, **{key: getattr(config, key) for key in EACH})
     theirs = features(torch.cat([pipe(part) for part in smooth.expand(n, -1, -1, -1).split(25)]))
-    told = []
+    distances = []
     for feature, a in ours.items():
         b = theirs[feature]
         spread = max(a.std(), b.std(), 1e-3)
         # Flips and edges differ by what the wavelet's asymmetry does to them, a few hundredths of the picture.
         slack = 0.05 * spread + 0.03
         distance = levy_excess(a, b, slack)
-        told.append((distance, feature, (a.mean() - b.mean()) / spread, a.std() / max(b.std(), 1e-9)))
+        distances.append((distance, feature, (a.mean() - b.mean()) / spread, a.std() / max(b.std(), 1e-9)))
         assert abs(a.mean() - b.mean()) < 4.5 * spread * math.sqrt(2 / n) + slack, feature
         assert a.std() == pytest.approx(b.std(), rel=0.15, abs=0.02), feature
         assert distance < 2.3 * math.sqrt(2 / n), feature  # equal distributions exceed this once in 20,000
-    distance, feature, apart, ratio = max(told)
+    distance, feature, apart, ratio = max(distances)
     print(f"{name}: {distance:.3f} ({feature}: means {apart:.3f} deviations apart, ratio of deviations {ratio:.3f})")
