@@ -6,5 +6,5 @@ BLEND_SWAP = "b64,b128"
 FINETOON_SWAP = "fine-toon"
 TOONIFY_SWAP = "b4-"
 # toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning.
-STEPS, STEPS_FROM_ENCODER, TUNE_STEPS = 90, 0, 40
+STEPS, STEPS_FROM_ENCODER, TUNE_STEPS = 90, 0, 60
 RESOLUTION = 512  # pixels: side of a cartoon

@@ -227,8 +227,8 @@ def toonify(
             that.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
-        config: how to project; None = `InversionConfig`'s defaults with 25 steps of tuning and, in W+, 60
-            steps from the encoder's latent or 90 from w_avg.
+        config: how to project; None = `InversionConfig`'s defaults with 60 steps of tuning and no search from the
+            encoder's latent, or 90 steps from w_avg.
         device: where to compute; networks that are given stay where they are.
         callback: gets a `inversion.optimise.Progress` after every step of every face.
 
