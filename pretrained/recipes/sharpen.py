@@ -6,7 +6,8 @@
 
 ``tune`` does to each face of `faces.py` what `toonify` does to a photo: the picture is made a little like one (smaller,
 JPEG, light), encoded, and the coarse blocks of ``faces`` are tuned to it. It keeps the features at 64 px that the
-cartoon network has after the same change of its weights, and ws. No photo of a person is used.
+cartoon networks (``--network comic,animated``) have after the same change of their weights, and ws. No photo of a
+person is used.
 
 ``train`` teaches the blocks above 64 px to make the drawing of the face from these features (half of the pictures) and
 from untuned ones: L1, the finest Haar bands and VGG16's features, and a projected discriminator on windows of 256 px.
@@ -22,7 +23,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,15 +55,31 @@ SIZE, VIEW, MARGIN, PATCH = 512, 256, 2, 128  # pixels of pictures, windows and 
 HELD_OUT = 50  # every 50th face is only looked at
 
 
-def like_a_photo(picture: Image.Image, number: int) -> Image.Image:
-    """Smaller, JPEG, another contrast and light; a function of ``number``."""
-    random = np.random.default_rng(number)
-    side = int(random.integers(230, SIZE))
-    file = io.BytesIO()
-    picture.resize((side, side), Image.Resampling.LANCZOS).save(file, "JPEG", quality=int(random.integers(60, 95)))
-    small = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    x = 128 + (np.asarray(small, np.float32) - 128) * random.uniform(0.85, 1.2) + random.uniform(-12, 12)
-    return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
+class Photo(NamedTuple):
+    """How the face of a number is made like a photo: side in pixels, quality of JPEG, contrast, light (of 255)."""
+
+    side: int
+    quality: int
+    contrast: float
+    light: float
+
+    @classmethod
+    def of(cls, number: int) -> Photo:
+        random = np.random.default_rng(number)
+        side, quality = int(random.integers(230, SIZE)), int(random.integers(60, 95))
+        return cls(side, quality, random.uniform(0.85, 1.2), random.uniform(-12, 12))
+
+    def taken(self, picture: Image.Image) -> Image.Image:
+        """The picture as a photo shows it."""
+        file = io.BytesIO()
+        picture.resize((self.side, self.side), Image.Resampling.LANCZOS).save(file, "JPEG", quality=self.quality)
+        small = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        x = 128 + (np.asarray(small, np.float32) - 128) * self.contrast + self.light
+        return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
+
+    def drawn(self, drawing: Tensor) -> Tensor:
+        """A drawing in [-1, 1] in the light of the photo."""
+        return (drawing * self.contrast + self.light / 127.5).clamp(-1, 1)
 
 
 class Network:
@@ -117,7 +134,8 @@ class Network:
 def tune_faces(args: argparse.Namespace) -> None:
     """The command ``tune``."""
     args.out.mkdir(parents=True, exist_ok=True)
-    base, toon = load_network("faces").eval().requires_grad_(False), load_network(args.network).requires_grad_(False)
+    base = load_network("faces").eval().requires_grad_(False)
+    toons = {name: load_network(name).requires_grad_(False) for name in args.network.split(",")}
     measure = perceptual("vgg")
     part, parts = args.part
     for path in sorted(args.faces.glob("[0-9]*.png"))[: args.count][part::parts]:
@@ -125,22 +143,25 @@ def tune_faces(args: argparse.Namespace) -> None:
         if target.exists():
             continue
         number = int(path.stem)
-        picture = to_tensor(like_a_photo(read_image(path), number))
+        picture = to_tensor(Photo.of(number).taken(read_image(path)))
         tuned = copy.deepcopy(base)
         found = tune(
             tuned, encoder()(picture).detach(), fit(picture, 256), measure, steps=20 + number % 3 * 20, coarse=True
         )
-        features = Network(carry_over(base, tuned, toon)).features(found.ws)
+        kept = {"ws": found.ws.contiguous()}
+        for name, toon in toons.items():
+            features = Network(carry_over(base, tuned, toon)).features(found.ws)
+            kept[f"features.{name}"] = features.half().contiguous()
         with atomic_path(target) as temporary:
-            save_file({"ws": found.ws.contiguous(), "features": features.half().contiguous()}, temporary)
+            save_file(kept, temporary)
         print(path.stem, f"{found.history[0]:.3f} -> {found.history[-1]:.3f}", flush=True)
 
 
 class Faces:
     """Features, ws and drawings of faces, by number, tuned or not."""
 
-    def __init__(self, network: Network, drawings: Path, tuned: Path) -> None:
-        self.network, self.drawings, self.tuned = network, drawings, tuned
+    def __init__(self, network: Network, name: str, drawings: Path, tuned: Path) -> None:
+        self.network, self.drawings, self.tuned, self.key = network, drawings, tuned, f"features.{name}"
         self.ws = torch.from_numpy(np.load(drawings / "ws.npz")["w"]).float()
         self.numbers = [int(p.stem) for p in sorted(drawings.glob("[0-9]*.png")) if int(p.stem) < len(self.ws)]
         self.with_tuning = [n for n in self.numbers if (tuned / f"{n:05d}.safetensors").exists()]
@@ -150,15 +171,16 @@ class Faces:
         """Features ``[1, C, 64, 64]`` and ws ``[1, num_ws, w_dim]``."""
         if tuned:
             stored = load_file(self.tuned / f"{number:05d}.safetensors")
-            return stored["features"].float(), stored["ws"]
+            return stored[self.key].float(), stored["ws"]
         ws = self.ws[number : number + 1]
         if number not in self.features:
             self.features[number] = self.network.features(ws).half()
         return self.features[number].float(), ws
 
-    def drawing(self, number: int) -> Tensor:
+    def drawing(self, number: int, tuned: bool) -> Tensor:
         """``[1, 3, 512, 512]`` in [-1, 1]."""
-        return to_tensor(read_image(self.drawings / f"{number:05d}.png"))
+        drawing = to_tensor(read_image(self.drawings / f"{number:05d}.png"))
+        return Photo.of(number).drawn(drawing) if tuned else drawing
 
     def draw(self, random: np.random.Generator, share: float) -> tuple[int, bool]:
         """A face to learn from, and whether as tuned."""
@@ -188,7 +210,7 @@ def sheet(network: Network, average: nn.Module, faces: Faces, path: Path) -> flo
     cells, ours, theirs = [], 0.0, 0.0
     for number in [n for n in faces.numbers if n % HELD_OUT == 0][:8]:
         for tuned in {False, number in faces.with_tuning}:
-            picture, drawing = network.pictures(*faces.look(number, tuned))[-1], faces.drawing(number)
+            picture, drawing = network.pictures(*faces.look(number, tuned))[-1], faces.drawing(number, tuned)
             ours, theirs = (
                 total + float(haar_down(p)[:, 3:].square().mean()) for total, p in ((ours, picture), (theirs, drawing))
             )
@@ -204,7 +226,7 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     parent = load_network(args.network)
     network = Network(copy.deepcopy(parent))
-    faces = Faces(network, args.drawings, args.tuned)
+    faces = Faces(network, args.network, args.drawings, args.tuned)
     network.trained.requires_grad_(True)
     average, D, vgg = copy.deepcopy(network.trained), ProjectedDiscriminator(ProjectedConfig(VIEW)), VggLoss(None)
     g_adam = torch.optim.Adam(network.trained.parameters(), args.lr, betas=(0.0, 0.99))
@@ -229,7 +251,7 @@ def train(args: argparse.Namespace) -> None:
         for _ in range(args.batch):
             (number, tuned), place = faces.draw(random, args.share), next(where)
             pictures = network.pictures(*faces.look(number, tuned), place)
-            target = window(faces.drawing(number), place)
+            target = window(faces.drawing(number, tuned), place)
             loss = F.l1_loss(pictures[-1], target) + args.detail * detail_loss(pictures[-1], target)
             for small in pictures[:-1]:
                 loss = loss + F.l1_loss(small, F.interpolate(target, size=small.shape[2:], mode="area")) / 4
@@ -238,7 +260,7 @@ def train(args: argparse.Namespace) -> None:
             ((loss + args.adversarial * generator_loss(D(pictures[-1])).mean()) / args.batch).backward()
             pairs += float(loss.detach()) / args.batch
             fakes.append(pictures[-1].detach())
-            reals.append(window(faces.drawing(faces.draw(random, args.share)[0]), next(where)))
+            reals.append(window(faces.drawing(*faces.draw(random, args.share)), next(where)))
         g_adam.step()
         D.requires_grad_(True)
         d_adam.zero_grad()
