@@ -101,7 +101,7 @@ def main(
                     bar.update(1)
                 pictures += row
                 save_image(row[-1], files[name][0])
-                save_latent(files[name][1], after.ws, noise=after.noise, provenance=history)
+                save_latent(files[name][1], after, provenance=history)
             if walk:
                 shown = []
                 for latent in paths:

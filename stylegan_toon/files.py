@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import ToonError
+from .errors import ToonError, WriteError
 
 
 class BoundedReader:
@@ -38,13 +38,13 @@ class BoundedReader:
         return getattr(self._file, name)
 
 
-def explain_os_error(error: OSError, path: Path) -> ToonError:
-    """A ToonError that says why writing ``path`` failed: full disk, no permission, missing folder."""
+def explain_os_error(error: OSError, path: Path) -> WriteError:
+    """An error that says why writing ``path`` failed: full disk, no permission, missing folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ToonError(f"The disk is full, so {path} could not be written: free some space or choose another --out.")
+        return WriteError(f"The disk is full, so {path} could not be written: free some space or choose another --out.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ToonError(f"{path} cannot be written (no permission): choose another --out.")
-    return ToonError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
+        return WriteError(f"{path} cannot be written (no permission): choose another --out.")
+    return WriteError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
 
 
 def output_folder(path: str | Path) -> Path:
