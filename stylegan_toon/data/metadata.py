@@ -69,6 +69,9 @@ class Metadata:
         return None if np.abs(moved).max() <= SAME else (there, back)
 
 
+PLAIN = Metadata()  # sRGB, and nothing said
+
+
 def metadata_of(photo: str | Path | Image.Image) -> Metadata:
     """EXIF and profile of a photo, a path or a picture that was opened; what is damaged or far too large is left out.
 

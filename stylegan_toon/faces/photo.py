@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..data.images import read_image, to_rgb
-from ..data.metadata import Metadata, metadata_of
+from ..data.metadata import PLAIN, Metadata, metadata_of
 from ..errors import ToonError
 from .align import SMALLEST_PHOTO, Aligned, AnyFace, align, detect_faces, largest
 
@@ -28,6 +28,7 @@ class Photo:
         faces: aligned crops in sRGB, from left to right.
         name: for messages and file names.
         numbers: of ``faces``, counted from 1 from the left over all faces that were found.
+        found: how many faces that are.
         left_out: the numbers of faces that are far smaller than the largest.
         metadata: EXIF and colours of ``image``.
         aligned: the photo is an aligned crop, and no face was looked for.
@@ -37,15 +38,15 @@ class Photo:
     faces: list[Aligned]
     name: str
     numbers: tuple[int, ...] = (1,)
+    found: int = 1
     left_out: tuple[int, ...] = ()
-    metadata: Metadata = Metadata()
+    metadata: Metadata = PLAIN
     aligned: bool = False
 
     @property
     def about_faces(self) -> str:
         """How many faces were found, and which of them are left out, in one sentence."""
-        count = len({*self.numbers, *self.left_out})
-        words = f"{self.name}: {count} {'face' if count == 1 else 'faces'}"
+        words = f"{self.name}: {self.found} {'face' if self.found == 1 else 'faces'}"
         if self.left_out:
             which = ", ".join(map(str, self.left_out))
             words += (
@@ -114,4 +115,4 @@ def open_photo(
         numbers = tuple(number for number in numbers if not small[number - 1])
     crops = [align(image, faces[number - 1], size) for number in numbers]
     crops = [Aligned(metadata.to_srgb(crop.image), crop.quad) for crop in crops]
-    return Photo(image, crops, name, numbers, left_out, metadata)
+    return Photo(image, crops, name, numbers, len(faces), left_out, metadata)

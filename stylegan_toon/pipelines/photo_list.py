@@ -16,7 +16,7 @@ from ..data.archive import is_picture
 from ..data.images import FORMATS, SUFFIXES, starts_like_picture
 from ..data.video import is_film
 from ..errors import ToonError, short
-from ..files import atomic_path, output_folder
+from ..files import atomic_path, explain_os_error, output_folder
 
 MAX_PHOTOS = 1_000_000
 PLAN = "toonify.json"  # in the folder of results of a folder: what the results were made of, and how
@@ -108,18 +108,33 @@ class PhotoList:
         """Results of single faces that are there already, by what they begin with."""
         there: dict[Path, list[Path]] = {}
         for folder in {job.folder for job in self.jobs}:
-            names = sorted(os.listdir(folder)) if folder.is_dir() else []
-            for name in names:
-                if match := re.fullmatch(r"(.+)-\d{1,4}-(?:toon|drawing)\.png|(.+)-\d{1,4}-latent\.safetensors", name):
-                    there.setdefault(folder / (match[1] or match[2]), []).append(folder / name)
+            names = set(os.listdir(folder)) if folder.is_dir() else set()
+            for name in sorted(names):
+                match = re.fullmatch(r"((.+)-\d{1,4})-(?:toon\.png|drawing\.png|latent\.safetensors)", name)
+                if match and f"{match[1]}-sheet.png" not in names:  # with a sheet they are those of a photo NAME-2
+                    there.setdefault(folder / match[2], []).append(folder / name)
         return there
 
     def existing(self, job: Job) -> list[Path]:
         """The results of a job that are there already, whether or not they are a former run's."""
-        files = [job.cartoon(), job.sheet]
-        files += [job.pasted] if job.wanted.pasted and not job.film else []
-        files += [job.latent()] if job.wanted.latents and not job.film else []
-        return [file for file in files if file.exists()] + ([] if job.film else self._numbered.get(files[0], []))
+        wanted, files = job.wanted, [job.cartoon(), job.sheet]
+        if job.film:
+            return [file for file in files if file.exists()]
+        files += ([job.pasted] if wanted.pasted else []) + ([job.latent()] if wanted.latents else [])
+        endings = (f"-{wanted.kind}.png", *(["-latent.safetensors"] if wanted.latents else []))
+        numbered = [file for file in self._numbered.get(job.folder / job.stem, []) if file.name.endswith(endings)]
+        return [file for file in files if file.exists()] + numbered
+
+    def refuse_meeting(self, job: Job, numbers: Iterable[int], *, overwrite: bool = False) -> None:
+        """Raise ToonError if the results of faces ``numbers`` of a photo would be those of a photo called NAME-2."""
+        for number in numbers:
+            meets = job.folder / f"{job.stem}-{number}"
+            other = meets.with_name(f"{meets.name}-sheet.png")
+            if meets in self.taken or (other.exists() and not overwrite):
+                raise ToonError(
+                    f"Face {number} of {job.path.name} would be {job.cartoon(number).name}, as of another photo: "
+                    "rename one."
+                )
 
     def spare_originals(self) -> None:
         """Refuse to begin where a result would take the place of a photo of this run.
@@ -131,6 +146,14 @@ class PhotoList:
             for file in self.existing(job):
                 if _identity(file) in self._originals:
                     raise ToonError(f"{file} is one of the photos and would be overwritten: choose another --out.")
+
+    def remarks(self, finished: int) -> list[str]:
+        """What is not done, in sentences: ``finished`` photos of a former run, and what is no picture."""
+        lines = [f"{finished} photo{'' if finished == 1 else 's'} finished before."] if finished else []
+        if self.passed_over:
+            kinds = ", ".join(f"{count} {short(kind, 20)}" for kind, count in self.passed_over.most_common(8))
+            lines.append(f"Not pictures, and left out: {kinds}.")
+        return lines
 
     def refuse_existing(self, *, but: Iterable[Job] = ()) -> None:
         """Raise ToonError if a result of a job exists; those of the jobs ``but`` may."""
@@ -216,38 +239,76 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def begin(photos: PhotoList, out: Path, options: Mapping[str, Any], *, overwrite: bool) -> list[Job]:
-    """What is left to do of folders, after a run that was stopped or for the first time.
-
-    A file ``toonify.json`` in ``out`` holds the options, so that no folder of results is made in two ways.
-
-    Args:
-        photos: a list with folders in it.
-        out: folder of the results.
-        options: all that the results depend on; anything JSON can hold.
-        overwrite: make everything again.
+def latent_jobs(paths: Sequence[Path], out: Path) -> list[Job]:
+    """The names of what latents without a photo become: those of their files, without "-latent" at the end.
 
     Raises:
-        ToonError: results that are not of a former run of the same photos with the same options, or ``out`` cannot be
-            written to.
+        ToonError: two have the same name.
     """
-    now = json.loads(json.dumps({"photos": [str(f.resolve()) for f in photos.folders], "options": dict(options)}))
-    plan = out / PLAN
+    jobs = [Job(Path(path.stem.removesuffix("-latent") + ".safetensors"), out) for path in paths]
+    if len({job.stem for job in jobs}) < len(jobs):
+        raise ToonError("Two latent files have the same name, and so would their results: rename one.")
+    return jobs
+
+
+def plan_of(photos: PhotoList, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the results of folders depend on, for `remaining` and `note_plan`."""
+    folders = [str(folder.resolve()) for folder in photos.folders]
+    return json.loads(json.dumps({"photos": folders, "options": dict(options)}))
+
+
+def remaining(
+    photos: PhotoList, out: Path, plan: Mapping[str, Any], *, overwrite: bool = False, resume: bool = False
+) -> list[Job]:
+    """What is left to do; nothing is written.
+
+    Of folders, and with ``resume``, photos that a former run has finished are left out. A folder of results says in
+    ``toonify.json`` how it was made, so that none is made in two ways.
+
+    Args:
+        photos: all of them.
+        out: folder of the results.
+        plan: see `plan_of`.
+        overwrite: make everything again.
+        resume: go on with photos and films that were named.
+
+    Raises:
+        ToonError: results exist that are not of a former run with the same options, or a photo would be overwritten.
+    """
     photos.spare_originals()
-    finished: set[Job] = set()
-    if not overwrite:
-        before = _read_plan(plan)
-        if before is None:
-            photos.refuse_existing()
-        elif changed := _changed(before, now):
-            raise ToonError(f"{out} was made with {changed}: choose another --out, or add --overwrite to make it anew.")
-        else:
-            finished = {job for job in photos.jobs if job.listed and job.sheet.exists()}
-            photos.refuse_existing(but=(job for job in photos.jobs if job.listed))
-    output_folder(out)
-    with atomic_path(plan) as temporary:
-        temporary.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    if overwrite:
+        return photos.jobs
+    before = _read_plan(out / PLAN) if photos.folders else None
+    if before is not None and (changed := _changed(before, plan)):
+        raise ToonError(f"{out} was made with {changed}: choose another --out, or add --overwrite to make it anew.")
+    ours = [job for job in photos.jobs if resume or (job.listed and before is not None)]
+    photos.refuse_existing(but=ours)
+    finished = {job for job in ours if not job.film and job.sheet.exists()}
     return [job for job in photos.jobs if job not in finished]
+
+
+def note_plan(out: Path, plan: Mapping[str, Any]) -> None:
+    """Write the plan of folders beside their results.
+
+    Raises:
+        ToonError: ``out`` cannot be written to.
+    """
+    output_folder(out)
+    with atomic_path(out / PLAN) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+
+def forget_finished(jobs: Iterable[Job]) -> None:
+    """Remove the sheets of photos that are made again, so that a run that is stopped knows which of them are new.
+
+    Raises:
+        WriteError: they cannot be removed.
+    """
+    for job in jobs:
+        try:
+            job.sheet.unlink(missing_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, job.sheet) from error
 
 
 def _read_plan(path: Path) -> dict[str, Any] | None:
@@ -262,7 +323,7 @@ def _read_plan(path: Path) -> dict[str, Any] | None:
         return {"options": {}}
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """What a former run had otherwise, in words; None if nothing."""
     then, today = before["options"], now["options"]
     if then == today:
