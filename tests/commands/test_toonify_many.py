@@ -159,7 +159,9 @@ def make_bad(folder: Path, crop: Path) -> None:
 @pytest.mark.parametrize("how", ["named", "folder"])
 def test_bad_photos_are_passed_over(options, photos, tmp_path, crop, how):
     make_bad(photos, crop)
-    places = [photos] if how == "folder" else [photos / n for n in ("a.png", "cut.png", "text.jpg", "wide.png", "z.png")]
+    places = (
+        [photos] if how == "folder" else [photos / n for n in ("a.png", "cut.png", "text.jpg", "wide.png", "z.png")]
+    )
     result = run(*places, *options, "--quiet")
     assert result.exit_code == 1 and result.stdout == f"{tmp_path / 'out'}\n", result.output
     good = ["a", "b", "trip/c", "trip/day 2/d", "z"] if how == "folder" else ["a", "z"]
