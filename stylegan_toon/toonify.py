@@ -192,7 +192,7 @@ def main(
     def make(job: Job) -> int:
         if job.film:
             return make_film(job)
-        photo = open_job(job, choice, cli.say, quiet=quiet)
+        photo = open_job(job, choice, cli.say, toonifier=toonifier, quiet=quiet)
         photos.refuse_meeting(job, photo.numbers if len(photo.faces) > 1 else (), overwrite=overwrite)
         if kept and len(kept) != len(photo.faces):
             raise ToonError(

@@ -1,7 +1,8 @@
-"""Faces of which no good cartoon can be expected: tiny, cut off, turned away, or drawn already."""
+"""Faces of which no good cartoon can be expected: tiny, cut off, turned away, drawn already, or covered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,15 +28,16 @@ FLAT_STD, FLAT_SHARE, SLOPES, DRAWN_SIDE = 1.0, 0.05, 20.0, 128
 MIDDLE = ((0.35, 0.8), (0.28, 0.72))  # of the crop, in which its grain is measured (rows, columns)
 
 
-def doubt(photo: Photo, index: int) -> str | None:
+def doubt(photo: Photo, index: int, covered: Callable[[Aligned], bool] | None = None) -> str | None:
     """Why no good cartoon of a face can be expected, as the end of a sentence that says what to do; None = it can.
 
-    A crop that was given as aligned is not doubted. Faces behind hands, masks or sunglasses are not told from others:
-    the landmarks network is as sure of them.
+    A crop that was given as aligned is not doubted.
 
     Args:
         photo: as opened.
         index: of the face in ``photo.faces``.
+        covered: whether something lies before a face. The landmarks network is as sure of the landmarks behind it, so
+            this takes a network that draws faces, see `pipelines.covered`; None = it is not asked.
     """
     if photo.aligned:
         return None
@@ -52,16 +54,22 @@ def doubt(photo: Photo, index: int) -> str | None:
         return "is turned away by more than 45 degrees: use a photo in which it is seen more from the front"
     if looks_drawn(view, face.side):
         return "looks as if it were drawn already: use a photo"
+    if covered is not None and covered(face):
+        return "is covered in part, or not a bare face: use a photo with nothing before it"
     return None
 
 
-def without_doubtful(photo: Photo) -> tuple[Photo, list[str]]:
+def without_doubtful(photo: Photo, covered: Callable[[Aligned], bool] | None = None) -> tuple[Photo, list[str]]:
     """A photo with the faces that `doubt` leaves, and a sentence for each of the others.
+
+    Args:
+        photo: as opened.
+        covered: see `doubt`.
 
     Raises:
         ToonError: none is left.
     """
-    doubts = [doubt(photo, index) for index in range(len(photo.faces))]
+    doubts = [doubt(photo, index, covered) for index in range(len(photo.faces))]
     kept = [index for index, why in enumerate(doubts) if why is None]
     if len(kept) == len(doubts):
         return photo, []

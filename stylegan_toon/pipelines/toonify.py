@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -30,6 +30,7 @@ from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
 from ..weights.latent import Latent, network_of
+from .covered import COVERED, misfit
 from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
 from .project import Projection, project, starting_encoder
 
@@ -215,6 +216,11 @@ class Toonifier:
             cartoon = keep_colour(aligned.image, cartoon)
         return ToonFace(aligned, cartoon, projection, inverted), projection.interrupted
 
+    def covered(self, face: Aligned) -> bool:
+        """Whether something lies before a face; never where the encoder does not fit the base."""
+        first = starting_encoder(self.base, InversionConfig())
+        return first is not None and misfit(self.base, first, face.image) > COVERED
+
     def blended(self, base: Generator, toon: Generator) -> Generator:
         """``base`` with the layers in ``swap`` from ``toon``, in part if ``strength`` is below 1."""
         names = name_of(self.base, "base"), name_of(self.toon, "toon")
@@ -277,14 +283,14 @@ def toonify(
     )  # fmt: skip
     if not isinstance(photo, Photo):
         photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face, all_faces=all_faces)
-    return toonifier(_worth_it(photo, force), callback)
+    return toonifier(_worth_it(photo, force, toonifier.covered), callback)
 
 
-def _worth_it(photo: Photo, force: bool) -> Photo:
+def _worth_it(photo: Photo, force: bool, covered: Callable[[Aligned], bool] | None = None) -> Photo:
     """A photo without the faces of which no good cartoon can be expected; warns of what is left out."""
     if photo.left_out:
         warnings.warn(photo.about_faces, stacklevel=3)
-    photo, remarks = (photo, []) if force else without_doubtful(photo)
+    photo, remarks = (photo, []) if force else without_doubtful(photo, covered)
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
     return photo

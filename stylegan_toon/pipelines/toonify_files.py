@@ -41,8 +41,17 @@ class Choice:
     strip: bool = False
 
 
-def open_job(job: Job, choice: Choice, say: Callable[[str], None], *, quiet: bool = False) -> Photo:
+def open_job(
+    job: Job, choice: Choice, say: Callable[[str], None], *, toonifier: Toonifier | None = None, quiet: bool = False
+) -> Photo:
     """The photo of a job with the faces that are worth it; says how many were found, and which are left out and why.
+
+    Args:
+        job: the photo.
+        choice: see `Choice`.
+        say: shows a line.
+        toonifier: will make the cartoons; None = they are drawn.
+        quiet: say only what is left out.
 
     Raises:
         ToonError: as `open_photo`, or no face is left.
@@ -53,7 +62,7 @@ def open_job(job: Job, choice: Choice, say: Callable[[str], None], *, quiet: boo
     if not photo.aligned and (photo.left_out or not quiet):
         say(photo.about_faces)
     if not choice.force:
-        photo, remarks = without_doubtful(photo)
+        photo, remarks = without_doubtful(photo, toonifier.covered if toonifier else None)
         for remark in remarks:
             say(remark)
     return photo

@@ -41,7 +41,7 @@ def test_a_tiny_face(portrait):
 
 
 def test_a_face_that_is_cut_off(portrait):
-    left, top = portrait.faces[0].quad.min(0)
+    left, _ = portrait.faces[0].quad.min(0)
     side = portrait.faces[0].side
     box = (round(left + 0.5 * side), 0, portrait.image.width, portrait.image.height)
     half = portrait.image.crop(box)
