@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import cli
+from .config import flag
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
@@ -136,7 +137,8 @@ def main(
         "base": base, "style": toon, "swap": swap, "width": width, "strength": strength, "draw": drawn,
         "preserve_colour": preserve_colour, "resolution": resolution, "face": face, "all_faces": all_faces,
         "force": force, "aligned": aligned, "paste_back": paste_back, "background": background, "strip": strip,
-        "save_latent": save_latent, **dataclasses.asdict(config),
+        "save_latent": save_latent,
+        **{flag(entry).removeprefix("--"): getattr(config, entry.name) for entry in dataclasses.fields(config)},
     }  # fmt: skip
     plan = plan_of(photos, options)
     todo = remaining(photos, out, plan, overwrite=overwrite, resume=resume)

@@ -52,9 +52,12 @@ def doubt(photo: Photo, index: int, covered: Callable[[Aligned], bool] | None = 
         return "is hardly to be seen: use a photo in which it is seen from the front, with nothing before it"
     if abs(turned(mesh)) > MOST_TURNED:
         return "is turned away by more than 45 degrees: use a photo in which it is seen more from the front"
-    if looks_drawn(view, face.side):
+    drawn, hidden = looks_drawn(view, face.side), covered is not None and covered(face)
+    if drawn and hidden:  # a flat thing before it looks like a drawing, and a drawing like no bare face
+        return "is drawn already, or covered in part: use a photo with nothing before the face"
+    if drawn:
         return "looks as if it were drawn already: use a photo"
-    if covered is not None and covered(face):
+    if hidden:
         return "is covered in part, or not a bare face: use a photo with nothing before it"
     return None
 

@@ -40,7 +40,7 @@ class Summary:
         if not self.failed:
             return [made + "."]
         result = [f"{made}; {_count(len(self.failed), 'photo')} passed over:"]
-        result += [f"  {short(path, 200)}: {why}" for path, why in self.failed[:SHOWN]]
+        result += [f"  {_named(path, why)}" for path, why in self.failed[:SHOWN]]
         if len(self.failed) > SHOWN:
             result.append(f"  ... and {len(self.failed) - SHOWN} more, named above.")
         return result
@@ -75,11 +75,16 @@ def work_through(
             except Exception as error:
                 reason = _reason(error)
                 summary.failed.append((job.path, reason))
-                say(f"passed over: {short(job.path, 200)}: {reason}")
+                say(f"passed over: {_named(job.path, reason)}")
             if summary.stopped is not None:
                 break
             bar.update()
     return summary
+
+
+def _named(path: Path, why: str) -> str:
+    """A reason with the photo's path, unless it begins with that already."""
+    return why if why.startswith(str(path)) else f"{short(path, 200)}: {why}"
 
 
 def _reason(error: Exception) -> str:
