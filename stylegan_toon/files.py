@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,6 +93,23 @@ def refuse_overwrite(paths: list[Path], overwrite: bool) -> None:
     for path in paths:
         if path.exists():
             raise ToonError(f"{path} exists already: choose another --out, or add --overwrite.")
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode: equal for all spellings of a path and all links to a file. None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def spare_originals(results: Iterable[Path], originals: Iterable[Path]) -> None:
+    """Raise ToonError if a result would take the place of a file that it is made from, whatever that is called."""
+    taken = {identity for path in originals if (identity := file_identity(path)) is not None}
+    for path in results:
+        if file_identity(path) in taken:
+            raise ToonError(f"{path} is one of the originals and would be overwritten: choose another --out.")
 
 
 @contextlib.contextmanager

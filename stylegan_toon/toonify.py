@@ -153,6 +153,7 @@ def main(
 
     group = unjoined_processes()
     many = len(photos.jobs) > 1 or bool(photos.folders) or group.size > 1
+    finished = len(photos.jobs) - len(todo)
     if many:
         left = set(todo)
         todo = [job for job in photos.jobs[group.rank :: group.size] if job in left]
@@ -216,7 +217,7 @@ def main(
             make(job)
         click.echo(out)
         return 0
-    for line in photos.remarks(len(photos.jobs[group.rank :: group.size]) - len(todo)):
+    for line in photos.remarks(finished) if group.rank == 0 else ():
         cli.say(line)
     if photos.folders:
         note_plan(out, plan)
@@ -225,7 +226,7 @@ def main(
     summary = work_through(todo, make, say=cli.say, quiet=quiet or group.rank > 0)
     if summary.stopped is not None:
         done = f"{summary.done} of {len(todo)} photos are finished and stay"
-        again = "the same command" if photos.folders else "the same command with --resume"
+        again = "the same command" + ("" if all(job.listed for job in photos.jobs) else " with --resume")
         cli.say(f"{f'error: {summary.stopped} ' if summary.stopped else 'Stopped: '}{done}; {again} goes on.")
         if summary.stopped:
             return 1

@@ -134,7 +134,7 @@ def _look(network: FaceMesh, pixels: np.ndarray, centre: np.ndarray, length: flo
 def turned(mesh: Mesh) -> float:
     """How far the tip of the nose is from between the eyes, along the line through them, in eye distances.
 
-    0 = seen from the front; about 0.84 times the tangent of the angle.
+    0 = seen from the front, about 0.6 = a half profile.
     """
     left, right = mesh.points[[33, 133]].mean(0), mesh.points[[362, 263]].mean(0)
     across = right - left

@@ -16,7 +16,7 @@ from ..data.archive import is_picture
 from ..data.images import FORMATS, SUFFIXES, starts_like_picture
 from ..data.video import is_film
 from ..errors import ToonError, short
-from ..files import atomic_path, explain_os_error, output_folder
+from ..files import atomic_path, explain_os_error, file_identity, output_folder, spare_originals
 
 MAX_PHOTOS = 1_000_000
 PLAN = "toonify.json"  # in the folder of results of a folder: what the results were made of, and how
@@ -100,10 +100,6 @@ class PhotoList:
         return {job.folder / job.stem for job in self.jobs}
 
     @cached_property
-    def _originals(self) -> set[tuple[int, int]]:
-        return {key for job in self.jobs if (key := _identity(job.path)) is not None}
-
-    @cached_property
     def _numbered(self) -> dict[Path, list[Path]]:
         """Results of single faces that are there already, by what they begin with."""
         there: dict[Path, list[Path]] = {}
@@ -135,17 +131,6 @@ class PhotoList:
                     f"Face {number} of {job.path.name} would be {job.cartoon(number).name}, as of another photo: "
                     "rename one."
                 )
-
-    def spare_originals(self) -> None:
-        """Refuse to begin where a result would take the place of a photo of this run.
-
-        Raises:
-            ToonError: which photo, whatever it is called there: another spelling of its path, a link to it.
-        """
-        for job in self.jobs:
-            for file in self.existing(job):
-                if _identity(file) in self._originals:
-                    raise ToonError(f"{file} is one of the photos and would be overwritten: choose another --out.")
 
     def remarks(self, finished: int) -> list[str]:
         """What is not done, in sentences: ``finished`` photos of a former run, and what is no picture."""
@@ -221,22 +206,13 @@ def _files(folder: Path, out: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise ToonError(f"{error.filename} cannot be read ({error.strerror}): check the folder.") from error
 
-    own = _identity(out)
+    own = file_identity(out)
     for root, folders, names in os.walk(folder, onerror=refuse):
         here = Path(root)
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (own is None or _identity(here / name) != own)
+            name for name in folders if not name.startswith(".") and (own is None or file_identity(here / name) != own)
         )
         yield from (here / name for name in sorted(names) if not name.startswith("."))
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode: equal for all spellings of a path and all links to a file. None if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def latent_jobs(paths: Sequence[Path], out: Path) -> list[Job]:
@@ -275,7 +251,7 @@ def remaining(
     Raises:
         ToonError: results exist that are not of a former run with the same options, or a photo would be overwritten.
     """
-    photos.spare_originals()
+    spare_originals((file for job in photos.jobs for file in photos.existing(job)), (job.path for job in photos.jobs))
     if overwrite:
         return photos.jobs
     before = _read_plan(out / PLAN) if photos.folders else None

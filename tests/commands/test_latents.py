@@ -165,6 +165,13 @@ def test_saved_w_is_that_of_the_seed(tmp_path, checkpoint, tiny_G):
     assert "seed0004.safetensors exists already" in line
 
 
+def test_an_edited_latent_does_not_take_the_place_of_the_first(kept, checkpoint):
+    before = (kept / "face-latent.safetensors").read_bytes()
+    args = ["--network", checkpoint, "--latent", kept / ".." / "a" / "face-latent.safetensors", "--sefa", "0=1"]
+    assert "is one of the originals" in shell.refused(edit_command, *args, "--out", kept, "--overwrite")
+    assert (kept / "face-latent.safetensors").read_bytes() == before
+
+
 # The file
 
 

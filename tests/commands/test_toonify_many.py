@@ -133,7 +133,7 @@ def test_no_photo_is_overwritten(options, tmp_path, crop, nothing_runs, how):
         os.link(tmp_path / "kept.png", second)
         given = tmp_path / "kept.png"
     line = refused(first, given, *options, "--out", out, "--overwrite")
-    assert "is one of the photos and would be overwritten" in line
+    assert "is one of the originals and would be overwritten" in line
     assert given.read_bytes() == first.read_bytes() == before and len(os.listdir(here)) == 2
 
 
