@@ -113,6 +113,8 @@ def main(
     films = {job.path: Film(job.path) for job in photos.jobs if job.film}
     if films and aligned:
         raise ToonError("A film is no aligned crop: leave out --aligned.")
+    if films and save_latent:
+        raise ToonError("--save-latent is for photos: leave it out for films.")
     if drawn and toon not in STYLES:
         raise ToonError(f"--draw has no style {toon!r}: use --style {' or '.join(STYLES)}.")
     if drawn and (strength is not None or preserve_colour):

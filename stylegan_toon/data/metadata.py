@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,7 +90,9 @@ def _of(image: Image.Image) -> Metadata:
     # Pictures of other modes were converted to RGB without their profile, which fits them no longer.
     sound = isinstance(profile, bytes) and 128 < len(profile) <= MAX_PROFILE and profile[16:20] == b"RGB "
     exif = None
-    with contextlib.suppress(Exception):  # readers meet damaged EXIF with every kind of exception
+    # Readers meet damaged EXIF with warnings and every kind of exception.
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         exif = _portable(image.getexif())
     return Metadata(exif, profile if sound and image.mode in ("RGB", "RGBA", "P", "PA", "RGBX") else None)
 
