@@ -37,7 +37,19 @@ def profile(primaries=P3) -> bytes:
 
 def as_srgb(levels: np.ndarray) -> np.ndarray:
     """Levels in Display P3 as levels in sRGB, by the formulas; clipped to what sRGB has."""
+    return _curved(_linear(levels) @ np.array(P3) @ np.linalg.inv(np.array(SRGB)))
+
+
+def as_p3(levels: np.ndarray) -> np.ndarray:
+    """The inverse of `as_srgb`."""
+    return _curved(_linear(levels) @ np.array(SRGB) @ np.linalg.inv(np.array(P3)))
+
+
+def _linear(levels: np.ndarray) -> np.ndarray:
     c = levels / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    linear = (linear @ np.array(P3) @ np.linalg.inv(np.array(SRGB))).clip(0, 1)
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def _curved(linear: np.ndarray) -> np.ndarray:
+    linear = linear.clip(0, 1)
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
