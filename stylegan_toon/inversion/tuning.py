@@ -9,6 +9,7 @@ from ..features.perceptual import Perceptual
 from ..models import Generator
 from ..models.stylegan2 import is_noise_strength
 from .optimise import Callback, Inversion, Progress, latent_prior, pixel_distance
+from .pace import Pace
 
 PIXEL_WEIGHT = 2.0
 COARSE = 64  # pixels: blocks up to this side hold who is seen; those above hold how it is painted
@@ -28,6 +29,8 @@ def tune(
     coarse: bool = False,
     heads_stay: bool = False,
     dtype: torch.dtype | None = None,
+    seconds: float | None = None,
+    plateau: float = 0.0,
     callback: Callback | None = None,
 ) -> Inversion:
     """Pivotal tuning (Roich et al., arXiv 2106.05744): move the weights of ``G.synthesis`` until ws shows the target.
@@ -49,6 +52,8 @@ def tune(
         coarse: only blocks up to 64 px and ws, not their torgb layers and not the strengths of the noise.
         heads_stay: leave the torgb layers as they are.
         dtype: precision of the four highest blocks; None = as the network is configured.
+        seconds: wall-clock time that it may take, see `pace.Pace`; None = no limit.
+        plateau: stop once ten steps bring the mean distance down by less than this share; 0 = never.
         callback: gets a `optimise.Progress` after every step. KeyboardInterrupt ends it and keeps its last result.
 
     Returns:
@@ -68,19 +73,22 @@ def tune(
     with torch.no_grad():
         goal = perceptual(target)
     try:
-        for step in range(steps):
+        pace = Pace(steps, seconds, plateau=plateau, milestones=[1.0])
+        for _ in pace:
             moved = ws if axes is None else ws + offset @ axes
             image = G.synthesis(moved, noise_mode="const", resolution=target.shape[-1], dtype=dtype)
             distance = (perceptual(image) - goal).square().sum()
             result.history.append(distance.item())
+            if result.history[-1] > stop:
+                optimizer.zero_grad(set_to_none=True)
+                pixels = (image - target).square().mean() + PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
+                (distance + pixels).backward()
+                optimizer.step()
+            pace.record(result.history[-1])
             if callback is not None:
-                callback(Progress("tune", step + 1, steps, result.history[-1], image.detach()))
+                callback(Progress("tune", pace.done, pace.planned, result.history[-1], image.detach()))
             if result.history[-1] <= stop:
                 break
-            optimizer.zero_grad(set_to_none=True)
-            pixels = (image - target).square().mean() + PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
-            (distance + pixels).backward()
-            optimizer.step()
     except KeyboardInterrupt:
         result.interrupted = True
     for p in parameters:
