@@ -4,8 +4,8 @@
     python benchmarks/inversion.py --photos PORTRAITS --quick
 
 "published" is the schedule of StyleGAN2-ADA's projector (1000 steps of one w, with noise maps) run by this library's
-kernels, with the perceptual distance that ours minimises, too (VGG16 at 128 px), and not the authors' program. "ours" is
-what `toonify` does: the encoder's latent, then tuning of the coarse blocks, for a twentieth of the published steps'
+kernels, with the perceptual distance that ours minimises, too (VGG16 at 128 px), and not the authors' program. "ours"
+is what `toonify` does: the encoder's latent, then tuning of the coarse blocks, for a twentieth of the published steps'
 time. Both are taken in turn, photo by photo. All scores are of pictures of 256 px; times are processor time of this
 process, so a busy machine does not count, and leave out loading, alignment and scoring.
 """
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="Of the published schedule.")
     parser.add_argument("--part", type=float, default=20, help="Ours gets the published time divided by this.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="Two photos and 100 published steps: a test of the script.")
+    parser.add_argument("--quick", action="store_true", help="Two photos, 100 published steps: a test of the script.")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_pages()
@@ -118,7 +118,8 @@ def main() -> None:
     print(f"median of {len(rows)}: ours      {statistics.median(mine):.1f} s  {middle('', ends)}")
     times = [t / s for t, s in zip(published, reached) if s is not None]
     if times:
-        print(f"as near in all three: {len(times)} of {len(rows)}, in a median of 1/{statistics.median(times):.0f} of the time")
+        part = statistics.median(times)
+        print(f"as near in all three: {len(times)} of {len(rows)}, in a median of 1/{part:.0f} of the time")
 
 
 if __name__ == "__main__":

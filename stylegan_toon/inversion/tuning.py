@@ -7,7 +7,9 @@ from torch import Tensor
 
 from ..features.perceptual import Perceptual
 from ..models import Generator
+from ..models.scaled import ScaledLinear
 from ..models.stylegan2 import is_noise_strength
+from .adam import Adam
 from .optimise import Callback, Inversion, Progress, latent_prior, pixel_distance
 from .pace import Pace
 
@@ -38,6 +40,9 @@ def tune(
     As published the latent stays as it is, so other networks still do the same with it. The learning rate is several
     times the paper's 3e-4 and a pixel distance is added, because few steps are taken on a small network.
 
+    Where ``ws`` is one picture and the network of the mobile family, affine layers learn by their biases alone, to the
+    same effect on the styles (`_learning_rates`).
+
     With ``coarse`` only the blocks up to 64 px learn, and the latent moves a little with them. The finer blocks, where
     a cartoon network differs most from its base, then still get what they were trained on: lines stay crisp.
 
@@ -62,14 +67,15 @@ def tune(
     if stop is None:
         stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
     result = Inversion(ws)
-    parameters = [p for name, p in G.synthesis.named_parameters() if _learns(name, coarse, heads_stay)]
-    for p in parameters:
-        p.requires_grad_()
-    optimizer = torch.optim.Adam(parameters, lr=lr)
+    rates = _learning_rates(G, ws, coarse, heads_stay)
+    learning = [(p, lr * rates[name]) for name, p in G.synthesis.named_parameters() if name in rates]
     offset = torch.zeros_like(ws[:1])  # all pictures share it
     axes = latent_prior(G, PRIOR_SAMPLES).axes if coarse else None
     if axes is not None:
-        optimizer.add_param_group({"params": [offset.requires_grad_()], "lr": LATENT_LR})
+        learning.append((offset, LATENT_LR))
+    for tensor, _ in learning:
+        tensor.requires_grad_()
+    optimizer = Adam(learning)
     with torch.no_grad():
         goal = perceptual(target)
     try:
@@ -80,7 +86,6 @@ def tune(
             distance = (perceptual(image) - goal).square().sum()
             result.history.append(distance.item())
             if result.history[-1] > stop:
-                optimizer.zero_grad(set_to_none=True)
                 pixels = (image - target).square().mean() + PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
                 (distance + pixels).backward()
                 optimizer.step()
@@ -91,11 +96,29 @@ def tune(
                 break
     except KeyboardInterrupt:
         result.interrupted = True
-    for p in parameters:
-        p.requires_grad_(False)
+    for tensor, _ in learning:
+        tensor.requires_grad_(False)
     if axes is not None:
         result.ws = (ws + offset @ axes).detach()
     return result
+
+
+def _learning_rates(G: Generator, ws: Tensor, coarse: bool, heads_stay: bool) -> dict[str, float]:
+    """The parameters of the synthesis network that tuning changes, and their share of its learning rate."""
+    rates = {name: 1.0 for name, _ in G.synthesis.named_parameters() if _learns(name, coarse, heads_stay)}
+    if len(ws) > 1:
+        return rates
+    # With one w the gradient of an affine layer's weights is that of its bias times w, so Adam moves the style W w + b
+    # as far as the bias alone does at a rate of 1 + |w|_1, and most of what would learn need not.
+    length = float(ws.abs().sum(dim=2).mean())
+    modules = dict(G.synthesis.named_modules())
+    for name in list(rates):
+        layer, _, parameter = name.rpartition(".weight.")
+        module = modules.get(layer)
+        if parameter == "value" and isinstance(module, ScaledLinear):
+            del rates[name]
+            rates[f"{layer}.bias.value"] = 1 + length * float(module.weight.gain / module.bias.gain)
+    return rates
 
 
 def _learns(name: str, coarse: bool, heads_stay: bool) -> bool:

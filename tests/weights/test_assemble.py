@@ -39,7 +39,8 @@ def test_loading_networks_leaves_the_compiler_of_torch_alone():
     """torch._dynamo and sympy take seconds to import: no network that ships needs them."""
     code = (
         "import sys; from stylegan_toon import load_network; from stylegan_toon.features.perceptual import perceptual\n"
-        "from stylegan_toon.inversion.encoder import encoder; from stylegan_toon.features.identity import face_embedder\n"
+        "from stylegan_toon.inversion.encoder import encoder\n"
+        "from stylegan_toon.features.identity import face_embedder\n"
         "load_network('faces'); perceptual(); encoder(); face_embedder()\n"
         "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
     )
