@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..features.perceptual import Perceptual
@@ -10,11 +13,14 @@ from ..models import Generator
 from ..models.scaled import ScaledLinear
 from ..models.stylegan2 import is_noise_strength
 from .adam import Adam
+from .muon import Muon
 from .optimise import Callback, Inversion, Progress, latent_prior, pixel_distance
 from .pace import Pace
 
 PIXEL_WEIGHT = 2.0
 COARSE = 64  # pixels: blocks up to this side hold who is seen; those above hold how it is painted
+MATRIX_LR = 0.0133  # of Muon, for the weights of 1x1 convolutions
+FALL = 0.7  # share of coarse tuning from which on its learning rate falls
 LATENT_LR = 0.02  # in units of the standard deviation of w over samples
 PRIOR_SAMPLES = 2000
 
@@ -31,6 +37,7 @@ def tune(
     coarse: bool = False,
     heads_stay: bool = False,
     dtype: torch.dtype | None = None,
+    sizes: Sequence[tuple[float, int]] = (),
     seconds: float | None = None,
     plateau: float = 0.0,
     callback: Callback | None = None,
@@ -44,7 +51,8 @@ def tune(
     same effect on the styles (`_learning_rates`).
 
     With ``coarse`` only the blocks up to 64 px learn, and the latent moves a little with them. The finer blocks, where
-    a cartoon network differs most from its base, then still get what they were trained on: lines stay crisp.
+    a cartoon network differs most from its base, then still get what they were trained on: lines stay crisp. The
+    weights of the mobile family's 1x1 convolutions learn by `Muon` then, and the learning rate falls at the end.
 
     Args:
         G: changed in place; its noise and mapping network are not touched.
@@ -57,6 +65,7 @@ def tune(
         coarse: only blocks up to 64 px and ws, not their torgb layers and not the strengths of the noise.
         heads_stay: leave the torgb layers as they are.
         dtype: precision of the four highest blocks; None = as the network is configured.
+        sizes: smaller pictures to compare first, see `optimise.invert`.
         seconds: wall-clock time that it may take, see `pace.Pace`; None = no limit.
         plateau: stop once ten steps bring the mean distance down by less than this share; 0 = never.
         callback: gets a `optimise.Progress` after every step. KeyboardInterrupt ends it and keeps its last result.
@@ -68,27 +77,37 @@ def tune(
         stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
     result = Inversion(ws)
     rates = _learning_rates(G, ws, coarse, heads_stay)
-    learning = [(p, lr * rates[name]) for name, p in G.synthesis.named_parameters() if name in rates]
+    named = dict(G.synthesis.named_parameters())
+    matrices = [named[name] for name in rates if coarse and ".pointwise." in name]
+    learning = [(named[name], lr * rate) for name, rate in rates.items() if not coarse or ".pointwise." not in name]
     offset = torch.zeros_like(ws[:1])  # all pictures share it
     axes = latent_prior(G, PRIOR_SAMPLES).axes if coarse else None
     if axes is not None:
         learning.append((offset, LATENT_LR))
-    for tensor, _ in learning:
+    leaves = [*matrices, *(tensor for tensor, _ in learning)]
+    for tensor in leaves:
         tensor.requires_grad_()
-    optimizer = Adam(learning)
-    with torch.no_grad():
-        goal = perceptual(target)
+    optimizers = [Adam(learning), Muon(matrices, MATRIX_LR)]
+    targets, goals = {}, {}
+    for size in {*(size for _, size in sizes), target.shape[-1]}:
+        targets[size] = F.interpolate(target, size=(size, size), mode="area")
+        with torch.no_grad():
+            goals[size] = perceptual(targets[size])
+    pace = Pace(steps, seconds, plateau=plateau, milestones=[*(share for share, _ in sizes), FALL if coarse else 1.0])
     try:
-        pace = Pace(steps, seconds, plateau=plateau, milestones=[1.0])
-        for _ in pace:
+        for share in pace:
+            size = next((side for until, side in sizes if share < until), target.shape[-1])
             moved = ws if axes is None else ws + offset @ axes
-            image = G.synthesis(moved, noise_mode="const", resolution=target.shape[-1], dtype=dtype)
-            distance = (perceptual(image) - goal).square().sum()
+            image = G.synthesis(moved, noise_mode="const", resolution=size, dtype=dtype)
+            distance = (perceptual(image) - goals[size]).square().sum()
             result.history.append(distance.item())
             if result.history[-1] > stop:
-                pixels = (image - target).square().mean() + PIXEL_WEIGHT * pixel_distance(image, target, levels=3)
+                near = targets[size]
+                pixels = (image - near).square().mean() + PIXEL_WEIGHT * pixel_distance(image, near, levels=3)
                 (distance + pixels).backward()
-                optimizer.step()
+                scale = falling(share, pace.done) if coarse else 1.0
+                for optimizer in optimizers:
+                    optimizer.step(scale)
             pace.record(result.history[-1])
             if callback is not None:
                 callback(Progress("tune", pace.done, pace.planned, result.history[-1], image.detach()))
@@ -96,11 +115,16 @@ def tune(
                 break
     except KeyboardInterrupt:
         result.interrupted = True
-    for tensor, _ in learning:
+    for tensor in leaves:
         tensor.requires_grad_(False)
     if axes is not None:
         result.ws = (ws + offset @ axes).detach()
     return result
+
+
+def falling(share: float, done: int) -> float:
+    """Share of the learning rate of coarse tuning: half in the first step, a tenth at the end of the last 30 %."""
+    return (1.0 if done else 0.5) * (1 - 0.9 * max(0.0, (share - FALL) / (1 - FALL)))
 
 
 def _learning_rates(G: Generator, ws: Tensor, coarse: bool, heads_stay: bool) -> dict[str, float]:
