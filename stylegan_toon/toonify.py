@@ -11,7 +11,7 @@ from . import cli
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
-from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
+from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_ADAM
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,11 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with a film that was stopped, with the same options.")
 @cli.with_config(
-    InversionConfig, defaults={"tune_steps": TUNE_STEPS},
-    help={"steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg."},
+    InversionConfig,
+    help={
+        "steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg.",
+        "tune_steps": f"Steps of pivotal tuning; {TUNE_STEPS}, of StyleGAN2 networks or all blocks {TUNE_STEPS_ADAM}.",
+    },
 )  # fmt: skip
 @cli.out("out/toonify")
 @cli.device()
@@ -93,6 +96,8 @@ def main(
     films = {path: Film(path) for path in photos if is_film(path)}
     if films and aligned:
         raise ToonError("A film is no aligned crop: leave out --aligned.")
+    if films and (config.time_budget is not None or config.legacy):
+        raise ToonError("--time-budget and --legacy are for photos: leave them out for films.")
     keep_pages()
     size, toonifier = resolution or RESOLUTION, None
     if drawn and toon not in STYLES:

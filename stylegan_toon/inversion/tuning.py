@@ -19,8 +19,8 @@ from .pace import Pace
 
 PIXEL_WEIGHT = 2.0
 COARSE = 64  # pixels: blocks up to this side hold who is seen; those above hold how it is painted
-MATRIX_LR = 0.0133  # of Muon, for the weights of 1x1 convolutions
-FALL = 0.7  # share of coarse tuning from which on its learning rate falls
+MATRIX_LR = 0.009  # of Muon, for the weights of 1x1 convolutions
+FALL = 0.6  # share of coarse tuning from which on its learning rate falls
 LATENT_LR = 0.02  # in units of the standard deviation of w over samples
 PRIOR_SAMPLES = 2000
 
@@ -123,7 +123,7 @@ def tune(
 
 
 def falling(share: float, done: int) -> float:
-    """Share of the learning rate of coarse tuning: half in the first step, a tenth at the end of the last 30 %."""
+    """Share of the learning rate of coarse tuning: half in the first step, a tenth at the end of the last 40 %."""
     return (1.0 if done else 0.5) * (1 - 0.9 * max(0.0, (share - FALL) / (1 - FALL)))
 
 
