@@ -5,7 +5,7 @@
 
 "published" is the schedule of StyleGAN2-ADA's projector (1000 steps of one w, with noise maps) run by this library's
 kernels, with the perceptual distance that ours minimises, too (VGG16 at 128 px), and not the authors' program.
-"default" is what `toonify` does: the encoder's latent and 16 steps of coarse tuning; "longer" the same with as many
+"default" is what `toonify` does: the encoder's latent and 20 steps of coarse tuning; "longer" the same with as many
 steps as fit into a twentieth of the published time. They are taken in turn, photo by photo. All compare pictures of
 256 px, and the scores are of pictures of that size. Times are processor time of this process, so that a busy machine
 counts little; they leave out loading, alignment and scoring.

@@ -26,7 +26,7 @@ class InversionConfig(Config):
             in "w" and 400 in "w+".
         start: latent that the search in "w+" begins with: "encoder" (see `inversion.encoder`), "mean" (w_avg), or
             "auto": the encoder's if it is made for the network. In "w" it is w_avg, as in the published projector.
-        tune_steps: at most this many steps of pivotal tuning afterwards. None = `project` 0, `toonify` 16 of the coarse
+        tune_steps: at most this many steps of pivotal tuning afterwards. None = `project` 0, `toonify` 20 of the coarse
             blocks of the mobile family and 60 otherwise.
         tune_blocks: "coarse" (the blocks up to 64 px and, a little, the latent; pictures of 256 px are compared where
             the network makes them) or "all" (every weight and not the latent, as published).

@@ -19,9 +19,10 @@ from .pace import Pace
 
 PIXEL_WEIGHT = 2.0
 COARSE = 64  # pixels: blocks up to this side hold who is seen; those above hold how it is painted
+WEIGHT_LR, WEIGHT_LR_QUICK = 2e-3, 4e-3  # of Adam: by itself, and beside Muon
 MATRIX_LR = 0.009  # of Muon, for the weights of 1x1 convolutions
-FALL = 0.6  # share of coarse tuning from which on its learning rate falls
-LATENT_LR = 0.02  # in units of the standard deviation of w over samples
+FALL = 0.6  # share of tuning with Muon from which on the learning rates fall
+LATENT_LR, LATENT_LR_QUICK = 0.02, 0.08  # in units of the standard deviation of w over samples
 PRIOR_SAMPLES = 2000
 
 
@@ -32,7 +33,7 @@ def tune(
     perceptual: Perceptual,
     *,
     steps: int = 100,
-    lr: float = 2e-3,
+    lr: float | None = None,
     stop: float | None = None,
     coarse: bool = False,
     heads_stay: bool = False,
@@ -52,7 +53,7 @@ def tune(
 
     With ``coarse`` only the blocks up to 64 px learn, and the latent moves a little with them. The finer blocks, where
     a cartoon network differs most from its base, then still get what they were trained on: lines stay crisp. The
-    weights of the mobile family's 1x1 convolutions learn by `Muon` then, and the learning rate falls at the end.
+    weights of the mobile family's 1x1 convolutions learn by `Muon` then, and the learning rates fall at the end.
 
     Args:
         G: changed in place; its noise and mapping network are not touched.
@@ -60,7 +61,7 @@ def tune(
         target: ``[N, C, R, R]`` in [-1, 1].
         perceptual: the distance that is minimised.
         steps: at most this many.
-        lr: of Adam, for the weights.
+        lr: of Adam, for the weights that it moves; None = 0.002, beside Muon 0.004.
         stop: perceptual distance at which to stop early; None = 0.06 for LPIPS as in the paper, 0 for other measures.
         coarse: only blocks up to 64 px and ws, not their torgb layers and not the strengths of the noise.
         heads_stay: leave the torgb layers as they are.
@@ -79,11 +80,14 @@ def tune(
     rates = _learning_rates(G, ws, coarse, heads_stay)
     named = dict(G.synthesis.named_parameters())
     matrices = [named[name] for name in rates if coarse and ".pointwise." in name]
+    quick = bool(matrices)
+    if lr is None:
+        lr = WEIGHT_LR_QUICK if quick else WEIGHT_LR
     learning = [(named[name], lr * rate) for name, rate in rates.items() if not coarse or ".pointwise." not in name]
     offset = torch.zeros_like(ws[:1])  # all pictures share it
     axes = latent_prior(G, PRIOR_SAMPLES).axes if coarse else None
     if axes is not None:
-        learning.append((offset, LATENT_LR))
+        learning.append((offset, LATENT_LR_QUICK if quick else LATENT_LR))
     leaves = [*matrices, *(tensor for tensor, _ in learning)]
     for tensor in leaves:
         tensor.requires_grad_()
@@ -93,7 +97,7 @@ def tune(
         targets[size] = F.interpolate(target, size=(size, size), mode="area")
         with torch.no_grad():
             goals[size] = perceptual(targets[size])
-    pace = Pace(steps, seconds, plateau=plateau, milestones=[*(share for share, _ in sizes), FALL if coarse else 1.0])
+    pace = Pace(steps, seconds, plateau=plateau, milestones=[*(share for share, _ in sizes), FALL if quick else 1.0])
     try:
         for share in pace:
             size = next((side for until, side in sizes if share < until), target.shape[-1])
@@ -105,7 +109,7 @@ def tune(
                 near = targets[size]
                 pixels = (image - near).square().mean() + PIXEL_WEIGHT * pixel_distance(image, near, levels=3)
                 (distance + pixels).backward()
-                scale = falling(share, pace.done) if coarse else 1.0
+                scale = falling(share, pace.done) if quick else 1.0
                 for optimizer in optimizers:
                     optimizer.step(scale)
             pace.record(result.history[-1])
@@ -123,7 +127,7 @@ def tune(
 
 
 def falling(share: float, done: int) -> float:
-    """Share of the learning rate of coarse tuning: half in the first step, a tenth at the end of the last 40 %."""
+    """Share of the learning rates of tuning with Muon: half in the first step, a tenth at the end of the last 40 %."""
     return (1.0 if done else 0.5) * (1 - 0.9 * max(0.0, (share - FALL) / (1 - FALL)))
 
 

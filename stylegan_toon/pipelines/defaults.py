@@ -8,5 +8,5 @@ TOONIFY_SWAP = "b4-"
 # toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning: of coarse blocks of the
 # mobile family, which Muon tunes, and of all others, which Adam tunes.
 STEPS, STEPS_FROM_ENCODER = 90, 0
-TUNE_STEPS, TUNE_STEPS_ADAM = 16, 60
+TUNE_STEPS, TUNE_STEPS_ADAM = 20, 60
 RESOLUTION = 512  # pixels: side of a cartoon

@@ -210,7 +210,7 @@ def _learn(
         return torch.from_numpy(kept["offset"]).to(device), G
     targets = targets.to(device)
     size = targets.shape[-1]
-    # Frames pull in different directions; the default number of steps was chosen on single photos.
+    # Frames pull in different directions; how many steps they need was not measured, only for photos.
     tune_steps = (config.tune_steps or 0) * (2 if len(targets) > 1 else 1)
     with progress(total=(config.steps or 0) + tune_steps, quiet=quiet, desc=name, unit="step") as bar:
         move = _moved(bar.update)

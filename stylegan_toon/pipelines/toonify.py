@@ -228,7 +228,7 @@ def toonify(
             that.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
-        config: how to project; None = `InversionConfig`'s defaults with 16 steps of tuning (60 of a network that is
+        config: how to project; None = `InversionConfig`'s defaults with 20 steps of tuning (60 of a network that is
             not of the mobile family) and no search from the encoder's latent, or 90 steps from w_avg.
         device: where to compute; networks that are given stay where they are.
         callback: gets a `inversion.optimise.Progress` after every step of every face.

@@ -35,7 +35,7 @@ def test_mp4_has_all_frames_and_colours(frames, tmp_path):
 
 
 def test_other_files_are_refused(frames, tmp_path):
-    with pytest.raises(ToonError, match="use .webp, .gif or .mp4"):
+    with pytest.raises(ToonError, match=r"use \.webp, \.gif or \.mp4"):
         save_animation(frames, tmp_path / "a.avi")
     with pytest.raises(ValueError, match="at least one frame"):
         save_animation([], tmp_path / "a.webp")

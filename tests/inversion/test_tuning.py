@@ -11,7 +11,7 @@ from tiny import tiny_discriminator, tiny_mobile
 
 from stylegan_toon.features.perceptual import DiscriminatorFeatures
 from stylegan_toon.inversion.optimise import pixel_distance
-from stylegan_toon.inversion.tuning import PIXEL_WEIGHT, tune
+from stylegan_toon.inversion.tuning import PIXEL_WEIGHT, falling, tune
 
 
 def test_biases_move_the_styles_as_far_as_all_weights_do():
@@ -63,3 +63,36 @@ def test_a_plateau_or_the_budget_ends_tuning(steps):
     assert len(found.history) == 1
     flat = tune(copy.deepcopy(G), ws, target, measure, steps=60, lr=0.0, plateau=0.01)
     assert len(flat.history) == 20
+
+
+def test_coarse_tuning_of_the_mobile_family():
+    """It comes nearer; only the coarse blocks move, and neither heads, noise nor the mapping network."""
+    G = tiny_mobile(1, resolution=256, channels=(16, 16, 16, 16, 16, 8)).requires_grad_(False)
+    measure = DiscriminatorFeatures(tiny_discriminator(0, resolution=64).requires_grad_(False))
+    w, other = torch.randn(2, 1, 1, 20, generator=torch.Generator().manual_seed(0))
+    ws, target = w.expand(-1, G.num_ws, -1), G.synthesis(other.expand(-1, G.num_ws, -1)).clamp(-1, 1)
+    quick = copy.deepcopy(G)
+    sizes = []
+    found = tune(
+        quick, ws, target, measure, steps=20, coarse=True, heads_stay=True, sizes=[(0.5, 64), (0.7, 128)],
+        callback=lambda at: sizes.append(at.image.shape[-1]),
+    )  # fmt: skip
+    assert sizes == [64] * 10 + [128] * 4 + [256] * 6
+    changed = {name for name, tensor in quick.state_dict().items() if not torch.equal(tensor, G.state_dict()[name])}
+    assert {name.split(".")[1] for name in changed} == {"b4", "b8", "b16", "b32", "b64"}
+    assert not any(word in name for name in changed for word in ("torgb", "noise", "mapping"))
+    weight = "synthesis.b32.conv1.pointwise.value"
+    moved = quick.get_parameter(weight) - G.get_parameter(weight)
+    assert moved.abs().max() > 0.01
+    with torch.no_grad():
+        before, after = (
+            measure.distance(N.synthesis(at, noise_mode="const"), target) for N, at in ((G, ws), (quick, found.ws))
+        )
+    assert after < 0.9 * before
+
+
+def test_the_learning_rates_fall_at_the_end():
+    shares = [i / 20 for i in range(20)]
+    scales = [falling(share, i) for i, share in enumerate(shares)]
+    assert scales[0] == 0.5 and scales[1:13] == [1.0] * 12
+    assert np.allclose(np.diff(scales[12:]), -0.9 / 8) and falling(1.0, 20) == pytest.approx(0.1)
