@@ -11,7 +11,7 @@ from . import cli
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
-from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_ADAM
+from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_MUON
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     InversionConfig,
     help={
         "steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg.",
-        "tune_steps": f"Steps of pivotal tuning; {TUNE_STEPS}, of StyleGAN2 networks or all blocks {TUNE_STEPS_ADAM}.",
+        "tune_steps": f"Steps of pivotal tuning; {TUNE_STEPS}, with Muon {TUNE_STEPS_MUON}.",
     },
 )  # fmt: skip
 @cli.out("out/toonify")

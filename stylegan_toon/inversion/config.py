@@ -26,10 +26,12 @@ class InversionConfig(Config):
             in "w" and 400 in "w+".
         start: latent that the search in "w+" begins with: "encoder" (see `inversion.encoder`), "mean" (w_avg), or
             "auto": the encoder's if it is made for the network. In "w" it is w_avg, as in the published projector.
-        tune_steps: at most this many steps of pivotal tuning afterwards. None = `project` 0, `toonify` 20 of the coarse
-            blocks of the mobile family and 60 otherwise.
+        tune_steps: at most this many steps of pivotal tuning afterwards. None = `project` 0, `toonify` 60, or
+            20 with Muon.
         tune_blocks: "coarse" (the blocks up to 64 px and, a little, the latent; pictures of 256 px are compared where
             the network makes them) or "all" (every weight and not the latent, as published).
+        tune_optimizer: "adam", or "muon" for the coarse blocks of the mobile family: a third of the steps come about as
+            near (see `inversion.muon`). Films and other networks are tuned by Adam.
         lr: peak learning rate of Adam in the search.
         features: the perceptual distance, see `features.perceptual.perceptual`: "vgg", "lpips", or the path of a
             ``.pth`` with VGG16 or of a network with a discriminator.
@@ -60,6 +62,9 @@ class InversionConfig(Config):
         "coarse", "What tuning changes: the blocks up to 64 px and the latent, or all weights.",
         choices=("coarse", "all"),
     )  # fmt: skip
+    tune_optimizer: str = option(
+        "adam", "What tunes coarse blocks; muon comes about as near in a third of the steps.", choices=("adam", "muon")
+    )
     lr: float = option(0.1, "Peak learning rate of the search.", above=0, high=100)
     features: str = option("vgg", "Perceptual distance: vgg, lpips or a file.")
     accelerate: str = option(

@@ -210,18 +210,16 @@ def _learn(
         return torch.from_numpy(kept["offset"]).to(device), G
     targets = targets.to(device)
     size = targets.shape[-1]
-    # Frames pull in different directions; how many steps they need was not measured, only for photos.
-    tune_steps = (config.tune_steps or 0) * (2 if len(targets) > 1 else 1)
-    with progress(total=(config.steps or 0) + tune_steps, quiet=quiet, desc=name, unit="step") as bar:
+    with progress(total=config.total_steps, quiet=quiet, desc=name, unit="step") as bar:
         move = _moved(bar.update)
         found = search_offset(G, targets, starts, toonifier.measure, config, sizes=search_sizes(G, size), callback=move)
         if found.interrupted:
             raise KeyboardInterrupt
         offset = found.ws
-        if tune_steps:
+        if config.tune_steps:
             coarse = config.tune_blocks == "coarse"
             tuned = tune(
-                G, starts + offset, targets, toonifier.measure, steps=tune_steps, coarse=coarse,
+                G, starts + offset, targets, toonifier.measure, steps=config.tune_steps, coarse=coarse,
                 heads_stay=isinstance(G, MobileGenerator), dtype=config.torch_dtype, callback=move,
             )  # fmt: skip
             if tuned.interrupted:

@@ -30,7 +30,7 @@ from ..weights import load_network
 
 SEARCH_SIZE = 512  # pixels: the largest side of the pictures that are compared
 TUNE_SIZE = 256  # pixels: of the pictures that tuning of the coarse blocks compares, where the network makes them
-TUNE_SMALL_FIRST = ((0.5, 128),)  # and of its first half
+TUNE_SMALL_FIRST = ((0.5, 128),)  # and of its first half with Muon
 LEGACY_SIZE = 256  # pixels: the published projector reduces larger pictures to this
 TOGETHER = 8  # pictures of one pass of the network in a search
 # A search in the mobile family compares small pictures first: until this share of the steps, at this side.
@@ -235,10 +235,12 @@ def _tuned(
     sides = G.config.head_resolutions
     if coarse and target.shape[-1] > TUNE_SIZE and TUNE_SIZE in sides:
         target = fit(target, TUNE_SIZE)
-    sizes = [(share, side) for share, side in TUNE_SMALL_FIRST if coarse and side in sides and side < target.shape[-1]]
+    muon = coarse and config.tune_optimizer == "muon"
+    sizes = [(share, side) for share, side in TUNE_SMALL_FIRST if muon and side in sides and side < target.shape[-1]]
     return tune(
-        G, ws, target, measure, steps=config.tune_steps or 0, coarse=coarse, heads_stay=isinstance(G, MobileGenerator),
-        dtype=config.torch_dtype, sizes=sizes, seconds=seconds, plateau=config.plateau, callback=callback,
+        G, ws, target, measure, steps=config.tune_steps or 0, coarse=coarse, muon=muon,
+        heads_stay=isinstance(G, MobileGenerator), dtype=config.torch_dtype, sizes=sizes, seconds=seconds,
+        plateau=config.plateau, callback=callback,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from ..models import Generator, MobileGenerator
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
-from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_ADAM
+from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_MUON
 from .project import Projection, project, starting_encoder
 
 
@@ -150,8 +150,9 @@ class Toonifier:
         size = side_of(base, resolution)
         inversion = config or InversionConfig()
         steps = STEPS if starting_encoder(base, inversion) is None else STEPS_FROM_ENCODER
-        quick = isinstance(base, MobileGenerator) and inversion.tune_blocks == "coarse"
-        inversion = inversion.with_defaults(steps, TUNE_STEPS if quick else TUNE_STEPS_ADAM)
+        quick = inversion.tune_optimizer == "muon" and isinstance(base, MobileGenerator)
+        quick = quick and inversion.tune_blocks == "coarse"
+        inversion = inversion.with_defaults(steps, TUNE_STEPS_MUON if quick else TUNE_STEPS)
         measure = perceptual(inversion.features, device=device)
         toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour)
         toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
@@ -228,8 +229,8 @@ def toonify(
             that.
         aligned: the photo is an aligned square crop already.
         face: only this one, counted from 1, left to right. None = all.
-        config: how to project; None = `InversionConfig`'s defaults with 20 steps of tuning (60 of a network that is
-            not of the mobile family) and no search from the encoder's latent, or 90 steps from w_avg.
+        config: how to project; None = `InversionConfig`'s defaults with 60 steps of tuning (20 with Muon) and no
+            search from the encoder's latent, or 90 steps from w_avg.
         device: where to compute; networks that are given stay where they are.
         callback: gets a `inversion.optimise.Progress` after every step of every face.
 

@@ -74,7 +74,7 @@ def test_coarse_tuning_of_the_mobile_family():
     quick = copy.deepcopy(G)
     sizes = []
     found = tune(
-        quick, ws, target, measure, steps=20, coarse=True, heads_stay=True, sizes=[(0.5, 64), (0.7, 128)],
+        quick, ws, target, measure, steps=20, coarse=True, muon=True, heads_stay=True, sizes=[(0.5, 64), (0.7, 128)],
         callback=lambda at: sizes.append(at.image.shape[-1]),
     )  # fmt: skip
     assert sizes == [64] * 10 + [128] * 4 + [256] * 6
