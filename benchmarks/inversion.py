@@ -104,7 +104,7 @@ def main() -> None:
     for kind in ("default", "muon", "longer"):
         pairs = list(zip(table["published"], table[kind]))
         times = [old.seconds / new.seconds for old, new in pairs if new.reaches(old)]
-        part = f", in a median of 1/{statistics.median(times):.0f} of the time" if times else ""
+        part = f", in a median of {1 / statistics.median(times):.2g} of the time" if times else ""
         print(f"{kind} is as near in all three scores for {len(times)} of {len(pairs)} photos{part}")
 
 
