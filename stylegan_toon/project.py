@@ -1,15 +1,15 @@
-"""Project a photo: find the latent, and the noise, with which a generator shows it."""
+"""Project photos: find the latent, and the noise, with which a generator shows each face."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from . import cli
-from .files import atomic_path, refuse_overwrite, results_folder
+from .errors import ToonError
+from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
 
 if TYPE_CHECKING:
@@ -20,68 +20,82 @@ if TYPE_CHECKING:
 
 @cli.command(
     "python -m stylegan_toon.project photo.jpg\n"
-    "python -m stylegan_toon.project photo.jpg --space w --steps 1000 --out out/w"
+    "python -m stylegan_toon.project party.jpg me.jpg --time-budget 60 --no-noise --way webp\n"
+    "python -m stylegan_toon.project photo.jpg --legacy --out out/w"
 )
-@click.argument("photo", type=cli.PHOTO, is_eager=True)
+@click.argument("photos", type=cli.PHOTO, nargs=-1, required=True, is_eager=True)
 @cli.network()
 @cli.with_config(
     InversionConfig, defaults={"tune_steps": 0}, help={"steps": "Steps of the search; 400 in w+, 1000 in w."}
 )
-@cli.aligned("The photo is an aligned square crop already.")
-@click.option("--face", type=cli.integer(1, 1000), default=1, help="Which face, counted from the left.")
+@click.option(
+    "--noise/--no-noise", default=True, help="Search for the noise, too; without it, faces are searched together."
+)
+@click.option("--way", type=click.Choice(["webp", "gif", "mp4"]), help="Also a film of the way to each result.")
+@cli.aligned("The photos are aligned square crops already.")
+@click.option("--face", type=cli.integer(1, 1000), help="Only this face, counted from the left; all if not given.")
 @cli.out("out/project")
 @cli.device()
 @cli.quiet()
 @cli.overwrite()
 def main(
-    photo: Path, network: str, config: InversionConfig, aligned: bool, face: int, out: Path, device: torch.device,
-    quiet: bool, overwrite: bool,
+    photos: tuple[Path, ...], network: str, config: InversionConfig, noise: bool, way: str | None, aligned: bool,
+    face: int | None, out: Path, device: torch.device, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Find the latent behind a photo.
+    """Find the latents behind the faces of photos.
 
     Writes NAME.safetensors (ws and noise), NAME-projected.png (aligned and projected side by side) and NAME.json
-    (how close it came, in how many seconds); with --tune also NAME-network.safetensors, the tuned network.
+    (how close it came, in how many seconds, and where the face lies in the photo); with --tune also
+    NAME-network.safetensors, the tuned network; with --way NAME-way.webp. Several faces of a photo are NAME-1 and so
+    on, from left to right.
     """
-    latent, picture, report, tuned = (
-        out / f"{photo.stem}{ending}" for ending in (".safetensors", "-projected.png", ".json", "-network.safetensors")
-    )
-    refuse_overwrite([latent, picture, report, *([tuned] if config.tune_steps else [])], overwrite)
+    if len({photo.stem for photo in photos}) < len(photos):
+        raise ToonError("Two of the photos have the same name and would overwrite each other: do them one at a time.")
 
-    import torch
-
-    from .data.images import image_grid, save_image, to_pil
-    from .faces.photo import open_photo
+    from .data.video import av_module
     from .features.identity import face_embedder
     from .features.perceptual import perceptual
     from .memory import keep_pages
-    from .pipelines.project import project, save_projection, search_size
-    from .weights import descend, load_network, save_networks
+    from .pipelines.project import TOGETHER, compared_size, project_all
+    from .pipelines.project_files import Found, find_faces
+    from .pipelines.way import Way
+    from .weights import descend, load_network
 
+    if way == "mp4":
+        av_module()  # raises ToonError if films cannot be written
     keep_pages()
     G = load_network(network, device=device)
-    crop = open_photo(photo, search_size(G), aligned=aligned, face=None if aligned else face).faces[0].image
+    faces = find_faces(photos, compared_size(G, config), aligned=aligned, face=face)
+    refuse_overwrite([file for one in faces for file in Found.files(out, one.name, config, way)], overwrite)
     measure, embedder = perceptual(config.features, device=device), face_embedder(device=device)
+    options = {
+        "space": config.with_defaults().space, "steps": config.with_defaults().steps, "tune": config.tune_steps,
+        "seed": config.seed, "features": Path(config.features).name, "legacy": config.legacy,
+    }  # fmt: skip
+    history = descend("project", options, [G])
+    together = 1 if noise else TOGETHER
     with results_folder(out):
-        with cli.search_progress(config.total_steps, "project", quiet) as move:
-            projection = project(G, crop, config, measure=measure, callback=move)
-        with torch.no_grad():
-            identity = float(embedder.similarity(projection.image, projection.target))
-        scores = {**projection.scores(), "identity": round(identity, 4), "identity_network": embedder.name}
-        options = {
-            "space": config.space, "steps": config.steps, "tune": config.tune_steps, "seed": config.seed,
-            "features": Path(config.features).name,
-        }  # fmt: skip
-        history = descend("project", options, [G])
-        save_projection(projection, latent, history, G)
-        if config.tune_steps:
-            save_networks(tuned, {"G_ema": projection.generator}, provenance=history, overwrite=overwrite)
-        pictures = [crop, to_pil(projection.image[0])]
-        save_image(image_grid(pictures, columns=2, size=256, column_labels=["aligned", "projected"]), picture)
-        with atomic_path(report) as temporary:
-            temporary.write_text(json.dumps(scores, indent=2) + "\n")
-    if projection.interrupted:
-        click.echo(f"Stopped early; the best so far is in {out}.", err=True)
-        raise click.Abort
+        for i in range(0, len(faces), together):
+            group = faces[i : i + together]
+            ways = [Way() for _ in group]
+            resolved = config.with_defaults()
+            total = (resolved.steps or 0) + (resolved.tune_steps or 0) * len(group)
+            with cli.search_progress(total, group[0].name, quiet) as move:
+
+                def step(at, move=move, ways=ways) -> None:
+                    if way:
+                        for number, picture in enumerate(at.image):
+                            ways[at.first + number].add(picture)
+                    move(at)
+
+                crops = [one.aligned.image for one in group]
+                projections = project_all(G, crops, config, noise=noise, measure=measure, callback=step)
+            for one, projection, film in zip(group, projections, ways):
+                found = Found(one, projection, embedder, history, G)
+                found.save(out, config, overwrite=overwrite, way=way, film=film)
+            if any(projection.interrupted for projection in projections):
+                click.echo(f"Stopped early; the best so far is in {out}.", err=True)
+                raise click.Abort
     click.echo(out)
 
 

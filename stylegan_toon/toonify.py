@@ -13,7 +13,7 @@ from .config import flag
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
-from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
+from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_MUON
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "python -m stylegan_toon.toonify photo.jpg\n"
     "python -m stylegan_toon.toonify photo.jpg --draw --style ink\n"
     "python -m stylegan_toon.toonify party.jpg --face 2 --paste-back --swap b64- --out out/party\n"
-    "python -m stylegan_toon.toonify photo.jpg --strength 0.6 --preserve-colour --paste-back --background toon\n"
+    "python -m stylegan_toon.toonify photo.jpg --strength 0.6 --paste-back --background toon\n"
     "python -m stylegan_toon.toonify photos/ --out toons/\n"
     "python -m stylegan_toon.toonify photo.jpg --save-latent\n"
     "python -m stylegan_toon.toonify --latent out/toonify/photo-latent.safetensors --style animated --out new\n"
@@ -43,7 +43,11 @@ if TYPE_CHECKING:
 @click.option(
     "--strength", type=cli.number(0, 1), help="From 0, the photo as the base shows it, to 1, the cartoon.  [default: 1]"
 )
-@click.option("--preserve-colour", is_flag=True, help="Give the cartoon the photo's colours.")
+@click.option(
+    "--preserve-colour/--no-preserve-colour",
+    default=None,
+    help="Give the cartoon of a photo the photo's colours, or leave it those of its network.  [default: preserve]",
+)
 @click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(
     "--resolution",
@@ -74,8 +78,11 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on with a film or photos that were stopped, with the same options.")
 @cli.with_config(
-    InversionConfig, defaults={"tune_steps": TUNE_STEPS},
-    help={"steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg."},
+    InversionConfig,
+    help={
+        "steps": f"Steps of the search; {STEPS_FROM_ENCODER} from the encoder's latent, {STEPS} from w_avg.",
+        "tune_steps": f"Steps of pivotal tuning; {TUNE_STEPS_MUON}, of Adam {TUNE_STEPS}.",
+    },
 )  # fmt: skip
 @cli.out("out/toonify")
 @cli.device()
@@ -83,7 +90,7 @@ if TYPE_CHECKING:
 @cli.overwrite()
 def main(
     places: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None,
-    strength: float | None, preserve_colour: bool, drawn: bool, resolution: int | None, face: int | None,
+    strength: float | None, preserve_colour: bool | None, drawn: bool, resolution: int | None, face: int | None,
     all_faces: bool, force: bool, aligned: bool, paste_back: bool, background: str, strip: bool, save_latent: bool,
     latents: tuple[Path, ...], resume: bool, config: InversionConfig, out: Path, device: torch.device, quiet: bool,
     overwrite: bool,
@@ -115,9 +122,11 @@ def main(
         raise ToonError("A film is no aligned crop: leave out --aligned.")
     if films and save_latent:
         raise ToonError("--save-latent is for photos: leave it out for films.")
+    if films and (config.time_budget is not None or config.legacy):
+        raise ToonError("--time-budget and --legacy are for photos: leave them out for films.")
     if drawn and toon not in STYLES:
         raise ToonError(f"--draw has no style {toon!r}: use --style {' or '.join(STYLES)}.")
-    if drawn and (strength is not None or preserve_colour):
+    if drawn and (strength is not None or preserve_colour is not None):
         raise ToonError("--strength and --preserve-colour are for networks; a drawing has neither: leave out --draw.")
     if drawn and (save_latent or latents):
         raise ToonError("Drawings have no latents: leave out --draw, or --save-latent and --latent.")
@@ -161,8 +170,8 @@ def main(
         todo = [job for job in photos.jobs[group.rank :: group.size] if job in left]
     keep_pages()
     toonifier = None if drawn or not (todo or jobs) else Toonifier.load(
-        base, toon, swap, width, strength=1.0 if strength is None else strength, preserve_colour=preserve_colour,
-        resolution=resolution, config=config, device=own_device(device),
+        base, toon, swap, width, strength=1.0 if strength is None else strength,
+        preserve_colour=preserve_colour is not False, resolution=resolution, config=config, device=own_device(device),
     )  # fmt: skip
     size = toonifier.resolution if toonifier else resolution or RESOLUTION
     choice = Choice(size, aligned, face, all_faces, force, scene, strip)

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from stylegan_toon.data.images import image_grid, read_image, save_image, to_pil
 from stylegan_toon.drawing import draw_comic
+from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import crop, largest
 from stylegan_toon.faces.mesh import Mesh, face_mesh
@@ -126,7 +127,7 @@ def toonified(out: Path) -> Callable[[Path], dict[str, Image.Image]]:
         other = toonifier.blended(tuned, carry_over(toonifier.base, tuned, animated))
         with torch.no_grad():
             picture = other.synthesis(toon.projection.ws, noise_mode="const", resolution=toonifier.resolution)
-        return {"inverted": toon.inverted, "toon": toon.image, "animated": to_pil(picture[0])}
+        return {"inverted": toon.inverted, "toon": toon.image, "animated": keep_colour(face.image, to_pil(picture[0]))}
 
     return make
 

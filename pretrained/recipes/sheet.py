@@ -13,6 +13,7 @@ import torch
 from stylegan_toon import load_network
 from stylegan_toon.data.images import image_grid, save_image, to_pil
 from stylegan_toon.drawing import draw
+from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.pipelines.project import project
@@ -37,6 +38,7 @@ def main() -> None:
         networks = [found.generator, *(carry_over(faces, found.generator, toon) for toon in toons)]
         with torch.no_grad():
             shown = [to_pil(G.synthesis(found.ws, noise_mode="const", resolution=side)[0]) for G in networks]
+        shown = [shown[0], *(keep_colour(crop, toon) for toon in shown[1:])]
         cells += [crop, *shown, *(draw(crop, style) for style in args.drawn)]
         print(f"{photo.name}: {found.psnr:.1f} dB in {found.seconds:.0f} s", flush=True)
     save_image(image_grid(cells, columns=len(labels), size=args.size, column_labels=labels), args.out)

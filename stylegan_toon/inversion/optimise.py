@@ -6,6 +6,7 @@ Improving the Image Quality of StyleGAN", arXiv 1912.04958, appendix D).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,21 +20,23 @@ from ..features.perceptual import Perceptual
 from ..models import Generator
 from ..models.accelerate import accelerate as accelerated
 from .config import InversionConfig
+from .pace import FALL, Pace
 
 NOISE_WEIGHT = 1e5  # appendix D: alpha
 PIXEL_WEIGHT = 0.4
 PRIOR_WEIGHT = 0.01
 SPREAD_WEIGHT = 0.02
+KEPT_PRIORS = 4
 
 
-def learning_rate(step: int, steps: int, initial: float = 0.1) -> float:
+def learning_rate(step: float, steps: float, initial: float = 0.1) -> float:
     """Learning rate at ``step`` of ``steps``: linear rise over the first 5 %, half-cosine fall over the last 25 %."""
     t = step / steps
-    down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / 0.25))
+    down = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - t) / (1 - FALL)))
     return initial * min(1.0, t / 0.05) * down
 
 
-def w_noise_scale(step: int, steps: int, w_std: float) -> float:
+def w_noise_scale(step: float, steps: float, w_std: float) -> float:
     """Standard deviation of the noise added to w: 5 % of ``w_std``, falling quadratically to 0 at 75 % of the steps."""
     return w_std * 0.05 * max(0.0, 1 - step / steps / 0.75) ** 2
 
@@ -94,9 +97,24 @@ class LatentPrior:
         return self.mean + v @ self.axes
 
 
-@torch.no_grad()
 def latent_prior(G: Generator, samples: int = 10000) -> LatentPrior:
-    """Sample the mapping network with the projector's fixed seed 123."""
+    """Sample the mapping network with the projector's fixed seed 123; kept for the next face."""
+    content = hashlib.blake2b(digest_size=16)
+    for tensor in G.mapping.state_dict().values():
+        content.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    key = content.hexdigest(), samples, G.mapping.w_avg.device
+    if key not in _priors:
+        if len(_priors) >= KEPT_PRIORS:
+            _priors.pop(next(iter(_priors)))
+        _priors[key] = _sampled_prior(G, samples)
+    return _priors[key]
+
+
+_priors: dict[tuple[str, int, torch.device], LatentPrior] = {}  # 2 MB each at a w_dim of 512
+
+
+@torch.no_grad()
+def _sampled_prior(G: Generator, samples: int) -> LatentPrior:
     device = G.mapping.w_avg.device
     z = torch.from_numpy(np.random.RandomState(123).randn(samples, G.config.z_dim)).float()
     w = torch.cat([G.mapping(part.to(device))[:, 0] for part in z.split(1000)])
@@ -127,9 +145,10 @@ class Progress:
 
     Attributes:
         stage: "w", "w+" or "tune".
-        step, steps: of this run.
-        distance: perceptual distance of the current picture to the target.
-        image: the current picture ``[1, C, R, R]``.
+        step, steps: of this run; with a time budget ``steps`` is how many it will be as far as can be told now.
+        distance: perceptual distance of the current pictures to their targets, the mean of them.
+        image: the current pictures ``[N, C, R, R]``.
+        first: which one of the pictures that were given the first of them is.
     """
 
     stage: str
@@ -137,6 +156,7 @@ class Progress:
     steps: int
     distance: float
     image: Tensor
+    first: int = 0
 
 
 Callback = Callable[[Progress], object]
@@ -144,7 +164,7 @@ Callback = Callable[[Progress], object]
 
 @dataclass
 class Inversion:
-    """A latent ``[1, num_ws, w_dim]``, and the perceptual distance at every step that led to it."""
+    """Latents ``[N, num_ws, w_dim]``, and the perceptual distance at every step that led to them."""
 
     ws: Tensor
     history: list[float] = field(default_factory=list)
@@ -171,10 +191,12 @@ def invert(
 
     Args:
         G: gradients of its parameters must be off. Its noise is overwritten with the noise of the search.
-        target: ``[1, C, R, R]`` in [-1, 1], R a size that G makes.
+        target: ``[N, C, R, R]`` in [-1, 1], R a size that G makes; N = 1 unless ``noise`` is off. Several pictures are
+            searched in one pass of the network, each as if it were alone.
         perceptual: the distance that is minimised, on the device of ``G``.
-        config: how to search; its tuning and ``features`` are not used here. None = the defaults.
-        start: ws ``[1, num_ws, w_dim]`` near the target, used in "w+" only: the search begins there, with a w for every
+        config: how to search; its tuning and ``features`` are not used here. None = the defaults. ``time_budget``
+            counts for each picture, and a plateau is one of their mean distance.
+        start: ws ``[N, num_ws, w_dim]`` near the target, used in "w+" only: the search begins there, with a w for every
             layer from the first step on and without noise on w. None = the mean.
         noise: search for the noise, too; otherwise the noise of ``G`` stays.
         sizes: pairs of (share of the steps until which it is used, side of the pictures that are compared), in rising
@@ -182,17 +204,22 @@ def invert(
         callback: gets a `Progress` after every step. KeyboardInterrupt ends the search and keeps its last result.
 
     Returns:
-        The latent, and the perceptual distance at every step.
+        The latents, and the perceptual distance at every step (the mean of the pictures).
+
+    Raises:
+        ValueError: several pictures and ``noise``: the network has one noise for all.
     """
     config = (config or InversionConfig()).with_defaults()
     steps, lr, accelerate, dtype = config.steps or 0, config.lr, config.accelerate, config.torch_dtype
+    count, plus = len(target), config.space == "w+"
+    if noise and count > 1:
+        raise ValueError("noise is searched for one picture at a time")
     prior = latent_prior(G)
-    plus = config.space == "w+"
     maps = list(noise_maps(G).values()) if noise else []
     random = torch.Generator().manual_seed(config.seed)
     for one in maps:
         one.copy_(torch.randn(one.shape, generator=random)).requires_grad_()
-    begin, near = target.new_zeros(1, G.num_ws, G.config.w_dim), False
+    begin, near = target.new_zeros(count, G.num_ws, G.config.w_dim), False
     if plus and start is not None:
         begin, near = prior.whiten(start.to(target.device)), True
     v = begin.mean(dim=1, keepdim=True).requires_grad_()
@@ -214,32 +241,39 @@ def invert(
         image = synthesise(ws + jitter, noise_mode="const", resolution=size, dtype=dtype)
         distance = (perceptual(image) - goals[size]).square().sum()
         loss = distance + NOISE_WEIGHT * noise_regularization(maps) if maps else distance
-        if plus:
-            loss = loss + PIXEL_WEIGHT * pixel_distance(image, targets[size])
-            loss = loss + PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean()
+        if plus:  # the sum over the pictures, whose gradients do not meet
+            loss = loss + count * PIXEL_WEIGHT * pixel_distance(image, targets[size])
+            loss = loss + count * (PRIOR_WEIGHT * v.square().mean() + SPREAD_WEIGHT * apart.square().mean())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if not wide:
             apart.grad = None  # Adam skips parameters without a gradient: one w for all layers so far
         optimizer.step()
         normalize_(maps)
-        return distance.detach(), image.detach(), ws.detach()
+        return distance.detach() / count, image.detach(), ws.detach()
 
     advance = accelerated(advance, "off" if accelerate == "compile" else accelerate)
-    result = Inversion(prior.color(begin) if plus else prior.mean.expand(1, G.num_ws, -1).clone())
+    widening = 0.0 if near or not plus or not steps else steps // 3 / steps
+    pace = Pace(
+        steps, None if config.time_budget is None else count * config.time_budget, plateau=config.plateau,
+        milestones=[widening, *(share for share, _ in sizes), FALL],
+    )  # fmt: skip
+    result = Inversion(prior.color(begin) if plus else prior.mean.expand(count, G.num_ws, -1).clone())
     try:
-        for step in range(steps):
+        for share in pace:
             for group in optimizer.param_groups:
-                now = learning_rate(step, steps, lr)
+                now = learning_rate(share, 1, lr)
                 group["lr"] = group["lr"].fill_(now) if graphs else now
-            wide = near or (plus and step >= steps // 3)
-            scale = 0.0 if near else w_noise_scale(step, steps, prior.std)
-            jitter = torch.randn(v.shape, generator=random).to(v.device) * scale
-            size = next((side for share, side in sizes if step < share * steps), target.shape[-1])
+            wide = plus and share >= widening
+            scale = 0.0 if near else w_noise_scale(share, 1, prior.std)
+            jitter = torch.randn((1, 1, G.config.w_dim), generator=random).to(v.device) * scale
+            size = next((side for until, side in sizes if share < until), target.shape[-1])
             distance, image, result.ws = advance(jitter, wide, size)
             result.history.append(distance.item())
+            pace.record(result.history[-1])
             if callback is not None:
-                callback(Progress(config.space if wide else "w", step + 1, steps, result.history[-1], image))
+                stage = config.space if wide else "w"
+                callback(Progress(stage, pace.done, pace.planned, result.history[-1], image))
     except KeyboardInterrupt:
         result.interrupted = True
     for one in maps:

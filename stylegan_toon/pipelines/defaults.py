@@ -5,6 +5,7 @@ from __future__ import annotations
 BLEND_SWAP = "b64,b128"
 FINETOON_SWAP = "fine-toon"
 TOONIFY_SWAP = "b4-"
-# toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning.
-STEPS, STEPS_FROM_ENCODER, TUNE_STEPS = 90, 0, 60
+# toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning with Adam and with Muon.
+STEPS, STEPS_FROM_ENCODER = 90, 0
+TUNE_STEPS, TUNE_STEPS_MUON = 60, 20
 RESOLUTION = 512  # pixels: side of a cartoon

@@ -210,6 +210,10 @@ def _learn(
         return torch.from_numpy(kept["offset"]).to(device), G
     targets = targets.to(device)
     size = targets.shape[-1]
+    # Several pictures of one person are tuned by Adam, which takes three times as many steps as Muon.
+    coarse = config.tune_blocks == "coarse"
+    threefold = config.tune_optimizer == "muon" and coarse and isinstance(G, MobileGenerator)
+    config = replace(config, tune_steps=(config.tune_steps or 0) * (3 if threefold else 1))
     with progress(total=config.total_steps, quiet=quiet, desc=name, unit="step") as bar:
         move = _moved(bar.update)
         found = search_offset(G, targets, starts, toonifier.measure, config, sizes=search_sizes(G, size), callback=move)
@@ -217,7 +221,6 @@ def _learn(
             raise KeyboardInterrupt
         offset = found.ws
         if config.tune_steps:
-            coarse = config.tune_blocks == "coarse"
             tuned = tune(
                 G, starts + offset, targets, toonifier.measure, steps=config.tune_steps, coarse=coarse,
                 heads_stay=isinstance(G, MobileGenerator), dtype=config.torch_dtype, callback=move,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ..errors import ToonError
 from ..features.perceptual import Perceptual, fit, perceptual
 from ..inversion.config import InversionConfig
 from ..inversion.encoder import Encoder, encoder, fits_encoder
-from ..inversion.optimise import Callback, Inversion, invert, noise_maps
+from ..inversion.optimise import Callback, Inversion, Progress, invert, noise_maps
 from ..inversion.tuning import tune
 from ..models import Generator, MobileGenerator
 from ..weights import load_network
@@ -26,6 +28,9 @@ from ..weights.latent import Latent, origin_of, save_latent, tuning_of
 
 SEARCH_SIZE = 512  # pixels: the largest side of the pictures that are compared
 TUNE_SIZE = 256  # pixels: of the pictures that tuning of the coarse blocks compares, where the network makes them
+TUNE_SMALL_FIRST = ((0.5, 128),)  # and of its first half with Muon
+LEGACY_SIZE = 256  # pixels: the published projector reduces larger pictures to this
+TOGETHER = 8  # pictures of one pass of the network in a search
 # A search in the mobile family compares small pictures first: until this share of the steps, at this side.
 SMALL_FIRST = ((0.4, 128), (0.8, 256))
 
@@ -68,12 +73,18 @@ class Projection:
         mse = float((self.image.clamp(-1, 1) - self.target).square().mean())
         return 10 * math.log10(4 / mse) if mse > 0 else math.inf
 
+    @property
+    def pixel_error(self) -> float:
+        """Mean absolute difference of image (clamped to [-1, 1]) and target, 0 to 255."""
+        return 127.5 * float((self.image.clamp(-1, 1) - self.target).abs().mean())
+
     def scores(self) -> dict[str, Any]:
         """The numbers that go into NAME.json."""
         return {
             "distance": self.distance,
             "features": self.features,
             "psnr": self.psnr,
+            "pixel_error": round(self.pixel_error, 3),
             "space": self.space,
             "steps": len(self.history) - self.tuned,
             "tuned": self.tuned,
@@ -110,51 +121,125 @@ def project(
     Raises:
         ToonError: a picture that is not square, a network or features that are not available.
     """
+    return project_all(G, [image], config, resolution=resolution, noise=noise, measure=measure, callback=callback)[0]
+
+
+def project_all(
+    G: Generator | str | Path,
+    images: Sequence[Image.Image | Tensor],
+    config: InversionConfig | None = None,
+    *,
+    resolution: int | None = None,
+    noise: bool = False,
+    measure: Perceptual | None = None,
+    callback: Callback | None = None,
+) -> list[Projection]:
+    """`project` for several aligned pictures, each as if it were alone.
+
+    The search for latents takes up to 8 pictures in one pass of the network if ``noise`` is off: the network has one
+    noise for all pictures, so with noise they are searched one after the other. Tuning gives every picture a network
+    of its own.
+
+    Args:
+        G, config, resolution, noise, measure, callback: see `project`; ``config.time_budget`` is for each picture.
+        images: any number, each as for `project`.
+
+    Returns:
+        A `Projection` for each picture, in order. After Ctrl-C the last one is a draft and those after it are missing.
+
+    Raises:
+        ToonError: see `project`.
+    """
     config = (config or InversionConfig()).with_defaults()
     if not isinstance(G, Generator):
         G = load_network(G)
-    device = G.mapping.w_avg.device
-    size = resolution or search_size(G)
-    target = as_target(image, G, size).to(device)
-    measure = perceptual(measure or config.features, device=device)
-
-    start = time.monotonic()
-    G = copy.deepcopy(G).eval().requires_grad_(False)
+    size = resolution or compared_size(G, config)
+    targets = [as_target(image, G, size).to(G.mapping.w_avg.device) for image in images]
+    measure = perceptual(measure or config.features, device=G.mapping.w_avg.device)
     first = starting_encoder(G, config)
-    begin = None if first is None else first(target)
+    together = 1 if noise or not config.steps else TOGETHER
+    results: list[Projection] = []
+    for i in range(0, len(targets), together):
+        move = None if callback is None else partial(_of, i, callback)
+        found = _project(G, torch.cat(targets[i : i + together]), config, first, noise, measure, move)
+        results += found
+        if any(projection.interrupted for projection in found):
+            break
+    return results
+
+
+def _of(first: int, callback: Callback, at: Progress) -> object:
+    """Call ``callback`` with the place of the pictures among all."""
+    return callback(replace(at, first=first + at.first))
+
+
+def _project(
+    G: Generator, targets: Tensor, config: InversionConfig, first: Encoder | None, noise: bool, measure: Perceptual,
+    callback: Callback | None,
+) -> list[Projection]:  # fmt: skip
+    """The projections of ``targets`` ``[N, C, R, R]``, searched together and tuned one by one."""
+    begun, size, count = time.monotonic(), targets.shape[-1], len(targets)
+    searched = copy.deepcopy(G).eval().requires_grad_(False)
+    begin = None if first is None else first(targets)
     if config.steps:
-        sizes = search_sizes(G, size)
-        result = invert(G, target, measure, config, start=begin, noise=noise, sizes=sizes, callback=callback)
-    else:
-        result = Inversion(G.mapping.w_avg.expand(1, G.num_ws, -1) if begin is None else begin)
-    ws, history, tuned, interrupted = result.ws, result.history, 0, result.interrupted
-    if config.tune_steps and not interrupted:
-        coarse = config.tune_blocks == "coarse"
-        smaller = coarse and size > TUNE_SIZE and TUNE_SIZE in G.config.head_resolutions
-        compared = fit(target, TUNE_SIZE) if smaller else target
-        better = tune(
-            G, ws, compared, measure, steps=config.tune_steps, coarse=coarse, heads_stay=isinstance(G, MobileGenerator),
-            dtype=config.torch_dtype, callback=callback,
+        sizes = () if config.legacy else search_sizes(G, size)
+        share = config.steps / config.total_steps
+        budget = None if config.time_budget is None else share * config.time_budget
+        result = invert(
+            searched, targets, measure, replace(config, time_budget=budget), start=begin, noise=noise, sizes=sizes,
+            callback=callback,
         )  # fmt: skip
-        ws, history, interrupted = better.ws, history + better.history, better.interrupted
-        tuned = len(better.history)
-    with torch.no_grad():
-        shown = G.synthesis(ws, noise_mode="const", resolution=size)
-        distance = float(measure.distance(shown, target))
-    return Projection(
-        ws=ws,
-        noise={name: noise.clone() for name, noise in noise_maps(G).items()},
-        image=shown,
-        target=target,
-        generator=G,
-        space=config.space,
-        features=measure.name,
-        distance=distance,
-        history=history,
-        tuned=tuned,
-        seconds=time.monotonic() - start,
-        interrupted=interrupted,
-    )
+    else:
+        result = Inversion(G.mapping.w_avg.expand(count, G.num_ws, -1) if begin is None else begin)
+    taken = (time.monotonic() - begun) / count
+    projections: list[Projection] = []
+    for i in range(count):
+        here, tuned = time.monotonic(), Inversion(result.ws[i : i + 1])
+        # The last picture can have the network of the search: nobody needs it any more.
+        network = searched if i == count - 1 else copy.deepcopy(searched)
+        target = targets[i : i + 1]
+        if config.tune_steps and not result.interrupted:
+            left = None if config.time_budget is None else max(0.0, config.time_budget - taken)
+            move = None if callback is None else partial(_of, i, callback)
+            tuned = _tuned(network, tuned.ws, target, measure, config, left, move)
+        with torch.no_grad():
+            shown = network.synthesis(tuned.ws, noise_mode="const", resolution=size)
+            distance = float(measure.distance(shown, target))
+        projections.append(Projection(
+            ws=tuned.ws,
+            noise={name: noise.clone() for name, noise in noise_maps(network).items()},
+            image=shown,
+            target=target,
+            generator=network,
+            space=config.space,
+            features=measure.name,
+            distance=distance,
+            history=result.history + tuned.history,
+            tuned=len(tuned.history),
+            seconds=taken + time.monotonic() - here,
+            interrupted=result.interrupted or tuned.interrupted,
+        ))  # fmt: skip
+        if tuned.interrupted:
+            break
+    return projections
+
+
+def _tuned(
+    G: Generator, ws: Tensor, target: Tensor, measure: Perceptual, config: InversionConfig, seconds: float | None,
+    callback: Callback | None,
+) -> Inversion:  # fmt: skip
+    """Pivotal tuning of ``G`` as ``config`` says."""
+    coarse = config.tune_blocks == "coarse"
+    sides = G.config.head_resolutions
+    if coarse and target.shape[-1] > TUNE_SIZE and TUNE_SIZE in sides:
+        target = fit(target, TUNE_SIZE)
+    muon = coarse and config.tune_optimizer == "muon"
+    sizes = [(share, side) for share, side in TUNE_SMALL_FIRST if muon and side in sides and side < target.shape[-1]]
+    return tune(
+        G, ws, target, measure, steps=config.tune_steps or 0, coarse=coarse, muon=muon,
+        heads_stay=isinstance(G, MobileGenerator), dtype=config.torch_dtype, sizes=sizes, seconds=seconds,
+        plateau=config.plateau, callback=callback,
+    )  # fmt: skip
 
 
 def starting_encoder(G: Generator, config: InversionConfig) -> Encoder | None:
@@ -173,10 +258,15 @@ def starting_encoder(G: Generator, config: InversionConfig) -> Encoder | None:
     return None
 
 
-def search_size(G: Generator) -> int:
-    """Side of the pictures at the end of a search."""
+def search_size(G: Generator, most: int = SEARCH_SIZE) -> int:
+    """Side of the pictures at the end of a search: ``most``, or the next smaller one that ``G`` makes."""
     sizes = G.config.head_resolutions
-    return max([size for size in sizes if size <= SEARCH_SIZE] or sizes[:1])
+    return max([size for size in sizes if size <= most] or sizes[:1])
+
+
+def compared_size(G: Generator, config: InversionConfig) -> int:
+    """`search_size` as ``config`` has it."""
+    return search_size(G, LEGACY_SIZE if config.legacy else SEARCH_SIZE)
 
 
 def search_sizes(G: Generator, last: int) -> list[tuple[float, int]]:

@@ -25,13 +25,13 @@ from ..faces.photo import Photo, open_photo
 from ..features.perceptual import Perceptual, perceptual
 from ..inversion.config import InversionConfig
 from ..inversion.optimise import Callback
-from ..models import Generator
+from ..models import Generator, MobileGenerator
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
 from ..weights.latent import Latent, network_of
 from .covered import COVERED, misfit
-from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
+from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_MUON
 from .project import Projection, project, starting_encoder
 
 
@@ -129,7 +129,7 @@ class Toonifier:
         inversion: how faces are projected into ``base``.
         measure: the perceptual distance of the projection.
         strength: from 0 (what ``base`` shows for the photo) to 1 (the cartoon).
-        preserve_colour: the cartoon gets the photo's colours.
+        preserve_colour: the cartoon of a photo gets the photo's colours.
     """
 
     base: Generator
@@ -140,7 +140,7 @@ class Toonifier:
     inversion: InversionConfig
     measure: Perceptual
     strength: float = 1.0
-    preserve_colour: bool = False
+    preserve_colour: bool = True
 
     @classmethod
     def load(
@@ -151,7 +151,7 @@ class Toonifier:
         width: float | None = None,
         *,
         strength: float = 1.0,
-        preserve_colour: bool = False,
+        preserve_colour: bool = True,
         resolution: int | None = None,
         config: InversionConfig | None = None,
         device: str | torch.device = "cpu",
@@ -161,7 +161,9 @@ class Toonifier:
         size = side_of(base, resolution)
         inversion = config or InversionConfig()
         steps = STEPS if starting_encoder(base, inversion) is None else STEPS_FROM_ENCODER
-        inversion = inversion.with_defaults(steps, TUNE_STEPS)
+        quick = inversion.tune_optimizer == "muon" and isinstance(base, MobileGenerator)
+        quick = quick and inversion.tune_blocks == "coarse"
+        inversion = inversion.with_defaults(steps, TUNE_STEPS_MUON if quick else TUNE_STEPS)
         measure = perceptual(inversion.features, device=device)
         toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour)
         toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
@@ -235,7 +237,7 @@ def toonify(
     swap: str = TOONIFY_SWAP,
     width: float | None = None,
     strength: float = 1.0,
-    preserve_colour: bool = False,
+    preserve_colour: bool = True,
     resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
@@ -265,8 +267,8 @@ def toonify(
         face: only this one, counted from 1, left to right. None = all but those that are far smaller than the largest.
         all_faces: also faces that are far smaller than the largest.
         force: also faces that are tiny, turned away, cut off, covered or drawn, see `faces.doubts`.
-        config: how to project; None = `InversionConfig`'s defaults with 60 steps of tuning and no search from the
-            encoder's latent, or 90 steps from w_avg.
+        config: how to project; None = `InversionConfig`'s defaults with 20 steps of tuning (60 where Adam tunes) and no
+            search from the encoder's latent, or 90 steps from w_avg.
         device: where to compute; networks that are given stay where they are.
         callback: gets a `inversion.optimise.Progress` after every step of every face.
 

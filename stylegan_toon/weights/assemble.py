@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import ToonError, short
 from ..models import Generator
@@ -105,12 +106,35 @@ def outline(config: Any, network_class: type[Network], path: str | Path) -> Netw
         ToonError: the config cannot be built.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoValues():
             return network_class(config)
     except Exception as error:  # sizes out of range fail in many ways
         raise ToonError(
             f"{path} describes a network that cannot be built ({short(error, 100)}): give another file."
         ) from error
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out the initial values of a network that is built on the meta device.
+
+    PyTorch does random numbers and arithmetic there in Python, and imports torch._dynamo and sympy for it: seconds of
+    every command.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args, **(kwargs or {}))
+        if func in _RANDOM and args[0].is_meta:
+            return args[0]
+        if func in _SCALED and args[0].is_meta and isinstance(args[1], (int, float)):
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+_RANDOM = (Tensor.uniform_, Tensor.normal_)
+_SCALED = (Tensor.mul, Tensor.__mul__, Tensor.div, Tensor.__truediv__)
 
 
 def check_tensors(

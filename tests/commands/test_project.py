@@ -8,6 +8,7 @@ import math
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import tiny_generator
+from tiny import tiny_generator, tiny_mobile
 
 from stylegan_toon import InversionConfig, cli, load_network, project
 from stylegan_toon.data.images import to_pil, to_tensor
@@ -24,6 +25,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import face_embedder
 from stylegan_toon.features.perceptual import DiscriminatorFeatures
 from stylegan_toon.inversion.optimise import Progress
+from stylegan_toon.pipelines.project import compared_size, project_all
 from stylegan_toon.project import main
 from stylegan_toon.weights import sha256_of
 
@@ -98,14 +100,19 @@ def test_the_scores_are_those_of_the_picture(options, tmp_path, crop, checkpoint
     expected = {"space": "w+", "features": "discriminator", "steps": 6, "tuned": 2, "interrupted": False,
                 "identity_network": "dlib"}  # fmt: skip
     assert {key: scores[key] for key in expected} == expected
-    assert set(scores) == {*expected, "distance", "psnr", "seconds", "identity"} and 0 < scores["seconds"] < 600
+    numbers = {"distance", "psnr", "pixel_error", "seconds", "identity"}
+    assert set(scores) == {*expected, *numbers, "transform"} and 0 < scores["seconds"] < 600
+    corners = [[0, 0], [0, 64], [64, 64], [64, 0]]  # an aligned crop is the whole photo
+    assert scores["transform"] == {"photo": "face.png", "corners": corners, "size": 32}
 
     shown = render(out / "face-network.safetensors", out / "face.safetensors")
     target = to_tensor(Image.open(crop).resize((32, 32), Image.Resampling.LANCZOS))
     with torch.no_grad():
         distance = DiscriminatorFeatures(tiny_D).distance(shown, target)
         identity = face_embedder("dlib").similarity(shown, target)
-    psnr = 10 * math.log10(4 / np.square(shown.clamp(-1, 1).numpy() - target.numpy()).mean())
+    error = shown.clamp(-1, 1).numpy() - target.numpy()
+    psnr = 10 * math.log10(4 / np.square(error).mean())
+    assert scores["pixel_error"] == pytest.approx(127.5 * np.abs(error).mean(), abs=1e-3)
     assert scores["distance"] == pytest.approx(float(distance), rel=1e-4)
     assert scores["psnr"] == pytest.approx(psnr, rel=1e-5)
     assert scores["identity"] == pytest.approx(float(identity), abs=1e-4)
@@ -129,16 +136,30 @@ def test_the_tuned_network_shows_the_picture_by_itself(options, tmp_path, crop, 
     assert not np.array_equal(np.asarray(shown), np.asarray(to_pil(render(checkpoint, out / "face.safetensors"))))
 
 
-def test_faces_are_counted_from_the_left(options, tmp_path, two_people):
+def test_all_faces_of_all_photos(options, tmp_path, two_people, crop):
+    """Faces are counted from the left; without noise they are searched together, and the result is that of one."""
     photo = tmp_path / "party.png"
     two_people.save(photo)
+    made(photo, *options, "--no-noise", "--way", "webp", "--out", tmp_path / "all")
+    endings = ["-projected.png", "-way.webp", ".json", ".safetensors"]
+    assert sorted(os.listdir(tmp_path / "all")) == [f"party-{i}{ending}" for i in (1, 2) for ending in endings]
     warmth = []
     for number in (1, 2):
-        made(photo, *options, "--face", number, "--out", tmp_path / str(number))
-        red, _, blue = cells(tmp_path / str(number) / "party-projected.png")[0].mean(axis=(0, 1))
+        red, _, blue = cells(tmp_path / "all" / f"party-{number}-projected.png")[0].mean(axis=(0, 1))
         warmth.append(red - blue)
+        report = json.loads((tmp_path / "all" / f"party-{number}.json").read_text())
+        corners = np.array(report["transform"]["corners"])
+        assert report["transform"]["photo"] == "party.png" and (corners[:, 0].mean() < two_people.width / 2) == (
+            number == 1
+        )
+        film = Image.open(tmp_path / "all" / f"party-{number}-way.webp")
+        assert film.size == (512, 256) and film.n_frames > 4
     assert warmth[0] > 20 > -20 > warmth[1]  # red light on the left, blue on the right
+    made(photo, *options, "--no-noise", "--face", 2, "--out", tmp_path / "one")
+    one, both = (load_file(tmp_path / path)["ws"] for path in ("one/party.safetensors", "all/party-2.safetensors"))
+    assert torch.allclose(one, both, atol=1e-4)
     assert refused(photo, *options, "--face", 3) == "error: party.png shows 2 face(s): choose --face from 1 to 2."
+    assert "the same name" in refused(photo, photo, *options)
     assert not (tmp_path / "out").exists()
 
 
@@ -207,6 +228,63 @@ def test_the_result_repeats_with_the_seed(tiny_G, checkpoint, crop):
     assert torch.equal(found[0].image, found[1].image) and not torch.equal(found[0].image, found[2].image)
 
 
+def test_a_batch_equals_its_pictures_one_by_one(tiny_G, tiny_D, crop):
+    """Searched in one pass and tuned one by one: ws, networks and pictures are those of single projections."""
+    measure = DiscriminatorFeatures(tiny_D).requires_grad_(False)
+    pictures = [Image.open(crop), ImageOps.mirror(Image.open(crop)).rotate(20), Image.new("RGB", (64, 64), "teal")]
+    config = InversionConfig(steps=9, tune_steps=2, tune_blocks="all", lr=0.02)
+    firsts = []
+    batch = project_all(tiny_G, pictures, config, measure=measure, callback=lambda at: firsts.append(at.first))
+    assert firsts == [0] * 9 + [0, 0, 1, 1, 2, 2]
+    for picture, together in zip(pictures, batch):
+        alone = project(tiny_G, picture, config, noise=False, measure=measure)
+        assert torch.allclose(together.ws, alone.ws, atol=2e-4)
+        assert torch.allclose(together.image, alone.image, atol=1e-3)
+        assert together.distance == pytest.approx(alone.distance, rel=1e-3)
+        for name, weight in together.generator.named_parameters():
+            assert torch.allclose(weight, alone.generator.get_parameter(name), atol=1e-3)
+    assert not torch.allclose(batch[0].ws, batch[1].ws, atol=0.01)
+
+
+def test_ctrl_c_in_a_batch_keeps_all_that_were_searched(tiny_G, tiny_D, crop):
+    def stop(at: Progress) -> None:
+        if at.step == 3:
+            raise KeyboardInterrupt
+
+    measure = DiscriminatorFeatures(tiny_D).requires_grad_(False)
+    found = project_all(tiny_G, [Image.open(crop)] * 2, InversionConfig(steps=9), measure=measure, callback=stop)
+    assert len(found) == 2 and all(one.interrupted and len(one.history) == 3 for one in found)
+    found = project_all(
+        tiny_G, [Image.open(crop)] * 2, InversionConfig(steps=2, tune_steps=5), measure=measure, callback=stop
+    )
+    assert len(found) == 1 and found[0].interrupted and found[0].tuned == 3
+
+
+def test_a_budget_is_shared_by_search_and_tuning(tiny_G, tiny_D, crop, monkeypatch):
+    """A clock that jumps two seconds with every look: the steps that fit are few, and both stages have some."""
+    now = iter(range(0, 10**6, 2))
+    for module in ("inversion.pace", "pipelines.project"):
+        monkeypatch.setattr(f"stylegan_toon.{module}.time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    measure = DiscriminatorFeatures(tiny_D).requires_grad_(False)
+    config = InversionConfig(steps=100, tune_steps=100, time_budget=60, tune_blocks="all")
+    found = project(tiny_G, Image.open(crop), config, noise=False, measure=measure)
+    assert 3 < len(found.history) - found.tuned < 20 and 3 < found.tuned < 20
+    assert found.seconds <= 60 + 10  # the picture at the end is not counted
+
+
+def test_legacy_is_the_published_schedule(tiny_G, tiny_D, crop):
+    """1000 steps of one w without tuning; what else was asked for does not matter."""
+    plan = InversionConfig(legacy=True).with_defaults(steps=90, tune_steps=60)
+    assert (plan.space, plan.steps, plan.tune_steps, plan.start, plan.seed) == ("w", 1000, 0, "mean", 303)
+    measure = DiscriminatorFeatures(tiny_D).requires_grad_(False)
+    legacy = project(tiny_G, Image.open(crop), InversionConfig(legacy=True, steps=5), measure=measure)
+    plain = project(tiny_G, Image.open(crop), InversionConfig(space="w", steps=5), measure=measure)
+    assert legacy.space == "w" and torch.equal(legacy.ws, plain.ws)
+    wide = tiny_mobile(resolution=512, channels=(4,) * 7)
+    assert compared_size(wide, InversionConfig(legacy=True)) == 256
+    assert compared_size(wide, InversionConfig()) == 512 and compared_size(tiny_G, InversionConfig(legacy=True)) == 32
+
+
 def test_grey_networks_take_photos_too(checkpoint, crop):
     found = project(tiny_generator(0, img_channels=1), Image.open(crop), short(checkpoint))
     assert found.image.shape == found.target.shape == (1, 1, 32, 32) and math.isfinite(found.distance)
@@ -215,6 +293,15 @@ def test_grey_networks_take_photos_too(checkpoint, crop):
 def test_invalid_arguments_are_refused(tiny_G, checkpoint, toon_checkpoint):
     with pytest.raises(ToonError, match="--space is z: choose w or w\\+"):
         InversionConfig(space="z")
+    for values, fault in (
+        ({"time_budget": 0}, "--time-budget is 0: give more than 0"),
+        ({"time_budget": math.nan}, "--time-budget is nan: give a finite number"),
+        ({"plateau": 0.6}, "--plateau is 0.6: give 0.5 or less"),
+        ({"legacy": True, "tune_steps": 5}, "leave out --tune"),
+        ({"legacy": True, "start": "encoder"}, "leave out --start"),
+    ):
+        with pytest.raises(ToonError, match=fault):
+            InversionConfig(**values)
     with pytest.raises(ToonError, match="64x32 pixels"):
         project(tiny_G, Image.new("RGB", (64, 32)), short(checkpoint))
     with pytest.raises(ToonError, match=r"toon\.safetensors"):

@@ -1,5 +1,6 @@
 """The projector's schedules and regularisers against closed forms, and the search on pictures with a known answer."""
 
+import copy
 import math
 
 import numpy as np
@@ -90,6 +91,15 @@ def test_prior_is_that_of_the_projectors_samples(G):
     v = prior.whiten(torch.from_numpy(w).float())
     np.testing.assert_allclose(np.cov(v.numpy().T, bias=True), np.eye(32), atol=1e-3)
     np.testing.assert_allclose(prior.color(v), w, atol=1e-4)
+
+
+def test_the_prior_is_kept_while_the_mapping_network_is_the_same(G):
+    first = latent_prior(G, samples=500)
+    assert latent_prior(copy.deepcopy(G), samples=500) is first
+    assert latent_prior(G, samples=400) is not first
+    other = copy.deepcopy(G)
+    next(other.mapping.parameters()).mul_(1.5)
+    assert not torch.allclose(latent_prior(other, samples=500).axes, first.axes)
 
 
 def test_pixel_distance_sees_every_scale():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tiny import tiny_discriminator, tiny_generator
@@ -30,6 +33,19 @@ def test_the_same_network_in_the_same_memory(build, architecture):
     c = torch.eye(2)
     args = (torch.randn(2, 32), c) if build is tiny_generator else (torch.randn(2, 3, 32, 32), c)
     assert torch.equal(rebuilt(*args), original.eval()(*args))
+
+
+def test_loading_networks_leaves_the_compiler_of_torch_alone():
+    """torch._dynamo and sympy take seconds to import: no network that ships needs them."""
+    code = (
+        "import sys; from stylegan_toon import load_network; from stylegan_toon.features.perceptual import perceptual\n"
+        "from stylegan_toon.inversion.encoder import encoder\n"
+        "from stylegan_toon.features.identity import face_embedder\n"
+        "load_network('faces'); perceptual(); encoder(); face_embedder()\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_other_floating_types_become_float32(tiny_G):
