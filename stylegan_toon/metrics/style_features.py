@@ -1,0 +1,73 @@
+"""How cartoon-like a set of pictures is: the distance of its textures and colours to those of a toon network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ToonError
+from ..features.extractors import Extractor
+from ..features.vgg import vgg16
+from .batches import to_bytes
+from .distances import moments
+
+SIDE = 128  # pixels at which the stages of VGG16 are computed
+
+
+class StyleFeatures(nn.Module):
+    """Means and standard deviations over the picture of the channels of VGG16's first three stages; D = 896.
+
+    These statistics are the style of Huang and Belongie (2017, arXiv 1703.06868, equation 13).
+
+    Attributes:
+        name: which network is behind it.
+    """
+
+    name = "vgg16"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = vgg16()
+
+    def forward(self, img: Tensor) -> Tensor:
+        """``[N, 3, R, R]`` in [-1, 1] -> ``[N, 896]``."""
+        small = F.interpolate(img.expand(-1, 3, -1, -1), size=(SIDE, SIDE), mode="area")
+        parts = [part for x in self.network(small) for part in (x.mean((2, 3)), x.std((2, 3)))]
+        return torch.cat(parts, dim=1)
+
+
+class ExtractedFeatures(nn.Module):
+    """The features of one of `features.extractors` for pictures in [-1, 1]."""
+
+    def __init__(self, network: Extractor) -> None:
+        super().__init__()
+        self.network, self.name = network, network.name
+
+    def forward(self, img: Tensor) -> Tensor:
+        return self.network(to_bytes(img))
+
+
+def toon_distance(rows: Tensor, toon: Tensor) -> float:
+    """The mean over features of (m - m_toon)^2 / s_toon^2 + (s / s_toon - 1)^2 with mean m and standard deviation s.
+
+    It is the squared Frechet distance (Heusel et al. 2017, equation 6) of independent normal numbers in units of the
+    toon's own spread, per feature. A whole covariance of hundreds of features cannot be estimated from 200 pictures.
+
+    Args:
+        rows: features of the pictures that are measured, ``[N, D]``.
+        toon: features of the toon's pictures, ``[M, D]``; those that are the same in all of them are left out.
+
+    Raises:
+        ToonError: fewer than two pictures in a set, or the toon's are all the same.
+    """
+    if min(len(rows), len(toon)) < 2:
+        raise ToonError("A distance to the toon needs at least 2 pictures in each set: give more.")
+    (mean, cov), (toon_mean, toon_cov) = (moments(part) for part in (rows, toon))
+    spread, toon_spread = cov.diag().clamp(min=0).sqrt(), toon_cov.diag().clamp(min=0).sqrt()
+    kept = toon_spread > 1e-6 * (toon_mean.abs() + toon_spread).clamp(min=1e-30)
+    if not kept.any():
+        raise ToonError("All pictures of the toon network are the same: give another --toon.")
+    shift = (mean - toon_mean)[kept] / toon_spread[kept]
+    ratio = spread[kept] / toon_spread[kept]
+    return float((shift.square() + (ratio - 1).square()).mean())
