@@ -57,7 +57,7 @@ def tune(
     if stop is None:
         stop = 0.06 if perceptual.name.startswith("lpips") else 0.0
     result = Inversion(ws)
-    parameters = [p for name, p in G.synthesis.named_parameters() if _learns(name, coarse, heads_stay)]
+    parameters = [p for name, p in G.synthesis.named_parameters() if learns(name, coarse, heads_stay)]
     for p in parameters:
         p.requires_grad_()
     optimizer = torch.optim.Adam(parameters, lr=lr)
@@ -90,7 +90,7 @@ def tune(
     return result
 
 
-def _learns(name: str, coarse: bool, heads_stay: bool) -> bool:
+def learns(name: str, coarse: bool, heads_stay: bool = False) -> bool:
     """Whether tuning changes the parameter ``name`` of the synthesis network, as ``b8.conv0.weight``."""
     # A colour that only the torgb layers learn is lost when another network, or another head, shows the face.
     if ".torgb." in f".{name}" and (coarse or heads_stay):
