@@ -20,10 +20,11 @@ from .data.images import save_image
 from .features.identity import face_embedder
 from .files import atomic_path, refuse_overwrite, results_folder
 from .memory import keep_pages
+from .models.swap import swap_layers
 from .pipelines.defaults import FINETOON_SWAP
 from .pipelines.finetoon import FinetoonConfig, Progress, triplet, tune
 from .pipelines.finetoon_report import HeldOut
-from .weights import load_network, provenance_of, save_networks
+from .weights import load_network, provenance_of, save_delta, save_networks
 
 
 @cli.command(
@@ -55,13 +56,14 @@ def main(
     """Tune a blended network to keep the face.
 
     Trains the blend so that its faces resemble those of --base. Writes finetoon.safetensors, finetoon.png (base, blend,
-    fine-tooned network and toonier blend side by side) and finetoon.json at the end or on Ctrl-C, and
-    finetoon-epochNN.png after every epoch. Likeness before and after is measured on faces that it does not learn from,
-    by a recogniser that it is not trained with.
+    fine-tooned network and toonier blend side by side), finetoon.json and finetoon-delta.safetensors (what changed, for
+    "blend --delta") at the end or on Ctrl-C, and finetoon-epochNN.png after every epoch. Likeness before and after is
+    measured on faces that it does not learn from, by a recogniser that it is not trained with.
     """
     network, picture, numbers = (out / f"finetoon.{suffix}" for suffix in ("safetensors", "png", "json"))
+    delta = out / "finetoon-delta.safetensors"
     pages = [out / f"finetoon-epoch{epoch:02d}.png" for epoch in range(1, config.epochs + 1)]
-    refuse_overwrite([network, picture, numbers, *pages], overwrite)
+    refuse_overwrite([network, delta, picture, numbers, *pages], overwrite)
     keep_pages()
     embedder, critic = (face_embedder(name, device=device) for name in (config.identity, judge))
     networks = triplet(load_network(base, device=device), load_network(toon, device=device), swap, negative_swap)
@@ -85,6 +87,8 @@ def main(
         known = provenance_of(G)
         after = faces.likeness(G)
         save_networks(network, {"G_ema": G}, provenance=known, overwrite=overwrite)
+        start = swap_layers(networks.positive, networks.toon, networks.swap)
+        save_delta(delta, start, G, provenance=known, overwrite=overwrite)
         save_image(faces.sheet(G), picture)
         result = {
             "judge": critic.name, "identity": embedder.name, "held_out": held_out, "before": faces.before,

@@ -27,7 +27,7 @@ from stylegan_toon.pipelines.finetoon import FinetoonConfig, learning, toonier, 
 from stylegan_toon.pipelines.finetoon_report import HeldOut, held_out_seeds
 from stylegan_toon.pipelines.generate import generate
 from stylegan_toon.training.toon_losses import triplet_loss
-from stylegan_toon.weights import lineage, save_networks, sha256_of
+from stylegan_toon.weights import add_delta, lineage, save_networks, sha256_of
 
 module = importlib.import_module("stylegan_toon.pipelines.finetoon")
 SEEDS = list(range(8))
@@ -292,13 +292,23 @@ def test_the_command_writes_network_pictures_and_numbers(tmp_path, checkpoint, c
     out = tmp_path / "out"
     assert result.stdout.splitlines()[-1] == str(out) and "loss=" in result.stderr
     pages = ["finetoon-epoch01.png", "finetoon-epoch02.png"]
-    assert sorted(os.listdir(out)) == [*pages, "finetoon.json", "finetoon.png", "finetoon.safetensors"]
+    assert sorted(os.listdir(out)) == [
+        *pages,
+        "finetoon-delta.safetensors",
+        "finetoon.json",
+        "finetoon.png",
+        "finetoon.safetensors",
+    ]
 
     network = load_network(out / "finetoon.safetensors")
     base, toon = load_network(checkpoint), load_network(child)
     expected = finetoon(base, toon, "b16-", seeds=range(3), config=FinetoonConfig(epochs=2, batch=2, lr=1e-3))
     assert same(network, expected)
     known = network.provenance
+    again = blend(base, toon, "b16-")
+    add_delta(again, out / "finetoon-delta.safetensors")
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-3)
     assert known["verb"] == "finetoon" and known["identity"] == "dlib"
     assert (known["epochs"], known["steps"], known["interrupted"], len(known["loss"])) == (2, 4, False, 2)
     assert known["options"].items() >= {
@@ -343,7 +353,13 @@ def test_ctrl_c_saves_the_network(tmp_path, checkpoint, child, options, monkeypa
     result = run(*options)
     assert result.exit_code == 130 and "Stopped early; the network so far is in" in result.stderr
     out = tmp_path / "out"
-    assert sorted(os.listdir(out)) == ["finetoon-epoch01.png", "finetoon.json", "finetoon.png", "finetoon.safetensors"]
+    assert sorted(os.listdir(out)) == [
+        "finetoon-delta.safetensors",
+        "finetoon-epoch01.png",
+        "finetoon.json",
+        "finetoon.png",
+        "finetoon.safetensors",
+    ]
     network = load_network(out / "finetoon.safetensors")
     known = network.provenance
     assert (known["epochs"], known["steps"], known["interrupted"]) == (1, 3, True)
