@@ -120,7 +120,7 @@ class Trial:
             self.nearest = toon_distance(drawn, self.cartoon)
         if not self.farthest > self.nearest:
             raise ToonError(
-                "Pictures of the base lie as near to the toon's as its own do: give another --toon, or a larger --count."
+                "The base's pictures lie as near to the toon's as its own do: give another --toon, or a larger --count."
             )
 
     def amounts_of(self, swap: str) -> dict[str, float]:

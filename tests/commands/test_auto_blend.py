@@ -140,7 +140,10 @@ def test_ctrl_c_keeps_what_was_tried():
 @pytest.fixture
 def options(tmp_path, checkpoint) -> list[object]:
     child = tmp_path / "child.safetensors"
-    save_networks(child, {"G_ema": tiny_generator(1)}, provenance={"ancestors": [sha256_of(checkpoint)]})
+    toon = tiny_generator(1)
+    with torch.no_grad():
+        toon.synthesis.b32.torgb.bias += torch.tensor([0.8, 0.0, -0.8])  # a colour that the base does not have
+    save_networks(child, {"G_ema": toon}, provenance={"ancestors": [sha256_of(checkpoint)]})
     return ["--base", checkpoint, "--toon", child, "--auto", "--candidates", 8, "--count", 4, "--seeds", "0",
             "--swap", "b16-", "--device", "cpu", "--out", tmp_path / "out"]  # fmt: skip
 
