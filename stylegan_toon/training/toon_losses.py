@@ -71,10 +71,10 @@ class StayCartoon(nn.Module):
             wanted = self.network(start)
         found = self.network(self.small(img))
         pairs = list(zip(found, wanted))
-        kept = sum((x - y).abs().mean((1, 2, 3)) / (y.mean((1, 2, 3)) + 1e-6) for x, y in pairs)
-        style = sum((_style(x) - _style(y)).abs().mean(1) / (_style(y).mean(1) + 1e-6) for x, y in pairs)
-        assert isinstance(kept, Tensor) and isinstance(style, Tensor)
-        return kept / len(pairs), style / len(pairs)
+        kept = torch.stack([(x - y).abs().mean((1, 2, 3)) / (y.mean((1, 2, 3)) + 1e-6) for x, y in pairs])
+        styles = [(_style(x), _style(y)) for x, y in pairs]
+        style = torch.stack([(x - y).abs().mean(1) / (y.mean(1) + 1e-6) for x, y in styles])
+        return kept.mean(0), style.mean(0)
 
 
 def _style(x: Tensor) -> Tensor:
