@@ -16,7 +16,7 @@ from . import __version__, cli
 from .data.datasets import ImageDataset
 from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
-from .features.extractors import EXTRA, NAMES, OFFLINE, extractor
+from .features.extractors import EXTRA, NAMES, OFFLINE
 from .features.identity import face_embedder
 from .files import append_line, atomic_path, refuse_overwrite, results_folder
 from .metrics import DEFAULT, Suite, evaluate, evaluate_pictures, parse_metric
@@ -25,7 +25,7 @@ from .metrics.likeness import as_json, measure_likeness, table
 from .metrics.likeness_chart import chart
 from .metrics.names import COMPARED
 from .metrics.photo_pairs import evaluate_pairs, match
-from .metrics.style_features import ExtractedFeatures, StyleFeatures
+from .metrics.style_features import STYLES, style_network
 from .metrics.suite import MAX_REALS
 from .models import Generator
 from .pipelines.blend import blend
@@ -182,8 +182,9 @@ python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --sw
     help="Face recogniser that compares with the base: faceres, dlib, facenet, or a file with FaceNet's weights.",
 )  # fmt: skip
 @click.option(
-    "--features", type=click.Choice(["vgg16", *NAMES]), default="vgg16",
-    help="Features of the distance to the toon: textures and colours of the VGG16 that ships, or of another network.",
+    "--features", multiple=True, type=click.Choice(list(STYLES)), default=["textures"],
+    help="Features of the distance to the toon: textures (of the VGG16 that ships) or those of another network. "
+    "Repeatable; the chart shows the first.",
 )  # fmt: skip
 @cli.psi()
 @cli.batch(8)
@@ -194,7 +195,8 @@ python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --sw
 @cli.overwrite()
 def likeness_command(
     networks: tuple[str, ...], base: str, toon: str, swaps: tuple[str, ...], family: bool, count: int, judge: str,
-    features: str, psi: float, batch: int, out: Path, device: torch.device, seed: int, quiet: bool, overwrite: bool,
+    features: tuple[str, ...], psi: float, batch: int, out: Path, device: torch.device, seed: int, quiet: bool,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Measure how much of the person toon networks keep, and how near they stay to the cartoon.
 
@@ -207,14 +209,13 @@ def likeness_command(
     person, cartoon = load_network(base, device=device), load_network(toon, device=device)
     compared = blends(person, cartoon) if family else {}
     compared |= {swap: blend(person, cartoon, swap) for swap in swaps} | named_networks(networks, device)
-    style = StyleFeatures() if features == "vgg16" else ExtractedFeatures(extractor(features))
+    style = {name: style_network(name, device=device) for name in dict.fromkeys(features)}
     with results_folder(out):
         results = measure_likeness(
-            compared, person, cartoon, chosen, count=count, psi=psi, seed=seed, batch=batch, style=style.to(device),
-            quiet=quiet,
+            compared, person, cartoon, chosen, count=count, psi=psi, seed=seed, batch=batch, style=style, quiet=quiet,
         )  # fmt: skip
         report = {
-            "base": base, "toon": toon, "judge": chosen.name, "features": features, "count": count, "psi": psi,
+            "base": base, "toon": toon, "judge": chosen.name, "features": list(style), "count": count, "psi": psi,
             "seed": seed, "networks": {name: as_json(result) for name, result in results.items()},
             "version": __version__,
         }  # fmt: skip

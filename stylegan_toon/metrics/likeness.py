@@ -7,7 +7,7 @@ makes of other latents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,8 +58,10 @@ class Likeness:
         identity: mean cosine of the judge's embeddings with those of the base's pictures.
         identity_error: standard error of that mean.
         identity_low: the cosine that a tenth of the pictures are below.
-        toon_distance: of its pictures to the toon's of other latents, see `style_features.toon_distance`.
+        toon_distance: of its pictures to the toon's of other latents, by the first network of features, see
+            `style_features.toon_distance`.
         toon_share: where that lies between the base (0) and the toon itself (1).
+        toon_distances: the distance by each network of features.
         landmarks: mean distance between landmarks, in percent of the distance of the outer corners of the eyes.
         detection: share of pictures in which MTCNN finds a face.
         skin: shift of the cheeks' colour, for "all" and by thirds of the base's lightness: "dark", "middle", "light".
@@ -71,6 +73,7 @@ class Likeness:
     identity_low: float
     toon_distance: float
     toon_share: float
+    toon_distances: dict[str, float]
     landmarks: float
     detection: float
     skin: dict[str, ColourShift]
@@ -82,7 +85,7 @@ class _Seen:
     """What is kept of a network's pictures: rows of features, one for each picture."""
 
     faces: Tensor  # [N, E]
-    style: Tensor  # [N, D]
+    style: dict[str, Tensor]  # [N, D] by name of the network of features
     points: np.ndarray  # [N, 478, 2], in pixels
     skin: np.ndarray  # [N, 3]
     hair: np.ndarray  # [N, 3]
@@ -100,7 +103,7 @@ def measure_likeness(
     psi: float = 0.7,
     seed: int = 0,
     batch: int = 8,
-    style: Callable[[Tensor], Tensor] | None = None,
+    style: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     quiet: bool = True,
 ) -> dict[str, Likeness]:
     """Measure networks against the person's network and the toon's.
@@ -114,7 +117,8 @@ def measure_likeness(
         psi: truncation.
         seed: of the latents.
         batch: pictures computed at once.
-        style: pictures ``[N, 3, 256, 256]`` -> features ``[N, D]`` in place of `StyleFeatures`.
+        style: networks of features by name, pictures ``[N, 3, 256, 256]`` -> ``[N, D]``; the first is that of
+            ``toon_distance``. None = `StyleFeatures`.
         quiet: show no progress.
 
     Returns:
@@ -130,19 +134,20 @@ def measure_likeness(
             raise ToonError(f"{name} takes other latents than the base: give networks that were made from it.")
         refuse_judge(name, network, judge)
     device = base.mapping.w_avg.device
-    style = style or StyleFeatures().to(device)
+    style = style or {StyleFeatures.name: StyleFeatures().to(device)}
     z = latents(base, 2 * count, seed).to(device)
     ours, others = torch.cat([base.mapping(part, psi=psi) for part in z.split(64)]).split(count)
     # Base and toon are always looked at: they are the ends of the scale of `toon_share`.
     distinct = {id(network): network for network in (base, toon, *networks.values())}
     with progress(total=count * (1 + len(distinct)), quiet=quiet, unit="img", desc="likeness") as bar:
-        cartoon = torch.cat([style(img).cpu() for img in _pictures(toon, others, batch, bar.update)])
+        cartoon = _styles(style, _pictures(toon, others, batch, bar.update))
         person = _look(base, ours, judge, style, batch, bar.update)
         seen = {id(base): person}
         for key, network in distinct.items():
             if key != id(base):
                 seen[key] = _look(network, ours, judge, style, batch, bar.update, person)
-    farthest, nearest = (toon_distance(seen[id(network)].style, cartoon) for network in (base, toon))
+    first = next(iter(style))
+    farthest, nearest = (toon_distance(seen[id(network)].style[first], cartoon[first]) for network in (base, toon))
     return {
         name: _compared(seen[id(network)], person, cartoon, nearest, farthest) for name, network in networks.items()
     }
@@ -198,15 +203,15 @@ def _look(
     G: Generator,
     ws: Tensor,
     judge: FaceEmbedder,
-    style: Callable[[Tensor], Tensor],
+    style: Mapping[str, Callable[[Tensor], Tensor]],
     batch: int,
     update: Callable[[int], object],
     person: _Seen | None = None,
 ) -> _Seen:
-    faces, styles, points, skin, hair, found = [], [], [], [], [], []
+    faces, styles, points, skin, hair, found = [], [], [], [], [], []  # a row or a batch each
     for img in _pictures(G, ws, batch, update):
         faces.append(judge(img).cpu())
-        styles.append(style(img).cpu())
+        styles.append(_styles(style, [img]))
         for picture in map(to_pil, img):
             mesh = face_mesh(picture)
             place = mesh if person is None else Mesh(person.points[len(points)], mesh.depth, 1.0)
@@ -214,7 +219,14 @@ def _look(
             hair.append(_hair_lab(picture))
             points.append(mesh.points)
             found.append(has_face(picture))
-    return _Seen(torch.cat(faces), torch.cat(styles), *(np.array(part) for part in (points, skin, hair, found)))
+    joined = {name: torch.cat([part[name] for part in styles]) for name in style}
+    return _Seen(torch.cat(faces), joined, *(np.array(part) for part in (points, skin, hair, found)))
+
+
+def _styles(style: Mapping[str, Callable[[Tensor], Tensor]], pictures: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Features ``[N, D]`` on the CPU by name, of batches of pictures."""
+    parts = [{name: network(img).cpu() for name, network in style.items()} for img in pictures]
+    return {name: torch.cat([part[name] for part in parts]) for name in style}
 
 
 def _cheeks(picture: Image.Image, mesh: Mesh) -> tuple[float, float, float]:
@@ -230,9 +242,10 @@ def _hair_lab(picture: Image.Image) -> np.ndarray:
     return np.median(to_cielab(np.asarray(picture.convert("RGB"))[top:bottom, left:right]), axis=(0, 1))
 
 
-def _compared(rows: _Seen, person: _Seen, cartoon: Tensor, nearest: float, farthest: float) -> Likeness:
+def _compared(rows: _Seen, person: _Seen, cartoon: dict[str, Tensor], nearest: float, farthest: float) -> Likeness:
     cosines = (rows.faces * person.faces).sum(1).double()
-    distance = toon_distance(rows.style, cartoon)
+    distances = {name: toon_distance(part, cartoon[name]) for name, part in rows.style.items()}
+    distance = next(iter(distances.values()))
     eyes = np.linalg.norm(person.points[:, _EYES[0]] - person.points[:, _EYES[1]], axis=1)
     moved = np.linalg.norm(rows.points - person.points, axis=2).mean(1) / eyes
     groups = {"all": np.ones(len(cosines), bool), **tone_thirds(person.skin[:, 0])}
@@ -242,6 +255,7 @@ def _compared(rows: _Seen, person: _Seen, cartoon: Tensor, nearest: float, farth
         identity_low=float(cosines.quantile(0.1)),
         toon_distance=distance,
         toon_share=(farthest - distance) / (farthest - nearest) if farthest != nearest else 0.0,
+        toon_distances=distances,
         landmarks=float(100 * moved.mean()),
         detection=float(rows.found.mean()),
         skin={name: _shift((rows.skin - person.skin)[group]) for name, group in groups.items()},

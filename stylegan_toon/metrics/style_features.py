@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ToonError
-from ..features.extractors import Extractor
+from ..features.extractors import NAMES, Extractor, extractor
 from ..features.vgg import vgg16
 from .batches import to_bytes
 from .distances import moments
 
+STYLES = ("textures", *NAMES)
 SIDE = 128  # pixels at which the stages of VGG16 are computed
 
 
@@ -21,10 +22,10 @@ class StyleFeatures(nn.Module):
     These statistics are the style of Huang and Belongie (2017, arXiv 1703.06868, equation 13).
 
     Attributes:
-        name: which network is behind it.
+        name: "textures".
     """
 
-    name = "vgg16"
+    name = "textures"
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,6 +47,16 @@ class ExtractedFeatures(nn.Module):
 
     def forward(self, img: Tensor) -> Tensor:
         return self.network(to_bytes(img))
+
+
+def style_network(name: str, *, device: torch.device | str = "cpu") -> StyleFeatures | ExtractedFeatures:
+    """The network of features of that name, one of `STYLES`, on ``device``.
+
+    Raises:
+        ToonError: its weights or its packages are not available.
+    """
+    network = StyleFeatures() if name == StyleFeatures.name else ExtractedFeatures(extractor(name, device=device))
+    return network.to(device)
 
 
 def toon_distance(rows: Tensor, toon: Tensor) -> float:
