@@ -1,12 +1,15 @@
 """What training changed in a network, without the rest: a small file that is added to the network it started from.
 
 A safetensors file whose metadata says ``kind`` "delta". A tensor has the name that it has in the network and holds the
-difference of the values that the network computes with, so of a `models.scaled.Scaled` one value times gain.
+difference of the values that the network computes with, so of a `models.scaled.Scaled` one value times gain. Of a
+matrix (a filter is one with a row for each output channel) the file may hold two thin factors, ``NAME:left`` and
+``NAME:right``, as in LoRA (Hu et al. 2021, arXiv 2106.09685).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,8 @@ from ..files import atomic_path, refuse_overwrite
 from ..models import Generator
 from .checkpoint import _opened, sha256_of
 from .provenance import provenance_of, set_provenance
-from .quantised import SUFFIX, quantise, worth_it
 
+LEFT, RIGHT = ":left", ":right"  # colons, which no tensor of a network has in its name
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -48,7 +51,7 @@ def save_delta(
     after: Generator,
     *,
     provenance: Mapping[str, Any] | None = None,
-    eight_bits: bool = False,
+    rank: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the difference of two networks in float16, completely or not at all.
@@ -57,7 +60,7 @@ def save_delta(
         path: usually ends in ``.safetensors``.
         before, after: the network at two times.
         provenance: anything JSON can hold.
-        eight_bits: matrices in 8 bits a number, with a factor for each row.
+        rank: of the factors that large matrices are stored as, the nearest of that rank; None = every number.
         overwrite: replace ``path`` if it exists.
 
     Raises:
@@ -67,10 +70,15 @@ def save_delta(
     refuse_overwrite([path], overwrite)
     tensors: dict[str, Tensor] = {}
     for name, tensor in difference(before, after).items():
-        if eight_bits and worth_it(name, tensor):
-            tensors[name], tensors[name + SUFFIX] = quantise(tensor.cpu())
+        rows = tensor.detach().float().cpu()
+        rows = rows.flatten(1) if rows.ndim > 1 else rows[None]
+        if rank is not None and 2 * rank * sum(rows.shape) < rows.numel():
+            u, s, v = torch.linalg.svd(rows, full_matrices=False)
+            root = s[:rank].sqrt()  # shared, so that neither factor leaves the range of float16
+            factors = {LEFT: u[:, :rank] * root, RIGHT: root[:, None] * v[:rank]}
+            tensors |= {name + side: factor.half().contiguous() for side, factor in factors.items()}
         else:
-            tensors[name] = tensor.detach().to("cpu", torch.float16).contiguous()
+            tensors[name] = rows.half().view(tensor.shape).contiguous()
     metadata = {"kind": "delta", "provenance": json.dumps(dict(provenance or {}))}
     data = to_safetensors(tensors, metadata)
     with atomic_path(path) as temporary:
@@ -94,20 +102,14 @@ def add_delta(G: Generator, path: str | Path, *, strength: float = 1.0, sha256: 
         if (file.metadata() or {}).get("kind") != "delta":
             raise ToonError(f"{path} is not a delta: give the finetoon-delta.safetensors that finetoon has written.")
         digest = sha256_of(path, sha256)
-        names = set(file.keys())
-        for name in names:
-            part = file.get_slice(name)
-            tensor = state.get(name.removesuffix(SUFFIX))
-            shape = () if tensor is None else tuple(tensor.shape[:1] if name.endswith(SUFFIX) else tensor.shape)
-            kinds = ("I8",) if name + SUFFIX in names else _FLOATS
-            if tensor is None or tuple(part.get_shape()) != shape or part.get_dtype() not in kinds:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name in shapes:
+            if not _fits(name, shapes, state) or file.get_slice(name).get_dtype() not in _FLOATS:
                 raise ToonError(f"{path} does not fit this network ({name}): give the network that it was made from.")
-        changes = {name: file.get_tensor(name).float() for name in names}
+        changes = {name: file.get_tensor(name).float() for name in shapes}
         teacher = _teacher(file.metadata())
-    for name in [name for name in names if name.endswith(SUFFIX)]:
-        scale = changes.pop(name)
-        values = changes[name.removesuffix(SUFFIX)]
-        changes[name.removesuffix(SUFFIX)] = values * scale.view(-1, *[1] * (values.ndim - 1))
+    for name in [name.removesuffix(LEFT) for name in shapes if name.endswith(LEFT)]:
+        changes[name] = (changes.pop(name + LEFT) @ changes.pop(name + RIGHT)).view(state[name].shape)
     if not all(change.isfinite().all() for change in changes.values()):
         raise ToonError(f"{path} holds numbers that are not finite: get it again.")
     with torch.no_grad():
@@ -118,6 +120,21 @@ def add_delta(G: Generator, path: str | Path, *, strength: float = 1.0, sha256: 
     set_provenance(
         G, history, ancestors=ancestors, delta={"name": path.name, "sha256": digest, "strength": strength}, **teacher
     )
+
+
+def _fits(name: str, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor of the file, or a factor of one, belongs to one of the network."""
+    whole = name.removesuffix(LEFT).removesuffix(RIGHT)
+    if whole not in state or (whole != name and whole in shapes):
+        return False
+    shape = tuple(state[whole].shape)
+    if whole == name:
+        return shapes[name] == shape
+    left, right = shapes.get(whole + LEFT, ()), shapes.get(whole + RIGHT, ())
+    if len(left) != 2 or len(right) != 2 or len(shape) < 2:
+        return False
+    columns = math.prod(shape[1:])
+    return left[1] == right[0] <= min(shape[0], columns) and (left[0], right[1]) == (shape[0], columns)
 
 
 def _teacher(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -54,18 +54,31 @@ def test_a_network_with_other_scales(tmp_path, tuned):
     torch.testing.assert_close(layer().detach() - before, change.detach(), rtol=1e-2, atol=1e-3)
 
 
-def test_eight_bits(tmp_path):
+def test_factors(tmp_path):
+    """A change of rank 3 comes back from factors of rank 4 in a much smaller file; of rank 2 its nearest does."""
     before = tiny_mobile(0, channels=(256, 256, 8, 8))
     after = copy.deepcopy(before)
+    random = torch.Generator().manual_seed(0)
+    left, right = torch.randn(256, 3, generator=random), torch.randn(3, 256, generator=random)
     with torch.no_grad():
-        after.synthesis.b8.conv1.pointwise.value += torch.randn(256, 256, 1, 1) * 0.01
-    for name, eight_bits in (("half", False), ("eight", True)):
-        save_delta(tmp_path / name, before, after, eight_bits=eight_bits)
-    assert (tmp_path / "eight").stat().st_size < 0.6 * (tmp_path / "half").stat().st_size
-    again = tiny_mobile(0, channels=(256, 256, 8, 8))
-    add_delta(again, tmp_path / "eight")
-    error = again.synthesis.b8.conv1.pointwise.value - after.synthesis.b8.conv1.pointwise.value
-    assert error.abs().max() < 0.0005
+        layer = after.synthesis.b8.conv1.pointwise.value
+        layer += 0.01 * (left @ right).view_as(layer)
+        after.synthesis.b8.conv1.bias.value += 0.5
+    for rank in (None, 4, 2):
+        save_delta(tmp_path / f"{rank}", before, after, rank=rank)
+    assert (tmp_path / "4").stat().st_size < 0.1 * (tmp_path / "None").stat().st_size
+    for rank, wanted in ((4, 0.01 * left @ right), (2, None)):
+        again = tiny_mobile(0, channels=(256, 256, 8, 8))
+        add_delta(again, tmp_path / f"{rank}")
+        change = (again.synthesis.b8.conv1.pointwise.value - before.synthesis.b8.conv1.pointwise.value).detach()
+        whole = 0.01 * left @ right
+        if wanted is None:  # Eckart and Young: the error is the singular value that is left out
+            error = torch.linalg.matrix_norm(change.view(256, 256) - whole).item()
+            assert error == pytest.approx(torch.linalg.svdvals(whole)[2].item(), rel=0.02)
+        else:
+            torch.testing.assert_close(change.view(256, 256), wanted, rtol=0.01, atol=2e-4)
+        biases = [G.synthesis.b8.conv1.bias.value for G in (again, after)]
+        torch.testing.assert_close(*biases, rtol=1e-3, atol=1e-3)  # stored in float16
 
 
 def test_where_it_comes_from(tmp_path, tuned):
@@ -107,4 +120,24 @@ def test_hostile_files(tmp_path, tensor, kind, message):
     path = tmp_path / "delta.safetensors"
     save_file({"synthesis.b8.conv1.pointwise.value": tensor}, path, {"kind": kind})
     with pytest.raises(ToonError, match=message):
+        add_delta(tiny_mobile(0), path)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((16, 4), (5, 16)),
+        ((16, 4), None),
+        ((16, 99), (99, 16)),
+        ((15, 4), (4, 16)),
+        ((16, 4, 1), (4, 16)),
+        ((16,), (16,)),
+    ],
+)
+def test_hostile_factors(tmp_path, left, right):
+    path, name = tmp_path / "delta.safetensors", "synthesis.b8.conv1.pointwise.value"
+    sides = {f"{name}:left": left, f"{name}:right": right}
+    tensors = {side: torch.zeros(shape) for side, shape in sides.items() if shape is not None}
+    save_file(tensors, path, {"kind": "delta"})
+    with pytest.raises(ToonError, match="does not fit"):
         add_delta(tiny_mobile(0), path)
