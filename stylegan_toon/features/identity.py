@@ -41,6 +41,10 @@ class FaceEmbedder(nn.Module, ABC):
     def forward(self, img: Tensor) -> Tensor:
         """``[N, 3, R, R]`` -> ``[N, E]``, each row of unit length."""
 
+    def maps(self, img: Tensor) -> Tensor | None:
+        """Features that still have places, ``[N, C, H, W]``; None if the network has none to give."""
+        return None
+
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosine of the embeddings of aligned faces ``[N, 3, R, R]``: ``[N]`` in [-1, 1], 1 = the same."""
         return (self(a) * self(b)).sum(dim=1)
@@ -67,6 +71,11 @@ class DlibFaces(FaceEmbedder):
 
     def forward(self, img: Tensor) -> Tensor:
         return F.normalize(self.raw(img), dim=1)
+
+    def maps(self, img: Tensor) -> Tensor:
+        """What the first ten blocks make of the pictures: ``[N, 128, 8, 8]``."""
+        chip = face_chip(img.expand(-1, 3, -1, -1))
+        return self.network.maps((chip.to(self.network.head.factor.dtype) + 1) * 127.5)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """dlib's own measure of aligned faces ``[N, 3, R, R]``: Euclidean distance ``[N]``, below 0.6 = one person."""

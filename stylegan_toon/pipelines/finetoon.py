@@ -25,7 +25,7 @@ from ..inversion.tuning import learns
 from ..models import Generator
 from ..models.accelerate import accelerate
 from ..models.swap import layer_names, parse_swap, swap_layers
-from ..training.toon_losses import StayCartoon, chroma, colour_loss, triplet_loss
+from ..training.toon_losses import StayCartoon, chroma, colour_loss, structure_loss, triplet_loss
 from ..weights import descend, load_network, name_of
 from .blend import blend
 from .defaults import FINETOON_SWAP
@@ -50,6 +50,8 @@ class FinetoonConfig(Config):
         resolution: side of the pictures that are compared; the largest that the networks make if they do not make it.
         triplet: weight of the triplet loss; the published loss is this alone, at weight 1.
         likeness: weight of 1 - cosine of anchor and positive, which pulls without pushing away from the cartoon.
+        structure: weight of the distance of the recogniser's inner features, which have places, to the person's; see
+            `training.toon_losses.structure_loss`. Only dlib has them, and others leave it out.
         colour: weight of the distance to the person's colours, see `training.toon_losses.colour_loss`.
         keep: weight of the distance to the blend's features, place by place, see `training.toon_losses.StayCartoon`.
         texture: weight of the distance to their means and standard deviations.
@@ -79,7 +81,10 @@ class FinetoonConfig(Config):
     resolution: int = option(256, "Side of the pictures that are compared, where the networks make it.", low=4)
     triplet: float = option(1.0, "Weight of the triplet loss.", low=0, high=1e6)
     likeness: float = option(20.0, "Weight of the distance to the person's face alone.", low=0, high=1e6)
-    colour: float = option(10.0, "Weight of the distance to the person's colours.", low=0, high=1e6)
+    structure: float = option(
+        2.0, "Weight of the distance to the inner features of the person's face (dlib only).", low=0, high=1e6
+    )
+    colour: float = option(5.0, "Weight of the distance to the person's colours.", low=0, high=1e6)
     keep: float = option(0.5, "Weight of the distance to the blend's features.", low=0, high=1e6)
     texture: float = option(1.0, "Weight of the distance to the statistics of the blend's features.", low=0, high=1e6)
     margin: float = option(1.0, "Margin of the triplet loss.", low=0, high=100)
@@ -218,6 +223,7 @@ class _Targets(NamedTuple):
     cartoon: Tensor
     colours: Tensor  # [N, 2, 32, 32]
     start: Tensor  # the blend's pictures, small
+    maps: Tensor  # inner features of the person's face
 
 
 def tune(
@@ -249,8 +255,10 @@ def tune(
     G, pool = networks.anchor, None if seeds is None else list(dict.fromkeys(seeds))
     if pool is not None and not pool:
         raise ToonError("Fine-tooning needs at least one seed.")
-    if not (config.triplet or config.likeness or config.colour):
-        raise ToonError("Nothing pulls towards the person: give --triplet, --likeness or --colour a weight.")
+    if not (config.triplet or config.likeness or config.structure or config.colour):
+        raise ToonError(
+            "Nothing pulls towards the person: give --triplet, --likeness, --structure or --colour a weight."
+        )
     device = G.mapping.w_avg.device
     embedder = face_embedder(embedder or config.identity, device=device)
     terms = _Terms(networks, config, embedder)
@@ -334,7 +342,9 @@ class _Terms:
         if self.stays is not None and self.start is not None:
             start = self.stays.small(self.picture(self.start, z))
         cartoon = self.embedder(self.picture(self.cartoon, z))
-        return _Targets(self.embedder(person), cartoon, chroma(person), start)
+        maps = self.embedder.maps(person) if self.config.structure else None
+        nothing = person.new_zeros(len(z), 0)
+        return _Targets(self.embedder(person), cartoon, chroma(person), start, nothing if maps is None else maps)
 
     def __call__(self, z: Tensor, goal: _Targets) -> tuple[dict[str, Tensor], float, float]:
         """The mean of each term over the batch, and the mean cosines to person and toon."""
@@ -344,6 +354,8 @@ class _Terms:
         values = {"triplet": triplet_loss(to_person, to_toon, config.margin, config.legacy_sign).mean()}
         if config.likeness:
             values["likeness"] = 1 - to_person.mean()
+        if goal.maps.numel() and (maps := self.embedder.maps(img)) is not None:
+            values["structure"] = structure_loss(maps, goal.maps).mean()
         if config.colour:
             values["colour"] = colour_loss(img, goal.colours).mean()
         if self.stays is not None:

@@ -1,6 +1,6 @@
 """Losses of fine-tooning: like the person, in the person's colours, and still the cartoon that it was.
 
-All take pictures ``[N, 3, R, R]`` in [-1, 1].
+Pictures are ``[N, 3, R, R]`` in [-1, 1].
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def chroma(img: Tensor) -> Tensor:
 def colour_loss(img: Tensor, wanted: Tensor) -> Tensor:
     """Mean absolute difference of `chroma` to the chroma ``wanted``: ``[N]``."""
     return (chroma(img) - wanted).abs().mean((1, 2, 3))
+
+
+def structure_loss(maps: Tensor, wanted: Tensor) -> Tensor:
+    """1 - cosine of the features at each place, averaged over places: ``[N, C, H, W]`` twice -> ``[N]``."""
+    return 1 - F.cosine_similarity(maps, wanted, dim=1, eps=1e-3).mean((1, 2))
 
 
 class StayCartoon(nn.Module):

@@ -32,7 +32,15 @@ from stylegan_toon.weights import add_delta, lineage, save_networks, sha256_of
 module = importlib.import_module("stylegan_toon.pipelines.finetoon")
 SEEDS = list(range(8))
 # The triplet loss alone, on all of G, at one rate: as fine-tooning was published.
-PUBLISHED = {"schedule": "constant", "blocks": "all", "likeness": 0.0, "colour": 0.0, "keep": 0.0, "texture": 0.0}
+PUBLISHED = {
+    "schedule": "constant",
+    "blocks": "all",
+    "likeness": 0.0,
+    "structure": 0.0,
+    "colour": 0.0,
+    "keep": 0.0,
+    "texture": 0.0,
+}
 
 
 @pytest.fixture
@@ -227,6 +235,20 @@ def test_each_term_alone_brings_the_person_closer(tiny_G, tiny_toon, faces, weig
         assert gap[1] < 0.9 * gap[0]
     else:
         assert likeness(tuned, tiny_G, faces) > likeness(start, tiny_G, faces) + 0.05
+
+
+def test_structure_alone_brings_the_inner_features_closer(tiny_G, tiny_toon):
+    """With dlib's network, whose features have places; against its own measure on the pictures."""
+    dlib = face_embedder("dlib")
+    config = FinetoonConfig(epochs=4, lr=1e-3, **{**PUBLISHED, "triplet": 0.0, "structure": 50.0})
+    tuned = finetoon(tiny_G, tiny_toon, "b16-", seeds=SEEDS, embedder=dlib, config=config)
+
+    def gap(G) -> float:
+        with torch.no_grad():
+            ours, theirs = (F.normalize(dlib.maps(generate(network, SEEDS)), dim=1) for network in (G, tiny_G))
+        return float(1 - (ours * theirs).sum(1).mean())
+
+    assert gap(tuned) < 0.95 * gap(blend(tiny_G, tiny_toon, "b16-"))
 
 
 def test_keep_and_style_hold_it_where_it_was(tiny_G, tiny_toon, faces):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stylegan_toon.features.vgg import VggLoss
-from stylegan_toon.training.toon_losses import StayCartoon, chroma, colour_loss, triplet_loss
+from stylegan_toon.training.toon_losses import StayCartoon, chroma, colour_loss, structure_loss, triplet_loss
 
 
 def plain(*rgb: float, side: int = 64) -> torch.Tensor:
@@ -49,6 +49,13 @@ def test_colour_pulls_towards_the_person():
     img = plain(0.7, 0.2, 0.1).requires_grad_()
     colour_loss(img, chroma(plain(0.5, 0.2, 0.1))).sum().backward()
     assert (img.grad[:, 0] > 0).all()  # descending lowers red
+
+
+def test_structure_by_hand():
+    """Two places of two channels: cosines 1 and 0.6."""
+    wanted = torch.tensor([[[[1.0, 3.0]], [[0.0, 4.0]]]])
+    found = torch.tensor([[[[2.0, 1.0]], [[0.0, 0.0]]]])
+    assert structure_loss(found, wanted).item() == pytest.approx(1 - (1 + 0.6) / 2)
 
 
 def test_staying_is_zero_at_the_start_and_the_package_s_vgg_loss_elsewhere():
