@@ -26,6 +26,8 @@ from .pipelines.finetoon import FinetoonConfig, Progress, triplet, tune
 from .pipelines.finetoon_report import HeldOut
 from .weights import load_network, provenance_of, save_delta, save_networks
 
+RANK = 16  # of the delta: the judge sees no difference to the whole one, which is 13 MB
+
 
 @cli.command(
     "python -m stylegan_toon.finetoon\n"
@@ -88,7 +90,7 @@ def main(
         after = faces.likeness(G)
         save_networks(network, {"G_ema": G}, provenance=known, overwrite=overwrite)
         start = swap_layers(networks.positive, networks.toon, networks.swap)
-        save_delta(delta, start, G, provenance=known, overwrite=overwrite)
+        save_delta(delta, start, G, provenance=known, rank=RANK, overwrite=overwrite)
         save_image(faces.sheet(G), picture)
         result = {
             "judge": critic.name, "identity": embedder.name, "held_out": held_out, "before": faces.before,
