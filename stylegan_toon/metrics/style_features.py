@@ -17,9 +17,10 @@ SIDE = 128  # pixels at which the stages of VGG16 are computed
 
 
 class StyleFeatures(nn.Module):
-    """Means and standard deviations over the picture of the channels of VGG16's first three stages; D = 896.
+    """log(1 + x) of the mean and of the standard deviation over the picture of VGG16's first three stages; D = 896.
 
-    These statistics are the style of Huang and Belongie (2017, arXiv 1703.06868, equation 13).
+    These statistics are the style of Huang and Belongie (2017, arXiv 1703.06868, equation 13); the logarithm puts
+    channels of all sizes on one scale.
 
     Attributes:
         name: "textures".
@@ -35,7 +36,7 @@ class StyleFeatures(nn.Module):
         """``[N, 3, R, R]`` in [-1, 1] -> ``[N, 896]``."""
         small = F.interpolate(img.expand(-1, 3, -1, -1), size=(SIDE, SIDE), mode="area")
         parts = [part for x in self.network(small) for part in (x.mean((2, 3)), x.std((2, 3)))]
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1).log1p()
 
 
 class ExtractedFeatures(nn.Module):
@@ -60,14 +61,15 @@ def style_network(name: str, *, device: torch.device | str = "cpu") -> StyleFeat
 
 
 def toon_distance(rows: Tensor, toon: Tensor) -> float:
-    """The mean over features of (m - m_toon)^2 / s_toon^2 + (s / s_toon - 1)^2 with mean m and standard deviation s.
+    """Sum over features of (m - m_toon)^2 + (s - s_toon)^2, over the sum of s_toon^2; mean m, standard deviation s.
 
-    It is the squared Frechet distance (Heusel et al. 2017, equation 6) of independent normal numbers in units of the
-    toon's own spread, per feature. A whole covariance of hundreds of features cannot be estimated from 200 pictures.
+    It is the squared Frechet distance (Heusel et al. 2017, equation 6) of independent normal numbers, in units of the
+    toon's own spread: 1 is as far from its mean as its pictures are on average. A whole covariance of hundreds of
+    features cannot be estimated from 200 pictures. N of the toon's own pictures are about 2 / N away.
 
     Args:
         rows: features of the pictures that are measured, ``[N, D]``.
-        toon: features of the toon's pictures, ``[M, D]``; those that are the same in all of them are left out.
+        toon: features of the toon's pictures, ``[M, D]``.
 
     Raises:
         ToonError: fewer than two pictures in a set, or the toon's are all the same.
@@ -75,10 +77,8 @@ def toon_distance(rows: Tensor, toon: Tensor) -> float:
     if min(len(rows), len(toon)) < 2:
         raise ToonError("A distance to the toon needs at least 2 pictures in each set: give more.")
     (mean, cov), (toon_mean, toon_cov) = (moments(part) for part in (rows, toon))
-    spread, toon_spread = cov.diag().clamp(min=0).sqrt(), toon_cov.diag().clamp(min=0).sqrt()
-    kept = toon_spread > 1e-6 * (toon_mean.abs() + toon_spread).clamp(min=1e-30)
-    if not kept.any():
+    spread, toon_spread = (c.diag().clamp(min=0).sqrt() for c in (cov, toon_cov))
+    whole = toon_spread.square().sum()
+    if not whole > 1e-12 * toon_mean.square().sum():
         raise ToonError("All pictures of the toon network are the same: give another --toon.")
-    shift = (mean - toon_mean)[kept] / toon_spread[kept]
-    ratio = spread[kept] / toon_spread[kept]
-    return float((shift.square() + (ratio - 1).square()).mean())
+    return float(((mean - toon_mean).square() + (spread - toon_spread).square()).sum() / whole)

@@ -15,6 +15,7 @@ from tiny import TinyFaces, tiny_generator, tiny_mobile
 from stylegan_toon.data.images import to_tensor
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import Faceres
+from stylegan_toon.metrics.distances import frechet_distance, moments
 from stylegan_toon.metrics.likeness import as_json, measure_likeness, table, tone_thirds
 from stylegan_toon.metrics.likeness_chart import BOTTOM, DOT, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart
 from stylegan_toon.metrics.skin import to_cielab
@@ -86,8 +87,8 @@ def test_several_networks_of_features():
     light = base.pictures.mean((2, 3)).double()
     mean, spread = light.mean(0), light.std(0)
     drawn_mean, drawn_spread = mean * 0.5 + 0.4, spread * 0.5
-    expected = ((mean - drawn_mean) / drawn_spread).square() + (spread / drawn_spread - 1).square()
-    assert found["base"].toon_distance == pytest.approx(float(expected.mean()), rel=1e-3)
+    expected = ((mean - drawn_mean).square() + (spread - drawn_spread).square()).sum() / drawn_spread.square().sum()
+    assert found["base"].toon_distance == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_landmarks_move_with_the_picture(results):
@@ -155,20 +156,33 @@ def test_one_picture_is_too_few():
 
 
 def test_the_distance_by_hand():
-    """Two features: means 1 and 2 apart at spread 2 and 1, and a spread of twice the toon's in the second."""
+    """Two features of spread 2 and 1: means 1 and 2 apart, and spreads of 2 and 2."""
     toon = torch.tensor([[-2.0, -1.0], [2.0, 1.0]]) / 2**0.5  # unbiased deviations 2 and 1
     rows = torch.tensor([[-2.0, -2.0], [2.0, 2.0]]) / 2**0.5 + torch.tensor([1.0, 2.0])
-    expected = ((1 / 2) ** 2 + 0 + (2 / 1) ** 2 + (2 - 1) ** 2) / 2
+    expected = (1 + 0 + 2**2 + (2 - 1) ** 2) / (2**2 + 1**2)
     assert toon_distance(rows, toon) == pytest.approx(expected)
     assert toon_distance(toon, toon) == 0
     assert toon_distance(100 * rows - 7, 100 * toon - 7) == pytest.approx(expected, rel=1e-4)  # units do not matter
 
 
-def test_features_that_never_change_are_left_out():
-    toon = torch.tensor([[0.0, 5.0], [1.0, 5.0]])
-    assert toon_distance(toon + torch.tensor([0.0, 9.0]), toon) == 0
+def test_it_is_the_frechet_distance_of_independent_numbers():
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.randn(40, 6, generator=random) * 2 + 1, torch.randn(30, 6, generator=random)
+    (mu1, cov1), (mu2, cov2) = moments(a), moments(b)
+    whole = frechet_distance(mu1, cov1.diag().diag(), mu2, cov2.diag().diag())
+    assert toon_distance(a, b) == pytest.approx(whole / float(cov2.diag().sum()))
+
+
+def test_samples_of_one_distribution_are_near():
+    """Independent of the number of features, and of rare large values: 2 / N and some for the spread."""
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 100, 500, generator=random).relu() * torch.rand(500, generator=random)
+    assert 0.01 < toon_distance(a, b) < 0.06
+
+
+def test_pictures_that_are_all_the_same():
     with pytest.raises(ToonError, match="network are the same"):
-        toon_distance(toon, torch.ones(3, 2))
+        toon_distance(torch.rand(3, 2), torch.ones(3, 2))
 
 
 def test_style_is_the_statistics_of_the_stages():
@@ -177,8 +191,8 @@ def test_style_is_the_statistics_of_the_stages():
     with torch.no_grad():
         rows, stages = style(img), style.network(img)
     assert rows.shape == (2, 896)
-    torch.testing.assert_close(rows[:, :64], stages[0].flatten(2).mean(2))
-    torch.testing.assert_close(rows[:, -256:], stages[2].flatten(2).std(2))
+    torch.testing.assert_close(rows[:, :64].exp() - 1, stages[0].flatten(2).mean(2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rows[:, -256:].exp() - 1, stages[2].flatten(2).std(2), rtol=1e-4, atol=1e-4)
 
 
 def test_thirds():
