@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 @cli.width()
 @click.option("--delta", type=cli.PATH, help="Add what finetoon changed: its finetoon-delta.safetensors.")
 @click.option(
+    "--delta-strength", type=cli.number(0, 10), default=1.0, help="Factor of --delta; above 1 exaggerates it."
+)
+@click.option(
     "--auto", is_flag=True,
     help="Search how much of each block to take for the best likeness, with as much cartoon as --swap has.",
 )  # fmt: skip
@@ -48,9 +51,9 @@ if TYPE_CHECKING:
 @cli.quiet()
 @cli.overwrite()
 def main(
-    base: str, toon: str, swap: str, width: float | None, delta: Path | None, auto: bool, config: AutoConfig,
-    judge: str, seeds: list[int], psi: float, out: Path, device: torch.device, dtype: torch.dtype | None, quiet: bool,
-    overwrite: bool,
+    base: str, toon: str, swap: str, width: float | None, delta: Path | None, delta_strength: float, auto: bool,
+    config: AutoConfig, judge: str, seeds: list[int], psi: float, out: Path, device: torch.device,
+    dtype: torch.dtype | None, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Swap layers between two networks.
 
@@ -71,7 +74,7 @@ def main(
             width = None
         blended = blend(*parents, swap, width)
         if delta is not None:
-            add_delta(blended, delta)
+            add_delta(blended, delta, strength=delta_strength)
         sheet = comparison(dict(zip([*labels, "blend"], [*parents, blended])), seeds, psi=psi, dtype=dtype)
         save_networks(network, {"G_ema": blended}, provenance=provenance_of(blended), overwrite=overwrite)
         save_image(sheet, picture)

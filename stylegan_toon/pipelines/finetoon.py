@@ -82,9 +82,9 @@ class FinetoonConfig(Config):
     triplet: float = option(1.0, "Weight of the triplet loss.", low=0, high=1e6)
     likeness: float = option(20.0, "Weight of the distance to the person's face alone.", low=0, high=1e6)
     structure: float = option(
-        2.0, "Weight of the distance to the inner features of the person's face (dlib only).", low=0, high=1e6
+        0.0, "Weight of the distance to the inner features of the person's face (dlib only).", low=0, high=1e6
     )
-    colour: float = option(5.0, "Weight of the distance to the person's colours.", low=0, high=1e6)
+    colour: float = option(10.0, "Weight of the distance to the person's colours.", low=0, high=1e6)
     keep: float = option(0.5, "Weight of the distance to the blend's features.", low=0, high=1e6)
     texture: float = option(1.0, "Weight of the distance to the statistics of the blend's features.", low=0, high=1e6)
     margin: float = option(1.0, "Margin of the triplet loss.", low=0, high=100)
