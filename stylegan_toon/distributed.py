@@ -100,9 +100,42 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
+def unjoined_processes() -> ProcessGroup:
+    """The processes that torchrun has started, for work in which none needs the others: nothing is connected.
+
+    Raises:
+        ToonError: the environment variables of torchrun are not what it sets.
+    """
+    try:
+        rank, size = int(os.environ.get("RANK", 0)), process_count()
+    except ValueError as error:
+        raise ToonError(f"RANK and WORLD_SIZE must be numbers ({error}): use torchrun.") from error
+    if not 0 <= rank < size or (size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()):
+        raise ToonError("RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT do not fit together: use torchrun.")
+    return ProcessGroup(rank, size)
+
+
+def own_device(device: torch.device) -> torch.device:
+    """This process's GPU of those of its machine; another device as it is.
+
+    Raises:
+        ToonError: more processes on this machine than GPUs.
+    """
+    if device.type != "cuda" or process_count() == 1:
+        return device
+    local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= gpus:
+        raise ToonError(f"There are more processes here than GPUs ({gpus}): start one a GPU (--nproc-per-node).")
+    return torch.device("cuda", local)
+
+
 @contextlib.contextmanager
-def join_processes(device: torch.device) -> Iterator[tuple[ProcessGroup, torch.device]]:
+def join_processes(device: torch.device, patience: timedelta = PATIENCE) -> Iterator[tuple[ProcessGroup, torch.device]]:
     """Join the processes that torchrun has started; yields their group and this process's device.
+
+    Args:
+        device: as asked for.
+        patience: how long one waits for the others.
 
     Raises:
         ToonError: more processes on this machine than GPUs, or they cannot be reached.
@@ -111,16 +144,13 @@ def join_processes(device: torch.device) -> Iterator[tuple[ProcessGroup, torch.d
     if size == 1:
         yield ProcessGroup(), device
         return
+    device = own_device(device)
     if device.type == "cuda":
-        local, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-        if local >= gpus:
-            raise ToonError(f"There are more processes here than GPUs ({gpus}): start one a GPU (--nproc-per-node).")
-        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     except (RuntimeError, ValueError) as error:
-        raise ToonError(f"The processes of this training cannot reach each other ({error}): use torchrun.") from error
+        raise ToonError(f"The processes cannot reach each other ({error}): use torchrun.") from error
     try:
         yield ProcessGroup(dist.get_rank(), size), device
     finally:

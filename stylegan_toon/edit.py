@@ -10,7 +10,7 @@ import click
 from . import cli
 from .cli.amounts import NAMED, NUMBERED
 from .errors import ToonError
-from .files import refuse_overwrite, results_folder
+from .files import refuse_overwrite, results_folder, spare_originals
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +76,9 @@ def main(
         raise ToonError(f"That is a walk of more than {LARGEST_WALK} frames: use fewer faces or --frames.")
     files = {name: (out / f"{name}.png", out / f"{name}.safetensors") for name in names}
     strip, film = out / "strip.png", out / f"walk.{walk}"
-    refuse_overwrite([*(file for pair in files.values() for file in pair), strip, *([film] if walk else [])], overwrite)
+    results = [*(file for pair in files.values() for file in pair), strip, *([film] if walk else [])]
+    spare_originals(results, latents)
+    refuse_overwrite(results, overwrite)
 
     from .data.animation import save_animation
     from .data.images import image_grid, save_image
@@ -101,7 +103,7 @@ def main(
                     bar.update(1)
                 pictures += row
                 save_image(row[-1], files[name][0])
-                save_latent(files[name][1], after.ws, noise=after.noise, provenance=history)
+                save_latent(files[name][1], after, provenance=history)
             if walk:
                 shown = []
                 for latent in paths:

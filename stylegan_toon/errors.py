@@ -9,6 +9,10 @@ class ToonError(Exception):
     """
 
 
+class WriteError(ToonError):
+    """Results cannot be written, such as to a full disk: whatever would come next would fail as well."""
+
+
 def short(value: object, most: int = 60) -> str:
     """A value from outside, safe to quote in a message: one line of at most ``most`` printable characters."""
     text = "".join(c if c.isprintable() else "?" for c in " ".join(str(value).split()))

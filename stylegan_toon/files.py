@@ -7,11 +7,11 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import ToonError
+from .errors import ToonError, WriteError
 
 
 class BoundedReader:
@@ -38,13 +38,13 @@ class BoundedReader:
         return getattr(self._file, name)
 
 
-def explain_os_error(error: OSError, path: Path) -> ToonError:
-    """A ToonError that says why writing ``path`` failed: full disk, no permission, missing folder."""
+def explain_os_error(error: OSError, path: Path) -> WriteError:
+    """An error that says why writing ``path`` failed: full disk, no permission, missing folder."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ToonError(f"The disk is full, so {path} could not be written: free some space or choose another --out.")
+        return WriteError(f"The disk is full, so {path} could not be written: free some space or choose another --out.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ToonError(f"{path} cannot be written (no permission): choose another --out.")
-    return ToonError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
+        return WriteError(f"{path} cannot be written (no permission): choose another --out.")
+    return WriteError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
 
 
 def output_folder(path: str | Path) -> Path:
@@ -93,6 +93,23 @@ def refuse_overwrite(paths: list[Path], overwrite: bool) -> None:
     for path in paths:
         if path.exists():
             raise ToonError(f"{path} exists already: choose another --out, or add --overwrite.")
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode: equal for all spellings of a path and all links to a file. None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def spare_originals(results: Iterable[Path], originals: Iterable[Path]) -> None:
+    """Raise ToonError if a result would take the place of a file that it is made from, whatever that is called."""
+    taken = {identity for path in originals if (identity := file_identity(path)) is not None}
+    for path in results:
+        if file_identity(path) in taken:
+            raise ToonError(f"{path} is one of the originals and would be overwritten: choose another --out.")
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def main(
             "features": Path(config.features).name,
         }  # fmt: skip
         history = descend("project", options, [G])
-        save_projection(projection, latent, history)
+        save_projection(projection, latent, history, G)
         if config.tune_steps:
             save_networks(tuned, {"G_ema": projection.generator}, provenance=history, overwrite=overwrite)
         pictures = [crop, to_pil(projection.image[0])]

@@ -1,7 +1,7 @@
 """What the commands share: the group, types of options, options, progress, and how mistakes are reported."""
 
 from ..progress import progress
-from .commands import COMMANDS, Command, command, command_group, main
+from .commands import COMMANDS, Command, command, command_group, main, say
 from .from_config import options_of, with_config
 from .options import (
     accelerate,
@@ -22,7 +22,7 @@ from .options import (
     width,
 )
 from .search import search_progress
-from .types import DEVICE, DTYPE, PATH, PHOTO, SEEDS, TEXT, integer, number
+from .types import DEVICE, DTYPE, PATH, PHOTO, PHOTOS, SEEDS, TEXT, integer, number
 
 __all__ = [
     "COMMANDS",
@@ -30,6 +30,7 @@ __all__ = [
     "DTYPE",
     "PATH",
     "PHOTO",
+    "PHOTOS",
     "SEEDS",
     "TEXT",
     "Command",
@@ -51,6 +52,7 @@ __all__ = [
     "progress",
     "psi",
     "quiet",
+    "say",
     "search_progress",
     "seed",
     "seeds",

@@ -48,13 +48,17 @@ def _explain(error: BaseException) -> str | None:
     return None
 
 
-def _warn(message: Warning | str, *_: Any) -> None:
+def say(line: str) -> None:
     """A line on stderr, above the progress bars if there are any."""
     if "tqdm" not in sys.modules:
-        click.echo(f"warning: {message}", err=True)
+        click.echo(line, err=True)
         return
     with sys.modules["tqdm"].tqdm.external_write_mode(file=sys.stderr):
-        click.echo(f"warning: {message}", err=True)
+        click.echo(line, err=True)
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    say(f"warning: {message}")
 
 
 class _Reporting(click.Command):

@@ -83,9 +83,17 @@ class PathType(click.Path):
 
 
 class PhotoType(PathType):
-    """The path of an ordinary file that can be read: what a photo must at least be."""
+    """The path of an ordinary file that can be read: what a photo must at least be.
+
+    Args:
+        folders: folders will do, too.
+    """
 
     name = "photo"
+
+    def __init__(self, folders: bool = False) -> None:
+        super().__init__()
+        self.folders = folders
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
@@ -100,6 +108,8 @@ class PhotoType(PathType):
             reason = getattr(error, "strerror", None) or error
             raise ToonError(f"{path} cannot be read ({reason}): check the path.") from error
         if stat.S_ISDIR(mode):
+            if self.folders:
+                return path
             raise ToonError(f"{path} is a folder: give one picture file.")
         raise ToonError(f"{path} is not an ordinary file: give a picture file.")
 
@@ -176,4 +186,4 @@ class DtypeType(click.ParamType):
 
 
 SEEDS, DEVICE, DTYPE = SeedsType(), DeviceType(), DtypeType()
-TEXT, PATH, PHOTO = TextType(), PathType(), PhotoType()
+TEXT, PATH, PHOTO, PHOTOS = TextType(), PathType(), PhotoType(), PhotoType(folders=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -14,6 +15,8 @@ from ..files import atomic_path
 
 if TYPE_CHECKING:
     import torch
+
+    from .metadata import Metadata
 
 # Raster formats whose decoders are compiled in and bounded. Pillow would also try EPS (which starts Ghostscript) and
 # dozens of formats that photos do not have.
@@ -46,17 +49,8 @@ def read_image(
     """
     if isinstance(source, (str, Path)):
         name = name or str(source)
-        if Path(source).is_fifo():  # opening one waits until something writes into it
-            raise ToonError(f"{name} is not an ordinary file: give a picture file.")
-        try:
-            with open(source, "rb") as file:
-                return read_image(file, name=name, max_side=max_side, max_pixels=max_pixels)
-        except FileNotFoundError:
-            raise ToonError(f"{name} does not exist: check the path.") from None
-        except IsADirectoryError:
-            raise ToonError(f"{name} is a folder: give one picture file.") from None
-        except OSError as error:
-            raise ToonError(f"{name} cannot be read ({error.strerror or error}): check the path.") from error
+        with _picture_file(source, name) as file:
+            return read_image(file, name=name, max_side=max_side, max_pixels=max_pixels)
 
     name = name or "the picture"
     image = _identify(source, name)
@@ -83,26 +77,68 @@ def read_image(
     return image
 
 
+@contextlib.contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """A picture file with nothing decoded yet, for its size and metadata; closed at the end of the block.
+
+    Raises:
+        ToonError: missing, unreadable, or not a picture.
+    """
+    with _picture_file(path, str(path)) as file:
+        yield _identify(file, str(path))
+
+
+@contextlib.contextmanager
+def _picture_file(path: str | Path, name: str) -> Iterator[BinaryIO]:
+    if Path(path).is_fifo():  # opening one waits until something writes into it
+        raise ToonError(f"{name} is not an ordinary file: give a picture file.")
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise ToonError(f"{name} does not exist: check the path.") from None
+    except IsADirectoryError:
+        raise ToonError(f"{name} is a folder: give one picture file.") from None
+    except OSError as error:
+        raise ToonError(f"{name} cannot be read ({error.strerror or error}): check the path.") from error
+
+
+def starts_like_picture(path: str | Path) -> bool:
+    """Whether the first bytes of a file are those of a format that `read_image` knows."""
+    try:
+        with open(path, "rb") as file:
+            return _decoder_of(file.read(16)) is not None
+    except OSError:
+        return False
+
+
+def _decoder_of(prefix: bytes) -> Any:
+    """What opens a file that begins with these 16 bytes; None if nothing does."""
+    Image.init()
+    for key in FORMATS:
+        factory, accept = Image.OPEN.get(key, (None, None))
+        # A string in place of True: built without this decoder.
+        if factory is not None and accept is not None and accept(prefix) is True:
+            return factory
+    return None
+
+
 def _identify(file: BinaryIO, name: str) -> Image.Image:
     """Open without decoding.
 
     ``Image.open`` warns from 89 megapixels on and fails from 179, by a module-wide setting that belongs to the calling
     program. Its plugins do neither, and `read_image` applies its own limit.
     """
-    Image.init()
-    prefix = file.read(16)
-    for key in FORMATS:
-        factory, accept = Image.OPEN.get(key, (None, None))
-        if factory is None or accept is None or accept(prefix) is not True:  # a string: built without this decoder
-            continue
-        file.seek(0)
-        try:
-            return factory(file, name)
-        except Image.DecompressionBombError as error:
-            raise ToonError(f"{name} is too large ({error}): shrink it first.") from error
-        except Exception as error:
-            raise _damaged(name, error) from error
-    raise ToonError(f"{name} is not a picture this can read: give one of {', '.join(FORMATS)}.")
+    factory = _decoder_of(file.read(16))
+    if factory is None:
+        raise ToonError(f"{name} is not a picture this can read: give one of {', '.join(FORMATS)}.")
+    file.seek(0)
+    try:
+        return factory(file, name)
+    except Image.DecompressionBombError as error:
+        raise ToonError(f"{name} is too large ({error}): shrink it first.") from error
+    except Exception as error:
+        raise _damaged(name, error) from error
 
 
 def _damaged(name: str, error: Exception) -> ToonError:
@@ -148,8 +184,13 @@ def shrink(image: Image.Image, max_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def save_image(image: Image.Image, path: str | Path) -> None:
+def save_image(image: Image.Image, path: str | Path, metadata: Metadata | None = None) -> None:
     """Write a picture, completely or not at all; the suffix chooses the format (JPEG and WebP at quality 95).
+
+    Args:
+        image: any mode that the format has.
+        path: of the file.
+        metadata: EXIF and ICC profile to write with it; None = none but what ``image`` itself brings along.
 
     Raises:
         ToonError: a suffix that names no picture format, or what the operating system refuses.
@@ -157,7 +198,9 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     path = Path(path)
     if Image.registered_extensions().get(path.suffix.lower()) not in FORMATS:
         raise ToonError(f"{path} does not end in a picture format: use .png or .jpg.")
-    options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    if metadata is not None:
+        options |= {"icc_profile": metadata.profile, **({"exif": metadata.exif} if metadata.exif else {})}
     with atomic_path(path) as temporary:
         image.save(temporary, None, **options)
 

@@ -131,6 +131,16 @@ def _look(network: FaceMesh, pixels: np.ndarray, centre: np.ndarray, length: flo
     return points, logit
 
 
+def turned(mesh: Mesh) -> float:
+    """How far the tip of the nose is from between the eyes, along the line through them, in eye distances.
+
+    0 = seen from the front, about 0.6 = a half profile.
+    """
+    left, right = mesh.points[[33, 133]].mean(0), mesh.points[[362, 263]].mean(0)
+    across = right - left
+    return float((mesh.points[NOSE_TIP] - (left + right) / 2) @ across / max(across @ across, 1e-6))
+
+
 def outline(mesh: Mesh) -> np.ndarray:
     """The visible contour, float64 ``[N, 2]``: the convex hull of all points, clockwise in the picture, not closed."""
     from scipy.spatial import ConvexHull

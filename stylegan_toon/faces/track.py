@@ -18,7 +18,7 @@ from ..data.images import shrink, to_tensor
 from ..errors import ToonError
 from ..features.identity import DlibFaces
 from .align import _detect, _transformed, crop, ffhq_quad
-from .mesh import NOSE_TIP, face_mesh
+from .mesh import NOSE_TIP, face_mesh, turned
 
 EVERY = 10  # frames from one look of the detector to the next
 SEARCH_SIDE = 640  # pixels: longer side of the copy that is searched
@@ -72,8 +72,6 @@ def look(image: Image.Image, quad: np.ndarray, looks: int = 2) -> Sight | None:
         return None
     points = mesh.points
     five = np.stack([points[[33, 133]].mean(0), points[[362, 263]].mean(0), points[NOSE_TIP], points[61], points[291]])
-    across = five[1] - five[0]
-    turned = float((five[2] - five[:2].mean(0)) @ across / max(across @ across, 1e-6))
     found = ffhq_quad(quad[0] + five / CROP @ np.stack([quad[3] - quad[0], quad[1] - quad[0]]))
     x, y, centre = found[3] - found[0], found[1] - found[0], found.mean(0)
     found = centre - MESH_SHIFT[0] * x - MESH_SHIFT[1] * y + (found - centre) / MESH_SIZE
@@ -81,7 +79,7 @@ def look(image: Image.Image, quad: np.ndarray, looks: int = 2) -> Sight | None:
     leap = np.hypot(*(found.mean(0) - quad.mean(0))) / side
     if mesh.score < SCORE or size < SMALLEST or not 0.6 < size / side < 1.6 or leap > 0.5:
         return None
-    return Sight(found, mesh.score, turned)
+    return Sight(found, mesh.score, turned(mesh))
 
 
 def embed(image: Image.Image, quad: np.ndarray, network: DlibFaces) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from torch import Tensor
 from ..config import MAX_SEED
 from ..data.images import to_pil
 from ..errors import ToonError
-from ..inversion.optimise import noise_maps
 from ..models import Generator
 from ..models.directions import Directions, rows_of, sefa
 from ..weights import load_network, load_networks, pretrained_folder
-from ..weights.latent import read_latent
+from ..weights.latent import Latent, network_of, read_latent
 from .generate import latents
 
 MAX_AMOUNT = 100
@@ -142,14 +140,6 @@ def _sound(name: str | int, amount: float) -> bool:
     return amount != 0
 
 
-@dataclass(frozen=True, eq=False)
-class Latent:
-    """One face: ``ws`` ``[1, num_ws, w_dim]`` and the noise that goes with it, by its name in the synthesis network."""
-
-    ws: Tensor
-    noise: dict[str, Tensor] = field(default_factory=dict)
-
-
 class Editor:
     """What the command `edit` does with each face: read, edit, show.
 
@@ -173,7 +163,7 @@ class Editor:
         self.device = G.mapping.w_avg.device
         sizes = G.config.head_resolutions
         self.resolution = max([side for side in sizes if side <= size] or sizes[:1])
-        self.noise = {name: buffer.clone() for name, buffer in noise_maps(G).items()}
+        self._shown: tuple[Latent | None, Generator] = (None, G)
         rows_of(G, layers)
         self.other: Tensor | None = None
         if other is None:
@@ -200,31 +190,38 @@ class Editor:
         Raises:
             ToonError: it holds none, or several.
         """
-        ws, noise = read_latent(path, self.G)
-        if len(ws) != 1:
-            raise ToonError(f"{path} holds {len(ws)} latents: give a file with one.")
-        return Latent(ws.to(self.device), {name: tensor.to(self.device) for name, tensor in noise.items()})
+        latent = read_latent(path, self.G)
+        if len(latent.ws) != 1:
+            raise ToonError(f"{path} holds {len(latent.ws)} latents: give a file with one.")
+        return latent.to(self.device)
 
     def apply(self, face: Latent) -> Latent:
         """The face mixed and moved."""
         ws = face.ws if self.other is None else mix(face.ws, self.other, self.G, self.mix_layers)
         ws = edit(ws, self.amounts, network=self.G, sefa_amounts=self.sefa_amounts, layers=self.layers)
-        return Latent(ws, face.noise)
+        return face.moved(ws)
 
     def steps(self, before: Latent, after: Latent, count: int) -> list[Latent]:
         """``count`` faces in equal steps; the first is ``before`` and the last ``after``, bit for bit."""
         between = [before.ws + i / (count - 1) * (after.ws - before.ws) for i in range(1, count - 1)]
-        return [before, *(Latent(ws, before.noise) for ws in between), after]
+        return [before, *(before.moved(ws) for ws in between), after]
 
     def walk(self, faces: list[Latent], edited: list[Latent], frames: int) -> list[Latent]:
         """A path through the edited faces; of a single one, from before to after."""
         stops = edited if len(edited) > 1 else [faces[0], edited[0]]
         path = walk(torch.cat([stop.ws for stop in stops]), frames)
-        return [Latent(ws[None], stops[0].noise) for ws in path]
+        return [stops[0].moved(ws[None]) for ws in path]
 
     @torch.no_grad()
     def picture(self, face: Latent) -> Image.Image:
-        """The picture of a face, with its own noise."""
-        for name, buffer in noise_maps(self.G).items():
-            buffer.copy_(face.noise.get(name, self.noise[name]))
-        return to_pil(self.G.synthesis(face.ws, noise_mode="const", resolution=self.resolution)[0])
+        """The picture of a face, with its own noise and tuning."""
+        return to_pil(self._network(face).synthesis(face.ws, noise_mode="const", resolution=self.resolution)[0])
+
+    def _network(self, face: Latent) -> Generator:
+        """The network with the noise and tuning of a face; the last one is kept for the next picture."""
+        if not face.noise and not face.tuned:
+            return self.G
+        known = self._shown[0]
+        if known is None or known.noise is not face.noise or known.tuned is not face.tuned:
+            self._shown = face, network_of(face, self.G)
+        return self._shown[1]

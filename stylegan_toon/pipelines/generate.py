@@ -13,6 +13,7 @@ from ..errors import ToonError
 from ..models import Generator
 from ..models.accelerate import accelerate as accelerated
 from ..weights import load_network
+from ..weights.latent import Latent, network_of
 
 
 def latents(seeds: Sequence[int], z_dim: int) -> Tensor:
@@ -57,26 +58,43 @@ def generate(
     if not isinstance(G, Generator):
         G = load_network(G)
     size = (G.config.img_channels, G.config.resolution, G.config.resolution)
-    pictures = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
-    return torch.cat([torch.empty(0, *size), *pictures])
+    made = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
+    return torch.cat([torch.empty(0, *size), *(pictures for pictures, _ in made)])
 
 
 def batches(
     G: Generator, seeds: Sequence[int], psi: float, label: int | None, noise_mode: str, batch: int,
-    dtype: torch.dtype | None, accelerate: str,
-) -> Iterator[Tensor]:  # fmt: skip
-    """The pictures of `generate`, ``batch`` at a time ``[batch, C, R, R]``; the label is checked before the first."""
+    dtype: torch.dtype | None, accelerate: str, *, with_ws: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """The pictures of `generate`, ``batch`` at a time ``[batch, C, R, R]``; the label is checked before the first.
+
+    Beside them their ws ``[batch, num_ws, w_dim]`` if ``with_ws``, else an empty tensor.
+    """
     device = next(G.parameters()).device
     c = _one_hot(G.config.c_dim, label, device)
     synthesise = accelerated(G, accelerate)
 
     @torch.no_grad()
-    def made() -> Iterator[Tensor]:
+    def made() -> Iterator[tuple[Tensor, Tensor]]:
         for z in latents(seeds, G.config.z_dim).split(batch):
             rows = c.expand(len(z), -1) if c is not None else None
-            yield synthesise(z.to(device), rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu()
+            z = z.to(device)
+            ws = G.mapping(z, rows, psi=psi).cpu() if with_ws else torch.empty(0)
+            yield synthesise(z, rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu(), ws
 
     return made()
+
+
+def shown_latents(
+    G: Generator, faces: Sequence[Latent], noise_mode: str = "const", dtype: torch.dtype | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pictures ``[N, C, R, R]`` of latents with their noise and tuning, one at a time, and their ws."""
+    for face in faces:
+        network = network_of(face, G) if face.noise or face.tuned else G
+        ws = face.ws.to(next(G.parameters()).device)
+        with torch.no_grad():
+            pictures = network.synthesis(ws, noise_mode=noise_mode, dtype=dtype).cpu()
+        yield pictures, face.ws
 
 
 def _one_hot(classes: int, label: int | None, device: torch.device) -> Tensor | None:

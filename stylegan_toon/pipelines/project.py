@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -12,19 +11,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..data.images import to_tensor
 from ..errors import ToonError
 from ..features.perceptual import Perceptual, fit, perceptual
-from ..files import atomic_path
 from ..inversion.config import InversionConfig
 from ..inversion.encoder import Encoder, encoder, fits_encoder
 from ..inversion.optimise import Callback, Inversion, invert, noise_maps
 from ..inversion.tuning import tune
 from ..models import Generator, MobileGenerator
 from ..weights import load_network
+from ..weights.latent import Latent, origin_of, save_latent, tuning_of
 
 SEARCH_SIZE = 512  # pixels: the largest side of the pictures that are compared
 TUNE_SIZE = 256  # pixels: of the pictures that tuning of the coarse blocks compares, where the network makes them
@@ -202,10 +200,16 @@ def as_target(image: Image.Image | Tensor, G: Generator, size: int | None = None
     return fit(image.detach().float(), size or G.config.resolution, G.config.img_channels)
 
 
-def save_projection(projection: Projection, path: Path, provenance: dict[str, Any]) -> None:
-    """Write ``ws`` and ``noise.*`` as safetensors; the header has ``kind`` "projection", the scores and provenance."""
-    tensors = {"ws": projection.ws, **{f"noise.{name}": noise for name, noise in projection.noise.items()}}
-    header = {"kind": "projection", "scores": json.dumps(projection.scores()), "provenance": json.dumps(provenance)}
-    data = to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+def save_projection(
+    projection: Projection, path: Path, provenance: dict[str, Any], base: Generator | None = None
+) -> None:
+    """Write a latent file (see `weights.latent`): ws, noise, the scores, and with ``base`` what tuning added to it."""
+    save_latent(path, latent_of(projection, base), scores=projection.scores(), provenance=provenance)
+
+
+def latent_of(projection: Projection, base: Generator | None = None, *, noise: bool = True) -> Latent:
+    """What a latent file holds of a projection: with ``base`` also what tuning added to that network."""
+    maps = projection.noise if noise else {}
+    if base is None or not projection.tuned:
+        return Latent(projection.ws, maps)
+    return Latent(projection.ws, maps, tuning_of(base, projection.generator), origin_of(base))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -12,12 +12,14 @@ from typing import overload
 import torch
 from PIL import Image
 
-from ..data.images import image_grid, to_pil
+from ..data.images import image_grid, shrink, to_pil
+from ..data.metadata import PLAIN, Metadata
 from ..drawing import draw
 from ..drawing.keep_colour import keep_colour
 from ..drawing.scene import draw_scene
 from ..errors import ToonError
 from ..faces.align import Aligned, largest
+from ..faces.doubts import without_doubtful
 from ..faces.paste import paste_back
 from ..faces.photo import Photo, open_photo
 from ..features.perceptual import Perceptual, perceptual
@@ -27,6 +29,8 @@ from ..models import Generator
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
+from ..weights.latent import Latent, network_of
+from .covered import COVERED, misfit
 from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS
 from .project import Projection, project, starting_encoder
 
@@ -38,7 +42,7 @@ class ToonFace:
     Attributes:
         aligned: the crop of the photo and where it lies.
         image: the cartoon.
-        projection: latent, noise and tuned network; None if the face was drawn.
+        projection: latent, noise and tuned network; None if the face was drawn, or its latent given.
         inverted: what the base network shows for them; None if the face was drawn.
     """
 
@@ -56,11 +60,13 @@ class Toon(Sequence[ToonFace]):
         photo: the photo, upright RGB.
         faces: from left to right.
         interrupted: stopped by Ctrl-C; the last face is a draft, and faces after it are missing.
+        metadata: EXIF and colours of the photo, for what is pasted into it.
     """
 
     photo: Image.Image
     faces: list[ToonFace]
     interrupted: bool = False
+    metadata: Metadata = PLAIN
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -83,7 +89,9 @@ class Toon(Sequence[ToonFace]):
 
     def sheet(self) -> Image.Image:
         """A row for each face: photo, aligned face, what the base network shows for it (if one was used), cartoon."""
-        rows = [[self.photo, f.aligned.image, f.inverted, f.image] for f in self.faces]
+        # Converted small: a photo has many more pixels than a cell of the sheet.
+        photo = self.photo if self.metadata.profile is None else self.metadata.to_srgb(shrink(self.photo, 1024))
+        rows = [[photo, f.aligned.image, f.inverted, f.image] for f in self.faces]
         labels = ["photo", "aligned", "inverted", "toon"]
         if any(face.inverted is None for face in self.faces):
             rows, labels = [[*row[:2], row[3]] for row in rows], ["photo", "aligned", "drawing"]
@@ -92,6 +100,8 @@ class Toon(Sequence[ToonFace]):
 
     def pasted(self, background: str | None = None) -> Image.Image:
         """The whole photo with every cartoon in its place, through a soft mask of the head and its hair.
+
+        It is in the photo's colours: save it with ``metadata``.
 
         Args:
             background: the rest of the photo is drawn in this style, one of `drawing.STYLES`. None = it stays a photo.
@@ -103,7 +113,8 @@ class Toon(Sequence[ToonFace]):
         result = self.photo if background is None else draw_scene(self.photo, background, crops)
         for face in sorted(self.faces, key=lambda face: face.aligned.side):  # the nearest head last
             new = result is not self.photo
-            result = paste_back(result, face.aligned, face.image, others=crops, in_place=new)
+            cartoon = self.metadata.from_srgb(face.image)
+            result = paste_back(result, face.aligned, cartoon, others=crops, in_place=new)
         return result
 
 
@@ -168,24 +179,47 @@ class Toonifier:
             face, interrupted = self.face(aligned, callback)
             faces.append(face)
             if interrupted:
-                return Toon(photo.image, faces, interrupted=True)
-        return Toon(photo.image, faces)
+                return Toon(photo.image, faces, interrupted=True, metadata=photo.metadata)
+        return Toon(photo.image, faces, metadata=photo.metadata)
+
+    def with_latents(self, photo: Photo, latents: Sequence[Latent]) -> Toon:
+        """The cartoons of the faces of a photo whose latents are there already, one for each face."""
+        shown = [self.show(latent) for latent in latents]
+        if self.preserve_colour:
+            shown = [(base, keep_colour(crop.image, toon)) for crop, (base, toon) in zip(photo.faces, shown)]
+        faces = [ToonFace(crop, toon, inverted=base) for crop, (base, toon) in zip(photo.faces, shown)]
+        return Toon(photo.image, faces, metadata=photo.metadata)
+
+    def show(self, latent: Latent, tuned: Generator | None = None) -> tuple[Image.Image, Image.Image]:
+        """What the base shows for a latent of one face, and the cartoon.
+
+        Args:
+            latent: ``ws`` ``[1, num_ws, w_dim]`` on the networks' device.
+            tuned: the base with the latent's noise and tuning, if it is there already.
+        """
+        tuned = tuned or network_of(latent, self.base)
+        blended = self.blended(tuned, carry_over(self.base, tuned, self.toon))
+        with torch.no_grad():
+            inverted, cartoon = (
+                to_pil(network.synthesis(latent.ws, noise_mode="const", resolution=self.resolution)[0])
+                for network in (tuned, blended)
+            )
+        return inverted, cartoon
 
     def face(self, aligned: Aligned, callback: Callback | None = None) -> tuple[ToonFace, bool]:
         """The cartoon of one face, and whether Ctrl-C stopped its projection."""
         projection = project(
             self.base, aligned.image, self.inversion, noise=False, measure=self.measure, callback=callback
         )
-        tuned = projection.generator
-        blended = self.blended(tuned, carry_over(self.base, tuned, self.toon))
-        with torch.no_grad():
-            inverted, cartoon = (
-                to_pil(network.synthesis(projection.ws, noise_mode="const", resolution=self.resolution)[0])
-                for network in (tuned, blended)
-            )
+        inverted, cartoon = self.show(Latent(projection.ws), projection.generator)
         if self.preserve_colour:
             cartoon = keep_colour(aligned.image, cartoon)
         return ToonFace(aligned, cartoon, projection, inverted), projection.interrupted
+
+    def covered(self, face: Aligned) -> bool:
+        """Whether something lies before a face; never where the encoder does not fit the base."""
+        first = starting_encoder(self.base, InversionConfig())
+        return first is not None and misfit(self.base, first, face.image) > COVERED
 
     def blended(self, base: Generator, toon: Generator) -> Generator:
         """``base`` with the layers in ``swap`` from ``toon``, in part if ``strength`` is below 1."""
@@ -205,6 +239,8 @@ def toonify(
     resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
+    all_faces: bool = False,
+    force: bool = False,
     config: InversionConfig | None = None,
     device: str | torch.device = "cpu",
     callback: Callback | None = None,
@@ -226,7 +262,9 @@ def toonify(
         resolution: side of the cartoon, one that the networks make; None = 512, or their largest if they do not make
             that.
         aligned: the photo is an aligned square crop already.
-        face: only this one, counted from 1, left to right. None = all.
+        face: only this one, counted from 1, left to right. None = all but those that are far smaller than the largest.
+        all_faces: also faces that are far smaller than the largest.
+        force: also faces that are tiny, turned away, cut off, covered or drawn, see `faces.doubts`.
         config: how to project; None = `InversionConfig`'s defaults with 60 steps of tuning and no search from the
             encoder's latent, or 90 steps from w_avg.
         device: where to compute; networks that are given stay where they are.
@@ -244,8 +282,18 @@ def toonify(
         config=config, device=device,
     )  # fmt: skip
     if not isinstance(photo, Photo):
-        photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face)
-    return toonifier(photo, callback)
+        photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face, all_faces=all_faces)
+    return toonifier(_worth_it(photo, force, toonifier.covered), callback)
+
+
+def _worth_it(photo: Photo, force: bool, covered: Callable[[Aligned], bool] | None = None) -> Photo:
+    """A photo without the faces of which no good cartoon can be expected; warns of what is left out."""
+    if photo.left_out:
+        warnings.warn(photo.about_faces, stacklevel=3)
+    photo, remarks = (photo, []) if force else without_doubtful(photo, covered)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=3)
+    return photo
 
 
 def side_of(network: Generator, resolution: int | None) -> int:
@@ -269,6 +317,8 @@ def draw_faces(
     resolution: int = RESOLUTION,
     aligned: bool = False,
     face: int | None = None,
+    all_faces: bool = False,
+    force: bool = False,
 ) -> Toon:
     """Draw the faces of a photo without a network, with the renderer that made the training pictures of the networks.
 
@@ -276,14 +326,16 @@ def draw_faces(
         photo: a path, a picture, or the result of `open_photo`.
         style: one of `drawing.STYLES`.
         resolution: side of the drawings in pixels.
-        aligned, face: as for `toonify`.
+        aligned, face, all_faces, force: as for `toonify`.
 
     Raises:
         ToonError: what is wrong with the photo, or an unknown style.
     """
     if not isinstance(photo, Photo):
-        photo = open_photo(photo, resolution, aligned=aligned, face=face)
-    return Toon(photo.image, [ToonFace(crop, draw(crop.image, style)) for crop in photo.faces])
+        photo = open_photo(photo, resolution, aligned=aligned, face=face, all_faces=all_faces)
+    photo = _worth_it(photo, force)
+    faces = [ToonFace(crop, draw(crop.image, style)) for crop in photo.faces]
+    return Toon(photo.image, faces, metadata=photo.metadata)
 
 
 def carry_over(base: Generator, tuned: Generator, toon: Generator) -> Generator:

@@ -15,7 +15,7 @@ from stylegan_toon import cli, edit
 from stylegan_toon.errors import ToonError
 from stylegan_toon.models.directions import Directions, DirectionsConfig, sefa
 from stylegan_toon.pipelines.edit import mix, walk
-from stylegan_toon.weights.latent import read_latent, save_latent
+from stylegan_toon.weights.latent import Latent, read_latent, save_latent
 
 
 @pytest.fixture
@@ -125,13 +125,13 @@ def test_noise_travels_with_a_latent(tmp_path, checkpoint, tiny_G, ws):
     noise = {
         name: torch.randn(buffer.shape) for name, buffer in tiny_G.synthesis.named_buffers() if "noise_const" in name
     }
-    save_latent(tmp_path / "me.safetensors", ws[:1], noise=noise)
+    save_latent(tmp_path / "me.safetensors", Latent(ws[:1], noise))
     assert (
         run("--network", checkpoint, "--latent", tmp_path / "me.safetensors", "--out", tmp_path / "out").exit_code == 0
     )
-    saved, kept = read_latent(tmp_path / "out" / "me.safetensors", tiny_G)
-    assert torch.equal(saved, ws[:1]) and noise and kept.keys() == noise.keys()
-    assert all(torch.equal(kept[name], noise[name]) for name in noise)
+    saved = read_latent(tmp_path / "out" / "me.safetensors", tiny_G)
+    assert torch.equal(saved.ws, ws[:1]) and noise and saved.noise.keys() == noise.keys()
+    assert all(torch.equal(saved.noise[name], noise[name]) for name in noise)
 
 
 def latent_file(path, kind="projection", **tensors):
@@ -173,5 +173,5 @@ def test_hostile_latents_are_refused(tmp_path, checkpoint, tiny_G, case):
 
 def test_unknown_tensors_are_ignored(tmp_path, tiny_G, ws):
     path = latent_file(tmp_path / "x.safetensors", ws=ws, quad=torch.zeros(4, 2), **{"delta.b4.const": torch.zeros(3)})
-    read, noise = read_latent(path, tiny_G)
-    assert torch.equal(read, ws) and noise == {}
+    read = read_latent(path, tiny_G)
+    assert torch.equal(read.ws, ws) and read.noise == {} and read.tuned == {}

@@ -62,7 +62,7 @@ def fifo(path: Path) -> None:
 PHOTOS = {
     "pipe.jpg": (fifo, "pipe.jpg is not an ordinary file"),
     "missing.jpg": (lambda path: None, "missing.jpg does not exist"),
-    "folder.jpg": (Path.mkdir, "folder.jpg is a folder"),
+    "folder.jpg": (Path.mkdir, ("folder.jpg is a folder", "folder.jpg holds no pictures")),
     "text.jpg": (lambda path: path.write_text("Dear photo,\n"), "text.jpg is not a picture"),
     "empty.png": (Path.touch, "empty.png is not a picture"),
     "speck.png": (Image.new("RGB", (1, 1)).save, "speck.png is only 1x1 pixels"),
@@ -78,7 +78,9 @@ def test_no_photo_of_a_face(case, tmp_path, name):
     if name == "pipe.jpg" and not hasattr(os, "mkfifo"):
         pytest.skip("no named pipes on this system")
     make(tmp_path / name)
-    assert sentence in refused(case, tmp_path / name, "--out", tmp_path / "out")
+    sentences = (sentence,) if isinstance(sentence, str) else sentence
+    line = refused(case, tmp_path / name, "--out", tmp_path / "out")
+    assert any(sentence in line for sentence in sentences)
     assert not (tmp_path / "out").exists()
 
 
@@ -113,7 +115,7 @@ def test_a_full_disk(case, tmp_path, crop, monkeypatch, written):
     """The disk is full from some file on: earlier files are complete, of the others nothing exists."""
     names = {
         "project": ["face.safetensors", "face-network.safetensors", "face-projected.png"],
-        "toonify": ["face-toon.png", "face-sheet.png", "face-pasted.png"],
+        "toonify": ["face-toon.png", "face-pasted.png", "face-sheet.png"],
     }[case[0].name]
     mkstemp, calls = tempfile.mkstemp, []
 
