@@ -1,4 +1,4 @@
-"""Measure a network, a set of pictures, or how much toons look like their photos."""
+"""Measure a network, a set of pictures, how much toons look like their photos, and what networks keep of a person."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from .data.datasets import ImageDataset
 from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .features.extractors import EXTRA, NAMES, OFFLINE
+from .features.identity import face_embedder
 from .files import append_line, atomic_path, refuse_overwrite, results_folder
 from .metrics import DEFAULT, Suite, evaluate, evaluate_pictures, parse_metric
 from .metrics.batches import labels_of, latents
+from .metrics.likeness import as_json, measure_likeness, table
+from .metrics.likeness_chart import chart
 from .metrics.names import COMPARED
 from .metrics.photo_pairs import evaluate_pairs, match
+from .metrics.style_features import STYLES, style_network
 from .metrics.suite import MAX_REALS
 from .models import Generator
+from .pipelines.blend import blend
+from .pipelines.likeness import faces_sheet, named_networks
+from .pipelines.likeness import family as blends
 from .weights import load_network, provenance_of
 
 SAMPLES = 5000
@@ -52,10 +59,24 @@ def sheet(measured: list[Image.Image], reals: ImageDataset | None) -> Image.Imag
     return image_grid(measured + beside, COLUMNS, size=128, row_labels=labels)
 
 
-@cli.command(
+@cli.command_group(
+    """python -m stylegan_toon.evaluate --network faces --data faces.zip --samples 2000
+python -m stylegan_toon.evaluate likeness --count 1000
+python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --swap b64,b128""",
+    default="metrics",
+)
+def main() -> None:
+    """Measure networks and pictures, or how much of the person toon networks keep.
+
+    "evaluate --network NAME ..." is short for "evaluate metrics --network NAME ...".
+    """
+
+
+@main.subcommand(
+    "metrics",
     """python -m stylegan_toon.evaluate --network faces --data faces.zip --samples 2000
 python -m stylegan_toon.evaluate --pictures out/generate --data faces.zip --metrics fid,kid
-python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity-dlib,detection"""
+python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics identity-dlib,detection""",
 )
 @cli.network(None)
 @click.option("--pictures", type=cli.TEXT, help="Measure these pictures instead: folder, zip or tar shards.")
@@ -85,7 +106,7 @@ python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics i
 @cli.seed()
 @cli.quiet()
 @cli.overwrite()
-def main(
+def metrics_command(
     network: str | None, pictures: str | None, photos: Path | None, toons: Path | None, aligned: bool,
     data: str | None, metrics: list[str] | None, base: str | None, samples: int | None, reals: int | None, psi: float,
     batch: int, out: Path, device: torch.device, dtype: torch.dtype | None, seed: int, quiet: bool, overwrite: bool,
@@ -143,6 +164,68 @@ def main(
         save_image(picture, files[1])
     _print(metrics, report["metrics"])
     click.echo(files[0])
+
+
+@main.subcommand(
+    "likeness",
+    """python -m stylegan_toon.evaluate likeness --count 1000
+python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --swap b64,b128 --swap b128""",
+)
+@click.argument("networks", nargs=-1, metavar="[NETWORK]...", type=cli.TEXT)
+@cli.base()
+@cli.toon()
+@click.option("--swap", "swaps", multiple=True, type=cli.TEXT, help="Measure this blend of the two, too; repeatable.")
+@click.option("--family/--no-family", default=True, help="Measure the named blends of the two.")
+@click.option("--count", type=cli.integer(2, 100_000), default=200, help="Pictures of each network.")
+@click.option(
+    "--judge", type=cli.TEXT, default="faceres",
+    help="Face recogniser that compares with the base: faceres, dlib, facenet, or a file with FaceNet's weights.",
+)  # fmt: skip
+@click.option(
+    "--features", multiple=True, type=click.Choice(list(STYLES)), default=["textures"],
+    help="Features of the distance to the toon: textures (of the VGG16 that ships) or those of another network. "
+    "Repeatable; the chart shows the first.",
+)  # fmt: skip
+@cli.psi()
+@cli.batch(8)
+@cli.out("out/likeness")
+@cli.device()
+@cli.seed()
+@cli.quiet()
+@cli.overwrite()
+def likeness_command(
+    networks: tuple[str, ...], base: str, toon: str, swaps: tuple[str, ...], family: bool, count: int, judge: str,
+    features: tuple[str, ...], psi: float, batch: int, out: Path, device: torch.device, seed: int, quiet: bool,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Measure how much of the person toon networks keep, and how near they stay to the cartoon.
+
+    Every network makes pictures from the same latents as --base. Prints a table; writes likeness.json, likeness.png (a
+    chart of identity over the distance to the toon's own pictures) and likeness-faces.png.
+    """
+    files = {name: out / name for name in ("likeness.json", "likeness.png", "likeness-faces.png")}
+    refuse_overwrite(list(files.values()), overwrite)
+    chosen = face_embedder(judge, device=device)
+    person, cartoon = load_network(base, device=device), load_network(toon, device=device)
+    compared = blends(person, cartoon) if family else {}
+    compared |= {swap: blend(person, cartoon, swap) for swap in swaps} | named_networks(networks, device)
+    style = {name: style_network(name, device=device) for name in dict.fromkeys(features)}
+    with results_folder(out):
+        results = measure_likeness(
+            compared, person, cartoon, chosen, count=count, psi=psi, seed=seed, batch=batch, style=style, quiet=quiet,
+        )  # fmt: skip
+        report = {
+            "base": base, "toon": toon, "judge": chosen.name, "features": list(style), "count": count, "psi": psi,
+            "seed": seed, "networks": {name: as_json(result) for name, result in results.items()},
+            "version": __version__,
+        }  # fmt: skip
+        with atomic_path(files["likeness.json"]) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        points = {name: (result.toon_distance, result.identity) for name, result in results.items()}
+        save_image(chart(points, judge=chosen.name), files["likeness.png"])
+        save_image(faces_sheet(compared, person, psi=psi, seed=seed), files["likeness-faces.png"])
+    click.echo(table(results))
+    click.echo(files["likeness.json"])
 
 
 def _check_packages(metrics: Sequence[str]) -> None:

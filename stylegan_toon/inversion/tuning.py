@@ -138,7 +138,7 @@ def falling(share: float, done: int) -> float:
 
 def _learning_rates(G: Generator, ws: Tensor, coarse: bool, heads_stay: bool) -> dict[str, float]:
     """The parameters of the synthesis network that tuning changes, and their share of its learning rate."""
-    rates = {name: 1.0 for name, _ in G.synthesis.named_parameters() if _learns(name, coarse, heads_stay)}
+    rates = {name: 1.0 for name, _ in G.synthesis.named_parameters() if learns(name, coarse, heads_stay)}
     if len(ws) > 1:
         return rates
     # With one w the gradient of an affine layer's weights is that of its bias times w, so Adam moves the style W w + b
@@ -154,7 +154,7 @@ def _learning_rates(G: Generator, ws: Tensor, coarse: bool, heads_stay: bool) ->
     return rates
 
 
-def _learns(name: str, coarse: bool, heads_stay: bool) -> bool:
+def learns(name: str, coarse: bool, heads_stay: bool = False) -> bool:
     """Whether tuning changes the parameter ``name`` of the synthesis network, as ``b8.conv0.weight``."""
     # A colour that only the torgb layers learn is lost when another network, or another head, shows the face.
     if ".torgb." in f".{name}" and (coarse or heads_stay):

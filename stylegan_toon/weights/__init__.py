@@ -1,6 +1,7 @@
 """Networks on disk: this package's checkpoints, formats of other repositories, networks by name, downloads."""
 
 from .checkpoint import Header, load_networks, read_header, save_networks, sha256_of
+from .delta import add_delta, save_delta
 from .download import cache_folder
 from .formats import read_networks, write_networks
 from .kinds import KINDS
@@ -11,6 +12,7 @@ __all__ = [
     "KINDS",
     "Entry",
     "Header",
+    "add_delta",
     "cache_folder",
     "catalogue",
     "descend",
@@ -25,6 +27,7 @@ __all__ = [
     "read_header",
     "read_networks",
     "same_file",
+    "save_delta",
     "save_networks",
     "set_provenance",
     "sha256_of",

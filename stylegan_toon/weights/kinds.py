@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "projected-discriminator": "stylegan_toon.features.projected:ProjectedConfig,ProjectedDiscriminator",
     "vgg16": "stylegan_toon.features.vgg:VggConfig,Vgg16",
     "dlib-identity": "stylegan_toon.features.dlib:DlibConfig,DlibNetwork",
+    "faceres-identity": "stylegan_toon.features.faceres:FaceresConfig,FaceresNetwork",
     "face-mesh": "stylegan_toon.faces.mesh_network:FaceMeshConfig,FaceMesh",
     "person": "stylegan_toon.faces.person_network:PersonConfig,PersonNetwork",
     "directions": "stylegan_toon.models.directions:DirectionsConfig,Directions",

@@ -5,7 +5,8 @@
     file (+ sha256)              a file shipped with the package
     url (+ sha256) (+ size)      downloaded once into the cache; with ``file`` too, only where that is missing.
                                  Without sha256 the file was never verified: its publisher names none
-    base + toon + swap (+ width) a blend made on the spot
+    base + toon + swap (+ width) a blend made on the spot; with ``delta`` (+ sha256), a file of what training changed in
+                                 it is added (see `delta`)
     same_as                      another name
 
 All may have ``about`` and ``licence``.
@@ -27,6 +28,7 @@ from torch import nn
 from ..errors import ToonError, short
 from ..models import Discriminator, Generator
 from ..models.swap import swap_layers
+from .delta import add_delta
 from .download import MAX_BYTES, download
 from .formats import read_networks
 from .provenance import descend, provenance_of, set_provenance
@@ -52,6 +54,7 @@ class Entry:
     toon: str | None = None
     swap: str | None = None
     width: float | None = None
+    delta: str | None = None
     same_as: str | None = None
 
 
@@ -186,4 +189,6 @@ def _blend_entry(
     parents = load_network(base, mirror=mirror), load_network(toon, mirror=mirror)
     network = swap_layers(*parents, swap, entry.width, names=(base, toon))
     network.provenance = descend("blend", {"swap": swap, "width": entry.width}, parents)
+    if entry.delta is not None:
+        add_delta(network, pretrained_folder() / entry.delta, sha256=entry.sha256)
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.models.swap import swap_layers
 from stylegan_toon.pipelines.blend import comparison
 from stylegan_toon.pipelines.generate import generate
-from stylegan_toon.weights import lineage, save_networks, sha256_of
+from stylegan_toon.weights import lineage, save_delta, save_networks, sha256_of
 
 run, refused = partial(shell.run, main), partial(shell.refused, main)
 
@@ -82,6 +83,24 @@ def test_the_command_writes_network_and_picture(tmp_path, checkpoint, child, tin
 
     sheet = comparison({"base: tiny": tiny_G, "toon: child": tiny_generator(1), "blend": expected}, [0, 4], psi=0.5)
     assert np.array_equal(np.asarray(sheet), np.asarray(Image.open(out / "blend.png")))
+
+
+def test_a_delta_is_added(tmp_path, checkpoint, child, tiny_G):
+    """What training changed, here one bias, at half its strength; files of something else are refused."""
+    start = swap_layers(tiny_G, tiny_generator(1), "b16-")
+    tuned = copy.deepcopy(start)
+    with torch.no_grad():
+        tuned.synthesis.b8.conv1.bias += 0.5
+    delta = tmp_path / "delta.safetensors"
+    save_delta(delta, start, tuned)
+    options = ["--base", checkpoint, "--toon", child, "--swap", "b16-", "--seeds", "0", "--device", "cpu"]
+    result = run(*options, "--delta", delta, "--delta-strength", 0.5, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    found = load_network(tmp_path / "out" / "blend.safetensors")
+    expected = start.synthesis.b8.conv1.bias + 0.25
+    torch.testing.assert_close(found.synthesis.b8.conv1.bias, expected, rtol=1e-3, atol=1e-3)
+    assert "is not a delta" in refused(*options, "--delta", child, "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_picture_shows_base_toon_and_blend_of_every_seed():

@@ -29,7 +29,8 @@ REQUIRED = {
     "dataset draw": ["DATA"],
     "dataset check": ["DATA"],
     "convert": ["faces", "--out", "x.safetensors"],
-    "evaluate": ["--network", "faces", "--metrics", "detection"],
+    "evaluate metrics": ["--network", "faces", "--metrics", "detection"],
+    "evaluate likeness": ["faces"],
     "train": ["--data", "DATA"],
 }
 # The first expensive function that each command calls: its module in the package and its name there.
@@ -42,7 +43,7 @@ WORK = {
     "dataset": [("pipelines.dataset", "make_set"), ("dataset", "Avatars"), ("dataset", "ImageDataset")],
     "convert": [("pipelines.convert", "load_family")],
     "finetoon": [("finetoon", "face_embedder")],
-    "evaluate": [("evaluate", "load_network")],
+    "evaluate": [("evaluate", "load_network"), ("evaluate", "face_embedder")],
     "train": [("pipelines.train", "ImageDataset")],
     "env": [],
 }

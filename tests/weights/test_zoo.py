@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import email.message
 import errno
 import hashlib
@@ -21,6 +22,7 @@ from stylegan_toon.weights import (
     catalogue,
     load_networks,
     pretrained_folder,
+    save_delta,
     save_networks,
     sha256_of,
     unrelated,
@@ -182,6 +184,8 @@ def test_the_shipped_catalogue_is_valid():
         assert entry.about
         if entry.swap is not None:
             assert {entry.base, entry.toon} <= entries.keys()
+        if entry.delta is not None:
+            assert entry.swap is not None and sha256_of(pretrained_folder() / entry.delta) == entry.sha256
         if entry.same_as is not None:
             assert entries[entry.same_as].same_as is None
         if entry.url is not None:
@@ -199,6 +203,28 @@ def test_shipped_weights_are_pinned_and_load(name):
     with torch.no_grad():
         picture = G(torch.zeros(1, G.config.z_dim), psi=0.7, resolution=64)
     assert picture.shape == (1, 3, 64, 64) and 0.1 < picture.std() < 1
+
+
+def test_a_blend_with_a_delta(home):
+    """The blend plus what training changed in it, of a file that is pinned."""
+    blend = load_network("high")
+    tuned = copy.deepcopy(blend)
+    with torch.no_grad():
+        tuned.synthesis.b8.conv1.bias += 0.5
+    save_delta(home / "delta.safetensors", blend, tuned, provenance={"identity": "dlib"})
+    digest = sha256_of(home / "delta.safetensors")
+    entry = '[tuned]\nbase = "faces"\ntoon = "comic"\nswap = "b16-"\ndelta = "delta.safetensors"\n'
+    toml = home / "models.toml"
+    before = toml.read_text()
+    toml.write_text(f'{before}{entry}sha256 = "{digest}"\n')
+    found = load_network("tuned")
+    torch.testing.assert_close(found.synthesis.b8.conv1.bias, tuned.synthesis.b8.conv1.bias, rtol=1e-3, atol=1e-3)
+    assert torch.equal(found.synthesis.b16.conv1.weight, blend.synthesis.b16.conv1.weight)
+    assert found.provenance["identity"] == "dlib" and digest in found.provenance["ancestors"]
+    assert found.provenance["name"] == "tuned"
+    toml.write_text(f'{before}{entry}sha256 = "{"0" * 64}"\n')
+    with pytest.raises(ToonError, match="is not the file it should be"):
+        load_network("tuned")
 
 
 # Downloads
