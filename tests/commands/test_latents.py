@@ -52,7 +52,8 @@ def search(checkpoint) -> list[object]:
 def kept(tmp_path, crop, networks, search):
     """A photo was toonified, and its latent kept."""
     result = shell.run(
-        toonify_command, crop, *networks, *search, "--save-latent", "--paste-back", "--out", tmp_path / "a"
+        toonify_command, crop, *networks, *search, "--save-latent", "--paste-back", "--no-preserve-colour", "--out",
+        tmp_path / "a",
     )
     assert result.exit_code == 0, result.output
     assert sorted(os.listdir(tmp_path / "a")) == [
@@ -78,13 +79,15 @@ def test_another_swap_costs_no_search_either(kept, tmp_path, networks, crop, che
     made(toonify_command, "--latent", kept / "face-latent.safetensors", *networks, "--swap", "b4-b8", "--out",
          tmp_path / "b")  # fmt: skip
     config = InversionConfig(steps=2, tune_steps=3, tune_blocks="all", features=str(checkpoint))
-    whole = toonify(crop, base=checkpoint, toon=toon_checkpoint, swap="b4-b8", aligned=True, config=config)
+    whole = toonify(
+        crop, base=checkpoint, toon=toon_checkpoint, swap="b4-b8", preserve_colour=False, aligned=True, config=config
+    )
     assert near(tmp_path / "b" / "face-toon.png", whole.image)
     assert not near(tmp_path / "b" / "face-toon.png", kept / "face-toon.png")
 
 
 def test_with_its_photo_it_is_pasted_back(kept, tmp_path, networks, crop):
-    latent = ["--latent", kept / "face-latent.safetensors", *networks, "--aligned", "--paste-back"]
+    latent = ["--latent", kept / "face-latent.safetensors", *networks, "--aligned", "--paste-back", "--no-preserve-colour"]
     made(toonify_command, crop, *latent, "--out", tmp_path / "b")
     for name in ("toon", "pasted", "sheet"):
         assert near(tmp_path / "b" / f"face-{name}.png", kept / f"face-{name}.png"), name

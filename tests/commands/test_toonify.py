@@ -33,7 +33,7 @@ LIMIT_MB = 2000
 @pytest.fixture
 def short(checkpoint) -> dict:
     """Settings of a short run of `toonify`, offline."""
-    return dict(base=checkpoint, swap="b16-", config=config(checkpoint))
+    return dict(base=checkpoint, swap="b16-", config=config(checkpoint), preserve_colour=False)
 
 
 def config(checkpoint, **changes) -> InversionConfig:
@@ -69,7 +69,7 @@ def equal(a, b) -> bool:
 def test_nothing_swapped_shows_the_inverted_picture(checkpoint, crop, tiny_toon):
     for tune_steps in (0, 3):
         options = dict(base=checkpoint, toon=tiny_toon, swap="", config=config(checkpoint, tune_steps=tune_steps))
-        (face,) = toonify(crop, aligned=True, **options)
+        (face,) = toonify(crop, aligned=True, preserve_colour=False, **options)
         assert equal(face.image, face.inverted)
         assert equal(face.inverted, to_pil(face.projection.image))
 
@@ -107,7 +107,7 @@ def test_the_toon_gets_the_tuning_of_the_base(tiny_G, tiny_toon):
 def test_tuning_reaches_the_toons_layers(checkpoint, crop, tiny_G, tiny_toon):
     """With everything swapped the cartoon is the toon's, its synthesis weights shifted by the tuning."""
     options = dict(base=checkpoint, toon=tiny_toon, swap="all", config=config(checkpoint, tune_steps=4))
-    result = toonify(crop, aligned=True, **options)
+    result = toonify(crop, aligned=True, preserve_colour=False, **options)
     found, truth = result.faces[0].projection, tiny_generator(1)
     assert found.tuned == 4
     state, before, after = truth.state_dict(), tiny_G.state_dict(), found.generator.state_dict()
@@ -145,7 +145,7 @@ def test_strength_goes_from_the_inverted_photo_to_the_cartoon(short, crop, tiny_
 
 def test_preserved_colours_are_those_of_the_crop(short, crop, tiny_toon):
     (plain,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
-    (kept,) = toonify(crop, aligned=True, toon=tiny_toon, preserve_colour=True, **short)
+    (kept,) = toonify(crop, aligned=True, toon=tiny_toon, **{**short, "preserve_colour": True})
     assert equal(kept.image, keep_colour(kept.aligned.image, plain.image)) and not equal(kept.image, plain.image)
 
 
