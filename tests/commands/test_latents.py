@@ -52,9 +52,9 @@ def search(checkpoint) -> list[object]:
 def kept(tmp_path, crop, networks, search):
     """A photo was toonified, and its latent kept."""
     result = shell.run(
-        toonify_command, crop, *networks, *search, "--save-latent", "--paste-back", "--no-preserve-colour", "--out",
-        tmp_path / "a",
-    )
+        toonify_command, crop, *networks, *search, "--no-preserve-colour", "--save-latent", "--paste-back",
+        "--out", tmp_path / "a",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert sorted(os.listdir(tmp_path / "a")) == [
         "face-latent.safetensors", "face-pasted.png", "face-sheet.png", "face-toon.png",
@@ -87,7 +87,8 @@ def test_another_swap_costs_no_search_either(kept, tmp_path, networks, crop, che
 
 
 def test_with_its_photo_it_is_pasted_back(kept, tmp_path, networks, crop):
-    latent = ["--latent", kept / "face-latent.safetensors", *networks, "--aligned", "--paste-back", "--no-preserve-colour"]
+    latent = ["--latent", kept / "face-latent.safetensors", *networks, "--aligned", "--paste-back"]
+    latent.append("--no-preserve-colour")
     made(toonify_command, crop, *latent, "--out", tmp_path / "b")
     for name in ("toon", "pasted", "sheet"):
         assert near(tmp_path / "b" / f"face-{name}.png", kept / f"face-{name}.png"), name

@@ -28,7 +28,8 @@ def pixels(path: object) -> np.ndarray:
 @pytest.fixture
 def options(checkpoint, toon_checkpoint, tmp_path) -> list[object]:
     return ["--base", checkpoint, "--toon", toon_checkpoint, "--swap", "b16-", "--features", checkpoint, "--aligned",
-            "--steps", 0, "--tune", 0, "--device", "cpu", "--paste-back", "--out", tmp_path / "out"]  # fmt: skip
+            "--steps", 0, "--tune", 0, "--device", "cpu", "--paste-back", "--no-preserve-colour",
+            "--out", tmp_path / "out"]  # fmt: skip
 
 
 def test_a_photo_in_display_p3(options, tmp_path, crop):
