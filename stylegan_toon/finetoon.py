@@ -101,11 +101,12 @@ def main(
             temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if known["interrupted"]:
         click.echo(f"Stopped early; the network so far is in {out}.", err=True)
-    click.echo(
-        f"Likeness to the person by {critic.name}, over {held_out} faces it did not learn from: {faces.before:.3f} "
-        f"before, {after:.3f} after (trained with {embedder.name}).",
-        err=True,
-    )
+    if not quiet:
+        click.echo(
+            f"Likeness to the person by {critic.name}, over {held_out} faces it did not learn from: {faces.before:.3f} "
+            f"before, {after:.3f} after (trained with {embedder.name}).",
+            err=True,
+        )
     if known["interrupted"]:
         raise click.Abort
     click.echo(out)

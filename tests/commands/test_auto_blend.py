@@ -88,7 +88,7 @@ def test_a_trial_measures_pictures(pair):
 
 
 def test_finer_blocks_follow(pair):
-    trial = Trial(*pair, TinyFaces(), AutoConfig(count=2, resolution=32))
+    trial = Trial(*pair, TinyFaces(), AutoConfig(count=8, resolution=32))
     assert trial.blocks == ["b4", "b8", "b16", "b32"] and trial.side == 32
     assert trial.swap(dict(zip(trial.blocks, (0, 0, 0, 0.5)))) == "b32=0.5,b64=0.5"
 
@@ -102,22 +102,22 @@ def test_two_networks_that_are_one():
 
 
 def test_a_search_goes_on_from_its_journal(pair, tmp_path):
-    config, journal = AutoConfig(count=2, candidates=14, resolution=32), tmp_path / "auto.jsonl"
+    config, journal = AutoConfig(count=8, candidates=14, resolution=32), tmp_path / "auto.jsonl"
     trial = Trial(*pair, TinyFaces(), config)
     whole = search(trial, config)
-    search(trial, AutoConfig(count=2, candidates=9, resolution=32), journal=journal)
+    search(trial, AutoConfig(count=8, candidates=9, resolution=32), journal=journal)
     with open(journal, "a") as file:
         file.write('{"amounts": {"b4"')  # cut off
     trial.measure, measure, calls = lambda amounts: calls.append(amounts) or measure(amounts), trial.measure, []
     assert search(trial, config, journal=journal) == whole and len(calls) == 5
     assert len(journal.read_text().splitlines()) == 15
     with pytest.raises(ToonError, match="of another search"):
-        search(trial, AutoConfig(count=2, seed=1), journal=journal)
+        search(trial, AutoConfig(count=8, seed=1), journal=journal)
 
 
 @pytest.mark.parametrize("line", ["[]", '{"amounts": {}}', '{"amounts": {"b4": "x"}, "identity": 1}', "nonsense\n{}"])
 def test_a_journal_with_other_lines(pair, tmp_path, line):
-    config, journal = AutoConfig(count=2, candidates=1, resolution=32), tmp_path / "auto.jsonl"
+    config, journal = AutoConfig(count=8, candidates=1, resolution=32), tmp_path / "auto.jsonl"
     trial = Trial(*pair, TinyFaces(), config)
     search(trial, config, journal=journal)
     head = journal.read_text().splitlines()[0]

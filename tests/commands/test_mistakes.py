@@ -168,7 +168,7 @@ def test_unknown_names_are_answered_with_known_ones():
         load_network("nonet")
     with pytest.raises(ToonError, match="no network named 'commic': say comic, or"):
         load_network("commic")
-    with pytest.raises(ToonError, match="dlib, facenet or"):
+    with pytest.raises(ToonError, match="dlib, faceres, facenet or"):
         face_embedder("nope")
 
 
