@@ -47,6 +47,24 @@ def explain_os_error(error: OSError, path: Path) -> WriteError:
     return WriteError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
 
 
+@contextlib.contextmanager
+def explained_reading(name: str, kind: str) -> Iterator[None]:
+    """Turn errors of opening and reading a file in the block into a `ToonError`.
+
+    Args:
+        name: of the file, as messages have it.
+        kind: of file, as in "give one picture file".
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise ToonError(f"{name} does not exist: check the path.") from None
+    except IsADirectoryError:
+        raise ToonError(f"{name} is a folder: give one {kind} file.") from None
+    except OSError as error:
+        raise ToonError(f"{name} cannot be read ({error.strerror or error}): check the path.") from error
+
+
 def output_folder(path: str | Path) -> Path:
     """Make the folder if it is missing and check that it can be written to, before any long work starts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from tiny import tiny_discriminator, tiny_generator
 
 from stylegan_toon.models import Discriminator, Generator
 from stylegan_toon.weights import save_networks
+
+# The projects are no part of the installed package. Appended last, so that the installed package is tested.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # A shell starts background jobs with Ctrl-C ignored, and several tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

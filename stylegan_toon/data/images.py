@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..errors import ToonError
-from ..files import atomic_path
+from ..files import atomic_path, explained_reading
 
 if TYPE_CHECKING:
     import torch
@@ -92,15 +92,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
 def _picture_file(path: str | Path, name: str) -> Iterator[BinaryIO]:
     if Path(path).is_fifo():  # opening one waits until something writes into it
         raise ToonError(f"{name} is not an ordinary file: give a picture file.")
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except FileNotFoundError:
-        raise ToonError(f"{name} does not exist: check the path.") from None
-    except IsADirectoryError:
-        raise ToonError(f"{name} is a folder: give one picture file.") from None
-    except OSError as error:
-        raise ToonError(f"{name} cannot be read ({error.strerror or error}): check the path.") from error
+    with explained_reading(name, "picture"), open(path, "rb") as file:
+        yield file
 
 
 def starts_like_picture(path: str | Path) -> bool:

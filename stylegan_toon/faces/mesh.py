@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ToonError
-from ..weights import load_networks, pretrained_folder
+from ..weights import shipped_network
 from .mesh_network import SIDE, FaceMesh
 
 # Indices of points. The numbering is that of MediaPipe's face mesh.
@@ -81,9 +81,7 @@ def mesh_network(device: str = "cpu") -> FaceMesh:
     Raises:
         ToonError: its file is missing from the installation or damaged.
     """
-    network = load_networks(pretrained_folder() / "face-mesh.safetensors")["mesh"]
-    assert isinstance(network, FaceMesh)
-    return network.requires_grad_(False).to(device)
+    return shipped_network("face-mesh", FaceMesh).to(device)
 
 
 def face_mesh(face: Image.Image, *, device: str = "cpu", looks: int = LOOKS) -> Mesh:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..weights import load_networks, pretrained_folder
+from ..weights import shipped_network
 from .person_network import SIDE, PersonNetwork
 
 
@@ -19,9 +19,7 @@ def person_network(device: str = "cpu") -> PersonNetwork:
     Raises:
         ToonError: its file is missing from the installation or damaged.
     """
-    network = load_networks(pretrained_folder() / "person.safetensors")["person"]
-    assert isinstance(network, PersonNetwork)
-    return network.requires_grad_(False).to(device)
+    return shipped_network("person", PersonNetwork).to(device)
 
 
 def person_mask(picture: Image.Image, *, device: str = "cpu") -> np.ndarray:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.padded import zero_conv3x3
-from ..weights import load_networks, pretrained_folder
+from ..weights import shipped_network
 
 SIDE = 150  # of the picture that the network takes: a face with a quarter of its side around it
 _MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, 0 to 255
@@ -138,9 +138,7 @@ def recogniser(device: torch.device | str = "cpu") -> DlibNetwork:
     Raises:
         ToonError: its file is missing from the installation or damaged.
     """
-    network = load_networks(pretrained_folder() / "dlib-identity.safetensors")["identity"]
-    assert isinstance(network, DlibNetwork)
-    return network.to(device)
+    return shipped_network("dlib-identity", DlibNetwork).to(device)
 
 
 def face_chip(img: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..weights import load_networks, pretrained_folder
+from ..weights import shipped_network
 
 SIDE = 224  # of the picture that the network takes
 BOX = (22 / 256, 40 / 256, 234 / 256, 252 / 256)  # of an FFHQ crop: left, top, right, bottom
@@ -62,9 +62,7 @@ def faceres(device: torch.device | str = "cpu") -> FaceresNetwork:
     Raises:
         ToonError: its file is missing from the installation or damaged.
     """
-    network = load_networks(pretrained_folder() / "faceres-identity.safetensors")["identity"]
-    assert isinstance(network, FaceresNetwork)
-    return network.to(device)
+    return shipped_network("faceres-identity", FaceresNetwork).to(device)
 
 
 def face_square(img: Tensor) -> Tensor:

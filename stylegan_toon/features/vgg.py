@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ToonError
 from ..models.padded import zero_conv3x3
-from ..weights.checkpoint import load_networks
-from ..weights.zoo import pretrained_folder
+from ..weights.shipped import shipped_network
 
 STAGES = (("conv1_1", "conv1_2"), ("conv2_1", "conv2_2"), ("conv3_1", "conv3_2", "conv3_3"))
 _WIDTHS = (64, 128, 256)
@@ -62,12 +61,10 @@ def vgg16(path: str | Path | None = None) -> Vgg16:
         ToonError: the file is missing or holds something else.
     """
     if path is None:
-        network = load_networks(pretrained_folder() / "vgg16.safetensors")["vgg16"]
+        network = shipped_network("vgg16", Vgg16)
     else:
         network = _from_table(Path(path))
-    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    assert isinstance(network, Vgg16)
-    return network
+    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _from_table(path: Path) -> Vgg16:

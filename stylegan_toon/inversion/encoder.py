@@ -19,7 +19,7 @@ from ..features.dlib import DlibNetwork, face_chip, recogniser
 from ..features.perceptual import fit
 from ..features.vgg import Vgg16, vgg16
 from ..models import Generator
-from ..weights import load_networks, pretrained_folder
+from ..weights import shipped_network
 
 SMALLEST = 64  # pixels: smaller pictures show too little
 VGG_SIDE, PIXELS_SIDE = 128, 32
@@ -115,9 +115,7 @@ def encoder(device: torch.device | str = "cpu") -> Encoder:
     Raises:
         ToonError: its file is missing from the installation or damaged.
     """
-    network = load_networks(pretrained_folder() / "encoder.safetensors")["encoder"]
-    assert isinstance(network, Encoder)
-    return network.requires_grad_(False).to(device)
+    return shipped_network("encoder", Encoder).to(device)
 
 
 def fits_encoder(G: Generator, network: Encoder) -> bool:

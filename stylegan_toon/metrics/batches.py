@@ -7,7 +7,7 @@ an evaluation during a training does not change the training.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.datasets import ImageDataset
+from ..features.perceptual import fit
 from ..models import Generator
 
 Step = Callable[[Tensor], dict[str, Tensor]]
@@ -72,6 +73,22 @@ def to_bytes(img: Tensor) -> Tensor:
 def latents(G: Generator, count: int, seed: int) -> Tensor:
     """Standard normal ``[count, z_dim]``, float32 on the CPU; they depend on ``seed`` only."""
     return torch.randn(count, G.config.z_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def pictures_of(G: Generator, ws: Tensor, size: int, *, batch: int = 8) -> Iterator[Tensor]:
+    """The pictures of ws ``[N, num_ws, w_dim]`` with constant noise, for comparisons.
+
+    Args:
+        size: side of the pictures: as ``G`` makes them there, or its largest ones resized.
+        batch: pictures computed at once.
+
+    Yields:
+        ``[n, C, size, size]`` in [-1, 1], n up to ``batch``.
+    """
+    sides = G.config.head_resolutions
+    for part in ws.split(batch):
+        img = G.synthesis(part, noise_mode="const", resolution=size if size in sides else sides[-1])
+        yield fit(img, size).clamp(-1, 1)
 
 
 def labels_of(pictures: ImageDataset, count: int, seed: int) -> Tensor:

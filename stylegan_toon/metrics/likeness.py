@@ -21,12 +21,11 @@ from ..errors import ToonError
 from ..faces.align import has_face
 from ..faces.mesh import Mesh, face_mesh
 from ..features.identity import FaceEmbedder
-from ..features.perceptual import fit
 from ..models import Generator
 from ..progress import progress
 from ..weights import provenance_of
 from .attributes import HAIR_BOX
-from .batches import latents
+from .batches import latents, pictures_of
 from .skin import cheeks_lab, to_cielab
 from .style_features import StyleFeatures, toon_distance
 
@@ -191,12 +190,9 @@ def table(results: Mapping[str, Likeness]) -> str:
 
 def _pictures(G: Generator, ws: Tensor, batch: int, update: Callable[[int], object]) -> Iterator[Tensor]:
     """The network's pictures of ws, ``batch`` at a time: ``[n, 3, 256, 256]`` in [-1, 1]."""
-    sides = G.config.head_resolutions
-    side = SIZE if SIZE in sides else sides[-1]
-    for part in ws.split(batch):
-        img = G.synthesis(part, noise_mode="const", resolution=side)
-        yield fit(img, SIZE).clamp(-1, 1)
-        update(len(part))
+    for img in pictures_of(G, ws, SIZE, batch=batch):
+        yield img
+        update(len(img))
 
 
 def _look(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.charts import COLOURS, INK, Frame, draw_axes
 from ..errors import ToonError
-from ..training.curves import COLOURS, INK, RULE, ticks
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 900, 620, 76, 150, 40, 64
+FRAME = Frame(width=900, height=620, left=76, right=150, top=40, bottom=64)
 DOT = 7
 
 
@@ -27,22 +27,18 @@ def chart(
     """
     if not points:
         raise ToonError("There is nothing to draw: name at least one network.")
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    image = Image.new("RGB", (FRAME.width, FRAME.height), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
-    (x0, x1), (y0, y1) = (_padded(axis) for axis in zip(*points.values()))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        right, down = (x - x0) / (x1 - x0), (y1 - y) / (y1 - y0)
-        return LEFT + right * (WIDTH - LEFT - RIGHT), TOP + down * (HEIGHT - TOP - BOTTOM)
-
-    for y in ticks(y0, y1):
-        draw.line([place(x0, y), place(x1, y)], fill=RULE)
-        draw.text((LEFT - 8, place(x0, y)[1]), f"{y:.3g}", fill=INK, font=font, anchor="rm")
-    for x in ticks(x0, x1):
-        draw.line([place(x, y0), place(x, y1)], fill=RULE)
-        draw.text((place(x, y0)[0], HEIGHT - BOTTOM + 8), f"{x:.3g}", fill=INK, font=font, anchor="ma")
-    draw.text((LEFT, 12), f"identity: cosine to the person by {judge}", fill=INK, font=font)
-    draw.text((WIDTH - RIGHT, HEIGHT - 14), "distance to the toon's pictures", fill=INK, font=font, anchor="rb")
+    across, up = (_padded(axis) for axis in zip(*points.values()))
+    place = draw_axes(draw, FRAME, across, up, font, upright=True)
+    draw.text((FRAME.left, 12), f"identity: cosine to the person by {judge}", fill=INK, font=font)
+    draw.text(
+        (FRAME.width - FRAME.right, FRAME.height - 14),
+        "distance to the toon's pictures",
+        fill=INK,
+        font=font,
+        anchor="rb",
+    )
     taken: list[tuple[float, float, float, float]] = []
     for number, (name, point) in enumerate(sorted(points.items(), key=lambda item: -item[1][1])):
         x, y = place(*point)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from torch import Tensor
 from ..config import MAX_SEED, Config, option
 from ..errors import ToonError
 from ..features.identity import FaceEmbedder
-from ..features.perceptual import fit
 from ..files import append_line, atomic_path
-from ..metrics.batches import latents
+from ..metrics.batches import latents, pictures_of
 from ..metrics.style_features import StyleFeatures, toon_distance
 from ..models import Generator
 from ..models.swap import layer_names, parse_swap, swap_layers
@@ -112,11 +111,11 @@ class Trial:
         z = latents(base, 2 * config.count, config.seed).to(device)
         with torch.no_grad():
             self.ws, others = base.mapping(z, psi=config.psi).split(config.count)
-            self.cartoon = torch.cat([self.style(img) for img in self._pictures(toon, others)])
-            person = list(self._pictures(base, self.ws))
+            self.cartoon = torch.cat([self.style(img) for img in pictures_of(toon, others, self.side, batch=4)])
+            person = list(pictures_of(base, self.ws, self.side, batch=4))
             self.faces = torch.cat([judge(img) for img in person])
             self.farthest = toon_distance(torch.cat([self.style(img) for img in person]), self.cartoon)
-            drawn = torch.cat([self.style(img) for img in self._pictures(toon, self.ws)])
+            drawn = torch.cat([self.style(img) for img in pictures_of(toon, self.ws, self.side, batch=4)])
             self.nearest = toon_distance(drawn, self.cartoon)
         if not self.farthest > self.nearest:
             raise ToonError(
@@ -142,16 +141,11 @@ class Trial:
     def measure(self, amounts: Mapping[str, float]) -> Candidate:
         """Try a blend."""
         G = self.blend(amounts)
-        pictures = list(self._pictures(G, self.ws))
+        pictures = list(pictures_of(G, self.ws, self.side, batch=4))
         faces = torch.cat([self.judge(img) for img in pictures])
         distance = toon_distance(torch.cat([self.style(img) for img in pictures]), self.cartoon)
         cartoon = (self.farthest - distance) / (self.farthest - self.nearest)
         return Candidate(dict(amounts), float((faces * self.faces).sum(1).mean()), distance, cartoon)
-
-    def _pictures(self, G: Generator, ws: Tensor) -> Iterator[Tensor]:
-        for part in ws.split(4):
-            img = G.synthesis(part, noise_mode="const", resolution=self.side)
-            yield fit(img, self.side).clamp(-1, 1)
 
 
 def plain_swaps(blocks: Sequence[str]) -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ from ..data.images import to_pil
 from ..errors import ToonError
 from ..models import Generator
 from ..models.directions import Directions, rows_of, sefa
-from ..weights import load_network, load_networks, pretrained_folder
+from ..weights import load_network, shipped_network
 from ..weights.latent import Latent, network_of, read_latent
 from .generate import latents
 
@@ -30,9 +30,7 @@ def named_directions() -> Directions:
     Raises:
         ToonError: their file is missing from the installation or damaged.
     """
-    network = load_networks(pretrained_folder() / "directions.safetensors")["directions"]
-    assert isinstance(network, Directions)
-    return network.requires_grad_(False)
+    return shipped_network("directions", Directions)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from .download import cache_folder
 from .formats import read_networks, write_networks
 from .kinds import KINDS
 from .provenance import descend, lineage, name_of, provenance_of, same_file, set_provenance, unrelated
+from .shipped import shipped_network
 from .zoo import Entry, catalogue, load_family, load_network, locate, pretrained_folder
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "save_networks",
     "set_provenance",
     "sha256_of",
+    "shipped_network",
     "unrelated",
     "write_networks",
 ]

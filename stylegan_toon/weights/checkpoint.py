@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..config import fits
 from ..errors import ToonError, short
-from ..files import atomic_path, refuse_overwrite
+from ..files import atomic_path, explained_reading, refuse_overwrite
 from .assemble import assemble, members, misfit
 from .kinds import KINDS, classes_of, kind_of
 from .pickled_tensors import Storage, StoredTensor
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2  # 2: tensors in 8 bits; files without them say 1
 MAX_HEADER = 4 << 20  # bytes; G, G_ema and D at 1024 px need 60 kB
 
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **FLOATS,
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
     **{"U8": torch.uint8, "BOOL": torch.bool},
 }
@@ -128,7 +129,7 @@ def read_header(path: str | Path) -> Header:
     Raises:
         ToonError: no such file, not a whole safetensors file, or not one of this package's.
     """
-    with _opened(Path(path)) as file:
+    with open_safetensors(Path(path)) as file:
         return _header(file, Path(path))
 
 
@@ -154,7 +155,7 @@ def load_networks(
         ToonError: what is wrong with the file, in one sentence.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with open_safetensors(path) as file:
         header = _header(file, path)
         digest = sha256_of(path, sha256)
         networks = {name: _build(path, header, name).to(device) for name in members(path, header.kind, which)}
@@ -180,27 +181,27 @@ def sha256_of(path: str | Path, expected: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would block for ever
-            raise ToonError(f"{path} is no ordinary file: give one network file.")
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if file.read(1) != b"{" or length > MAX_HEADER:
-                raise ToonError(f"{path} is not a file of networks: give a .safetensors, .pkl or .pt network.")
-        with safe_open(path, framework="pt") as opened:
-            yield opened
-    except FileNotFoundError:
-        raise ToonError(f"{path} does not exist: check the path.") from None
-    except IsADirectoryError:
-        raise ToonError(f"{path} is a folder: give one network file.") from None
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise ToonError(f"{path} is damaged or cut short ({reason}): copy or download it again.") from error
-    except PickleError as error:
-        raise ToonError(f"{path} changed while it was read ({error}): try again.") from error
-    except OSError as error:
-        raise ToonError(f"{path} cannot be read ({error.strerror or error}): check the path.") from error
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """A safetensors file for the block, its header's length checked before it is read.
+
+    Raises:
+        ToonError: missing, damaged, or of another format.
+    """
+    with explained_reading(str(path), "network"):
+        try:
+            if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe would block for ever
+                raise ToonError(f"{path} is no ordinary file: give one network file.")
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if file.read(1) != b"{" or length > MAX_HEADER:
+                    raise ToonError(f"{path} is not a file of networks: give a .safetensors, .pkl or .pt network.")
+            with safe_open(path, framework="pt") as opened:
+                yield opened
+        except SafetensorError as error:
+            reason = " ".join(str(error).split())
+            raise ToonError(f"{path} is damaged or cut short ({reason}): copy or download it again.") from error
+        except PickleError as error:
+            raise ToonError(f"{path} changed while it was read ({error}): try again.") from error
 
 
 def _header(file: Any, path: Path) -> Header:

@@ -21,11 +21,10 @@ from torch import Tensor
 from ..errors import ToonError
 from ..files import atomic_path, refuse_overwrite
 from ..models import Generator
-from .checkpoint import _opened, sha256_of
+from .checkpoint import FLOATS, open_safetensors, sha256_of
 from .provenance import provenance_of, set_provenance
 
 LEFT, RIGHT = ":left", ":right"  # colons, which no tensor of a network has in its name
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def difference(before: Generator, after: Generator) -> dict[str, Tensor]:
@@ -98,13 +97,13 @@ def add_delta(G: Generator, path: str | Path, *, strength: float = 1.0, sha256: 
         ToonError: what is wrong with the file, in one sentence.
     """
     path, state = Path(path), G.state_dict()
-    with _opened(path) as file:
+    with open_safetensors(path) as file:
         if (file.metadata() or {}).get("kind") != "delta":
             raise ToonError(f"{path} is not a delta: give the finetoon-delta.safetensors that finetoon has written.")
         digest = sha256_of(path, sha256)
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         for name in shapes:
-            if not _fits(name, shapes, state) or file.get_slice(name).get_dtype() not in _FLOATS:
+            if not _fits(name, shapes, state) or file.get_slice(name).get_dtype() not in FLOATS:
                 raise ToonError(f"{path} does not fit this network ({name}): give the network that it was made from.")
         changes = {name: file.get_tensor(name).float() for name in shapes}
         teacher = _teacher(file.metadata())

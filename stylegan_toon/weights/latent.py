@@ -22,11 +22,10 @@ from torch import Tensor
 from ..errors import ToonError, short
 from ..files import atomic_path
 from ..models import Generator
-from .checkpoint import _opened
+from .checkpoint import FLOATS, open_safetensors
 from .provenance import lineage, name_of, provenance_of
 
 MAX_PICTURES = 64  # in one file
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ def read_latent(path: str | Path, G: Generator, *, tuned: bool = True) -> Latent
         ToonError: what is wrong with the file, or that it belongs to another network, in one sentence.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with open_safetensors(path) as file:
         metadata = file.metadata() or {}
         if metadata.get("kind") != "projection":
             raise ToonError(
@@ -155,7 +154,7 @@ class _Reader:
         return tuple(self.file.get_slice(key).get_shape())
 
     def _is_float(self, key: str) -> bool:
-        return self.file.get_slice(key).get_dtype() in _FLOATS
+        return self.file.get_slice(key).get_dtype() in FLOATS
 
 
 def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import Faceres
 from stylegan_toon.metrics.distances import frechet_distance, moments
 from stylegan_toon.metrics.likeness import as_json, measure_likeness, table, tone_thirds
-from stylegan_toon.metrics.likeness_chart import BOTTOM, DOT, HEIGHT, LEFT, RIGHT, TOP, WIDTH, chart
+from stylegan_toon.metrics.likeness_chart import DOT, FRAME, chart
 from stylegan_toon.metrics.skin import to_cielab
 from stylegan_toon.metrics.style_features import StyleFeatures, toon_distance
 from stylegan_toon.weights.provenance import set_provenance
@@ -205,16 +205,16 @@ def test_thirds():
 
 def test_dots_lie_where_they_should():
     picture = chart({"left": (1.0, 0.9), "right": (3.0, 0.5)}, judge="faceres")
-    x = [LEFT + share * (WIDTH - LEFT - RIGHT) for share in (0.06 / 1.12, 1.06 / 1.12)]
-    y = [TOP + share * (HEIGHT - TOP - BOTTOM) for share in (0.06 / 1.12, 1.06 / 1.12)]
+    x = [FRAME.left + share * (FRAME.width - FRAME.left - FRAME.right) for share in (0.06 / 1.12, 1.06 / 1.12)]
+    y = [FRAME.top + share * (FRAME.height - FRAME.top - FRAME.bottom) for share in (0.06 / 1.12, 1.06 / 1.12)]
     pixels = np.asarray(picture).astype(int)
     for column, row in zip(x, y):
         patch = pixels[round(row) - DOT // 2 : round(row) + DOT // 2, round(column) - DOT // 2 : round(column) + 3]
         assert (patch.max(-1) - patch.min(-1) > 60).all()  # coloured, as no rule or text is here
-    assert picture.size == (WIDTH, HEIGHT)
+    assert picture.size == (FRAME.width, FRAME.height)
 
 
 def test_one_dot_and_none():
-    assert chart({"only": (1.0, 1.0)}, judge="dlib").size == (WIDTH, HEIGHT)
+    assert chart({"only": (1.0, 1.0)}, judge="dlib").size == (FRAME.width, FRAME.height)
     with pytest.raises(ToonError, match="at least one network"):
         chart({}, judge="dlib")

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-# The projects are no part of the installed package. Appended last, so that the installed package is tested.
-sys.path.append(str(Path(__file__).parents[2]))
 
 
 @pytest.fixture

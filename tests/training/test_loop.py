@@ -19,12 +19,13 @@ from torch.nn import functional as F
 
 from projects import _common as common
 from stylegan_toon.config import Config, from_values, option, read_toml
+from stylegan_toon.data.charts import ticks
 from stylegan_toon.data.datasets import ImageDataset
 from stylegan_toon.data.images import to_pil
 from stylegan_toon.errors import ToonError
 from stylegan_toon.training import loop
 from stylegan_toon.training.config import TrainConfig
-from stylegan_toon.training.curves import curves, ticks
+from stylegan_toon.training.curves import curves
 from stylegan_toon.training.log import JsonLines
 from stylegan_toon.training.loop import Trainer
 from stylegan_toon.training.snapshot_format1 import upgrade_state, upgrade_tensors
