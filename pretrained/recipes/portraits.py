@@ -40,7 +40,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from stylegan_toon.data.images import image_grid, read_image, save_image, to_pil
-from stylegan_toon.drawing import draw_comic
+from stylegan_toon.drawing.comic import draw_comic
 from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import crop, largest

@@ -5,25 +5,14 @@ The renderers are deterministic and have no trained parameters of their own; lan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 
 import numpy as np
 from PIL import Image
 
 from ..errors import ToonError
-from .animated import draw_animated
-from .comic import draw_comic
-from .ink import draw_ink
-from .pop import draw_pop
 
-__all__ = ["STYLES", "draw", "draw_animated", "draw_comic", "draw_ink", "draw_pop"]
-
-STYLES: dict[str, Callable[..., Image.Image]] = {
-    "comic": draw_comic,
-    "ink": draw_ink,
-    "pop": draw_pop,
-    "animated": draw_animated,
-}
+STYLES = ("comic", "ink", "pop", "animated")  # of each, the module with its name has draw_NAME
 
 
 def draw(image: Image.Image | np.ndarray, style: str, *, landmarks: np.ndarray | None = None) -> Image.Image:
@@ -43,4 +32,6 @@ def draw(image: Image.Image | np.ndarray, style: str, *, landmarks: np.ndarray |
     """
     if style not in STYLES:
         raise ToonError(f"There is no drawing style {style!r}: choose one of {', '.join(STYLES)}.")
-    return STYLES[style](image, landmarks=landmarks)
+    # Loaded when needed: the renderers bring in parts of scipy, which would take a second from every cartoon.
+    module = import_module(f".{style}", __package__)
+    return getattr(module, f"draw_{style}")(image, landmarks=landmarks)

@@ -7,20 +7,16 @@ that pixel is (0.5, 0.5); "left" is the picture's left, not the person's.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
 from ..data.images import shrink
 from ..errors import ToonError
-
-if TYPE_CHECKING:
-    from facenet_pytorch import MTCNN
+from .mtcnn import mtcnn
 
 SMALLEST_PHOTO = 32
 # FFHQ was aligned with 68 landmarks; MTCNN gives five. On crops that are FFHQ-aligned already, the quad computed from
@@ -128,27 +124,11 @@ def has_face(picture: Image.Image, *, confidence: float = 0.9, device: str = "cp
     return any(face.confidence >= confidence for face in _detect(large, device, smallest=24))
 
 
-@lru_cache(maxsize=8)
-def _mtcnn(device: str, smallest: int) -> MTCNN:
-    """A detector of faces of ``smallest`` pixels and more. Nothing changes it later, so threads can share it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # facenet-pytorch is older than torch's present interface
-        from facenet_pytorch import MTCNN
-
-        return MTCNN(keep_all=True, min_face_size=smallest, device=device).eval()
-
-
 def _detect(image: Image.Image, device: str, smallest: int) -> list[Face]:
     # The detector clips boxes at the edge of the picture and misplaces their landmarks: a grey frame prevents that.
     frame = math.ceil(max(image.size) / 8)
     framed = ImageOps.expand(image, frame, (128, 128, 128))
-    detected = _mtcnn(device, smallest).detect(framed, landmarks=True)
-    boxes, confidences, points = cast("tuple[Any, Any, Any]", detected)  # three because of landmarks=True
-    if boxes is None:
-        return []
-    faces = [
-        Face(tuple(box), np.asarray(five, np.float64), float(p)) for box, p, five in zip(boxes, confidences, points)
-    ]
+    faces = [Face(tuple(f.box), f.landmarks.astype(np.float64), f.confidence) for f in mtcnn(device, smallest)(framed)]
     return [_transformed(face, 1.0, -frame) for face in faces]
 
 

@@ -17,7 +17,7 @@ SCRIPT = r"""
 import re, sys
 from stylegan_toon.faces.align import align, detect_faces
 from stylegan_toon.faces.paste import paste_back
-from stylegan_toon.drawing import draw_comic
+from stylegan_toon.drawing.comic import draw_comic
 from stylegan_toon.data.images import read_image, save_image
 import torch
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from stylegan_toon.drawing import draw_animated
+from stylegan_toon.drawing.animated import draw_animated
 from stylegan_toon.drawing.colour import from_oklab, to_oklab
 from stylegan_toon.drawing.geometry import film_warp
 from stylegan_toon.errors import ToonError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylegan_toon.drawing import draw_comic
 from stylegan_toon.drawing.colour import to_oklab
+from stylegan_toon.drawing.comic import draw_comic
 from stylegan_toon.errors import ToonError
 
 
