@@ -7,8 +7,9 @@
 
 ``draw`` aligns the portraits of ``portraits.txt`` at 512 px and draws them (`drawing/comic.py`): the columns
 ``aligned`` and ``drawn``. ``toonify`` adds what the default `toonify` makes of the largest face: ``inverted``, the
-projection into the photo generator, and ``toon``; and ``animated``, the same latents shown by that network. A run that
-was stopped goes on. `fill` writes such columns with any function.
+projection into the photo generator, and ``toon``; and ``animated``, the same latents shown by that network. Latents are
+kept as NAME.safetensors: a run that was stopped goes on, and with other networks it takes seconds (``--toon``). `fill`
+writes such columns with any function.
 
 ``measure`` compares all columns in the folder and writes sheet-1.png, ..., all.jpg and portraits.json beside them:
 
@@ -30,6 +31,7 @@ import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from faceres import Faceres
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from stylegan_toon.data.images import image_grid, read_image, save_image, to_pil
+from stylegan_toon.data.images import image_grid, read_image, save_image
 from stylegan_toon.drawing.comic import draw_comic
 from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.errors import ToonError
@@ -49,8 +51,10 @@ from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import atomic_path, output_folder
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.metrics.skin import SkinShift, cheeks_lab, skin_shift
-from stylegan_toon.pipelines.toonify import Toonifier, carry_over
+from stylegan_toon.pipelines.project import latent_of, project
+from stylegan_toon.pipelines.toonify import Toonifier
 from stylegan_toon.weights import load_network
+from stylegan_toon.weights.latent import read_latent, save_latent
 
 LISTED = Path(__file__).with_suffix(".txt")
 COLUMNS = ("aligned", "inverted", "toon", "animated", "drawn")
@@ -105,29 +109,27 @@ def draw(photo: Path) -> dict[str, Image.Image]:
     return {"aligned": face.image, "drawn": draw_comic(face.image)}
 
 
-def toonified(out: Path) -> Callable[[Path], dict[str, Image.Image]]:
-    """A function for `fill`: the columns ``inverted``, ``toon`` and ``animated``; those in ``out`` are kept."""
-    toonifier = Toonifier.load()
-    animated = load_network("animated")
+def toonified(out: Path, toon: str = "comic") -> Callable[[Path], dict[str, Image.Image]]:
+    """A function for `fill`: the columns ``inverted``, ``toon`` and ``animated``, from latents in ``out`` if there."""
+    toonifier = Toonifier.load(toon=toon)
+    animated = replace(toonifier, toon=load_network("animated"))
 
     def make(photo: Path) -> dict[str, Image.Image]:
-        done = {name: out / f"{photo.stem}-{name}.png" for name in ("inverted", "toon", "animated")}
-        if all(path.exists() for path in done.values()):
-            return {name: read_image(path) for name, path in done.items()}
         try:
             face = largest(open_photo(photo, toonifier.resolution).faces)
         except ToonError as error:
             if "No face" in str(error):
                 return {}
             raise
-        toon, _ = toonifier.face(face)
-        assert toon.projection is not None
-        assert toon.inverted is not None
-        tuned = toon.projection.generator
-        other = toonifier.blended(tuned, carry_over(toonifier.base, tuned, animated))
-        with torch.no_grad():
-            picture = other.synthesis(toon.projection.ws, noise_mode="const", resolution=toonifier.resolution)
-        return {"inverted": toon.inverted, "toon": toon.image, "animated": keep_colour(face.image, to_pil(picture[0]))}
+        path = out / f"{photo.stem}.safetensors"
+        if not path.exists():
+            found = project(toonifier.base, face.image, toonifier.inversion, noise=False, measure=toonifier.measure)
+            save_latent(path, latent_of(found, toonifier.base, noise=False), scores=found.scores())
+        latent = read_latent(path, toonifier.base)
+        inverted, cartoon = toonifier.show(latent)
+        film = animated.show(latent)[1]
+        coloured = {"toon": keep_colour(face.image, cartoon), "animated": keep_colour(face.image, film)}
+        return {"inverted": inverted, **coloured}
 
     return make
 
@@ -311,6 +313,7 @@ def main() -> None:
     toonifying = actions.add_parser("toonify", help="write the columns inverted, toon and animated")
     toonifying.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
     toonifying.add_argument("--out", type=Path, required=True)
+    toonifying.add_argument("--toon", default="comic", help="network of the column toon")
     measuring = actions.add_parser("measure", help="sheets, and a report as JSON and as a table")
     measuring.add_argument("folder", type=Path, help="with NAME-aligned.png and the other columns")
     measuring.add_argument("--identity", type=Path, required=True, help="folder with dlib's recogniser")
@@ -323,7 +326,7 @@ def main() -> None:
         if args.action != "measure":
             keep_pages()
             out = output_folder(args.out)
-            missing = fill(args.photos, names, out, draw if args.action == "draw" else toonified(out))
+            missing = fill(args.photos, names, out, draw if args.action == "draw" else toonified(out, args.toon))
             print(f"{len(names) - len(missing)} of {len(names)}; no face in {', '.join(missing) or 'none'}")
             return
         wanted = {args.identity: ["facenet_dlib_torch.py", "face_recognition_model.bin"]}

@@ -25,6 +25,7 @@ from ..inversion.tuning import learns
 from ..models import Generator
 from ..models.accelerate import accelerate
 from ..models.swap import layer_names, parse_swap, swap_layers
+from ..training.jitter import Jitter
 from ..training.toon_losses import StayCartoon, chroma, colour_loss, structure_loss, triplet_loss
 from ..weights import descend, load_network, name_of
 from .blend import blend
@@ -32,7 +33,7 @@ from .defaults import FINETOON_SWAP
 from .generate import latents
 
 EPOCH = 100  # fresh latents in an epoch: as many as the first fine-tooning had
-_CACHED = 1000  # pictures of fixed seeds whose targets are kept
+_CACHED = 200  # fixed seeds whose targets are kept; bounds memory
 _WARM_UP = 10  # steps
 
 
@@ -55,6 +56,8 @@ class FinetoonConfig(Config):
         colour: weight of the distance to the person's colours, see `training.toon_losses.colour_loss`.
         keep: weight of the distance to the blend's features, place by place, see `training.toon_losses.StayCartoon`.
         texture: weight of the distance to their means and standard deviations.
+        jitter: how much faces are moved, turned, mirrored and lit, all of one z alike, before the recogniser sees them,
+            in units of `training.jitter`'s limits; 0 = not at all, as published.
         margin, legacy_sign: see `training.toon_losses.triplet_loss`.
         identity: the face embedding, see `features.identity.face_embedder`.
         psi: truncation of every picture.
@@ -87,6 +90,10 @@ class FinetoonConfig(Config):
     colour: float = option(10.0, "Weight of the distance to the person's colours.", low=0, high=1e6)
     keep: float = option(0.5, "Weight of the distance to the blend's features.", low=0, high=1e6)
     texture: float = option(1.0, "Weight of the distance to the statistics of the blend's features.", low=0, high=1e6)
+    jitter: float = option(
+        1.0, "How much faces are moved, turned, mirrored and lit before they are compared; 0 is not at all.",
+        low=0, high=2,
+    )  # fmt: skip
     margin: float = option(1.0, "Margin of the triplet loss.", low=0, high=100)
     legacy_sign: bool = option(False, "The mistake of the first fine-tooning: move away from the person.")
     identity: str = option("dlib", "Face embedding: dlib, faceres, facenet, or a file with FaceNet's weights.")
@@ -217,13 +224,11 @@ def finetoon(
 
 
 class _Targets(NamedTuple):
-    """What the pictures of a batch are to be like; a row for each."""
+    """The pictures that those of a batch are compared with; a row for each."""
 
-    person: Tensor  # embeddings [N, E]
-    cartoon: Tensor
-    colours: Tensor  # [N, 2, 32, 32]
-    start: Tensor  # the blend's pictures, small
-    maps: Tensor  # inner features of the person's face
+    person: Tensor
+    cartoon: Tensor  # by the toonier blend
+    start: Tensor  # by the blend before training, small
 
 
 def tune(
@@ -281,7 +286,7 @@ def tune(
             total, parts = 0.0, order.to(device).split(config.batch)
             for step, rows in enumerate(parts, 1):
                 goal = terms.targets(z[rows]) if kept is None else _Targets(*(part[rows] for part in kept))
-                values, to_person, to_toon = terms(z[rows], goal)
+                values, to_person, to_toon = terms(z[rows], goal, random)
                 loss = sum(
                     (getattr(config, name) * value for name, value in values.items()), torch.zeros((), device=device)
                 )
@@ -337,27 +342,32 @@ class _Terms:
 
     @torch.no_grad()
     def targets(self, z: Tensor) -> _Targets:
-        person = self.picture(self.person, z)
+        person, cartoon = self.picture(self.person, z), self.picture(self.cartoon, z)
         start = person.new_zeros(len(z), 0)
         if self.stays is not None and self.start is not None:
             start = self.stays.small(self.picture(self.start, z))
-        cartoon = self.embedder(self.picture(self.cartoon, z))
-        maps = self.embedder.maps(person) if self.config.structure else None
-        nothing = person.new_zeros(len(z), 0)
-        return _Targets(self.embedder(person), cartoon, chroma(person), start, nothing if maps is None else maps)
+        return _Targets(person, cartoon, start)
 
-    def __call__(self, z: Tensor, goal: _Targets) -> tuple[dict[str, Tensor], float, float]:
+    def __call__(self, z: Tensor, goal: _Targets, random: torch.Generator) -> tuple[dict[str, Tensor], float, float]:
         """The mean of each term over the batch, and the mean cosines to person and toon."""
         config, img = self.config, self.picture(self.anchor, z)
-        face = self.embedder(img)
-        to_person, to_toon = (F.cosine_similarity(face, other) for other in (goal.person, goal.cartoon))
+        seen, person, cartoon = img, goal.person, goal.cartoon
+        if config.jitter:
+            change = Jitter.sample(len(z), random, config.jitter)
+            seen, person, cartoon = change(img), change(person), change(cartoon)
+        with torch.no_grad():
+            wanted, unwanted = self.embedder(person), self.embedder(cartoon)
+        face = self.embedder(seen)
+        to_person, to_toon = (F.cosine_similarity(face, other) for other in (wanted, unwanted))
         values = {"triplet": triplet_loss(to_person, to_toon, config.margin, config.legacy_sign).mean()}
         if config.likeness:
             values["likeness"] = 1 - to_person.mean()
-        if goal.maps.numel() and (maps := self.embedder.maps(img)) is not None:
-            values["structure"] = structure_loss(maps, goal.maps).mean()
+        if config.structure and (maps := self.embedder.maps(seen)) is not None:
+            with torch.no_grad():
+                there = self.embedder.maps(person)
+            values["structure"] = structure_loss(maps, there).mean() if there is not None else maps.new_zeros(())
         if config.colour:
-            values["colour"] = colour_loss(img, goal.colours).mean()
+            values["colour"] = colour_loss(img, chroma(goal.person)).mean()
         if self.stays is not None:
             kept, style = self.stays(img, goal.start)
             values |= {"keep": kept.mean(), "texture": style.mean()}

@@ -40,6 +40,7 @@ PUBLISHED = {
     "colour": 0.0,
     "keep": 0.0,
     "texture": 0.0,
+    "jitter": 0.0,
 }
 
 
