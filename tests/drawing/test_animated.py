@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
@@ -15,14 +13,6 @@ from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.mesh import Mesh, face_mesh
 
 CHEEKS = (50, 280)
-
-
-@pytest.fixture(scope="module")
-def faces() -> list[Image.Image]:
-    """Two synthetic faces of 256 px: one bare, one with spectacles."""
-    row = np.array(Image.open(Path(__file__).parents[1] / "faces" / "faces.png").convert("RGB"))
-    crops = [np.pad(row[:, k * 192 : k * 192 + 192], ((14, 0), (7, 7), (0, 0)), mode="edge") for k in range(2)]
-    return [Image.fromarray(crop).resize((256, 256), Image.Resampling.BICUBIC) for crop in crops]
 
 
 def points_of(mesh: Mesh) -> np.ndarray:
