@@ -98,7 +98,7 @@ class ToonSet:
         memory: share of the running means that a batch leaves as it is.
     """
 
-    def __init__(self, toon: Tensor, memory: float = 0.95) -> None:
+    def __init__(self, toon: Tensor, memory: float = 0.98) -> None:
         self.mean, self.deviation = toon.mean(0), toon.std(0)
         self.memory = memory
         self._first: Tensor | None = None  # running means of the statistics and of their squares
