@@ -33,7 +33,7 @@ RANK = 16  # of the delta: the judge sees no difference to the whole one, which 
     "python -m stylegan_toon.finetoon\n"
     "python -m stylegan_toon.finetoon --base faces --toon comic --swap b32- --epochs 5 --colour 2\n"
     "python -m stylegan_toon.finetoon --seeds 0-99 --epochs 10 --lr 1e-5 --schedule constant --blocks all "
-    "--likeness 0 --colour 0 --keep 0 --texture 0 --cartoon 0 --jitter 0"
+    "--likeness 0 --structure 0 --colour 0 --keep 0 --texture 0 --jitter 0"
 )
 @cli.base()
 @cli.toon()

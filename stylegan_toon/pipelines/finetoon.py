@@ -26,7 +26,7 @@ from ..models import Generator
 from ..models.accelerate import accelerate
 from ..models.swap import layer_names, parse_swap, swap_layers
 from ..training.jitter import Jitter
-from ..training.toon_losses import StayCartoon, ToonSet, chroma, colour_loss, structure_loss, triplet_loss
+from ..training.toon_losses import StayCartoon, chroma, colour_loss, structure_loss, triplet_loss
 from ..weights import descend, load_network, name_of
 from .blend import blend
 from .defaults import FINETOON_SWAP
@@ -35,7 +35,6 @@ from .generate import latents
 EPOCH = 100  # fresh latents in an epoch: as many as the first fine-tooning had
 _CACHED = 200  # fixed seeds whose targets are kept; bounds memory
 _WARM_UP = 10  # steps
-TOONS = 64  # pictures by the toon network that stand for all of its
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,6 @@ class FinetoonConfig(Config):
         colour: weight of the distance to the person's colours, see `training.toon_losses.colour_loss`.
         keep: weight of the distance to the blend's features, place by place, see `training.toon_losses.StayCartoon`.
         texture: weight of the distance to their means and standard deviations.
-        cartoon: weight of the distance of the pictures, as a set, to the toon network's, see
-            `training.toon_losses.ToonSet`.
         jitter: how much faces are moved, turned, mirrored and lit, all of one z alike, before the recogniser sees them,
             in units of `training.jitter`'s limits; 0 = not at all, as published.
         margin, legacy_sign: see `training.toon_losses.triplet_loss`.
@@ -88,12 +85,11 @@ class FinetoonConfig(Config):
     triplet: float = option(1.0, "Weight of the triplet loss.", low=0, high=1e6)
     likeness: float = option(20.0, "Weight of the distance to the person's face alone.", low=0, high=1e6)
     structure: float = option(
-        0.0, "Weight of the distance to the inner features of the person's face (dlib only).", low=0, high=1e6
+        5.0, "Weight of the distance to the inner features of the person's face (dlib only).", low=0, high=1e6
     )
     colour: float = option(10.0, "Weight of the distance to the person's colours.", low=0, high=1e6)
-    keep: float = option(0.5, "Weight of the distance to the blend's features.", low=0, high=1e6)
-    texture: float = option(1.0, "Weight of the distance to the statistics of the blend's features.", low=0, high=1e6)
-    cartoon: float = option(20.0, "Weight of the distance of all pictures to the toon's, as sets.", low=0, high=1e6)
+    keep: float = option(0.3, "Weight of the distance to the blend's features.", low=0, high=1e6)
+    texture: float = option(6.0, "Weight of the distance to the statistics of the blend's features.", low=0, high=1e6)
     jitter: float = option(
         1.0, "How much faces are moved, turned, mirrored and lit before they are compared; 0 is not at all.",
         low=0, high=2,
@@ -328,9 +324,7 @@ class _Terms:
     def __init__(self, networks: Triplet, config: FinetoonConfig, embedder: FaceEmbedder) -> None:
         self.config, self.embedder = config, embedder
         self.side = compared_side(networks.anchor, config.resolution)
-        device = networks.anchor.mapping.w_avg.device
-        near = config.keep or config.texture or config.cartoon
-        self.stays = StayCartoon().to(device) if near else None
+        self.stays = StayCartoon().to(networks.anchor.mapping.w_avg.device) if config.keep or config.texture else None
         self.person, self.cartoon = (
             accelerate(network, config.accelerate) for network in (networks.positive, networks.negative)
         )
@@ -339,14 +333,6 @@ class _Terms:
         if self.stays is not None:
             start = swap_layers(networks.positive, networks.toon, networks.swap)
             self.start = accelerate(start, config.accelerate)
-        self.toons = None
-        if self.stays is not None and config.cartoon:
-            # Other latents than those of training: what a cartoon looks like, and not these faces drawn.
-            random = torch.Generator().manual_seed(config.seed + 1)
-            z = torch.randn(TOONS, networks.toon.config.z_dim, generator=random).to(device)
-            with torch.no_grad():
-                rows = [self.stays.statistics(self.picture(networks.toon, part)) for part in z.split(config.batch)]
-            self.toons = ToonSet(torch.cat(rows))
         # CUDA graphs have no gradients, so the anchor is only ever compiled.
         self.anchor = accelerate(networks.anchor, config.accelerate if config.accelerate == "compile" else "off")
 
@@ -383,10 +369,8 @@ class _Terms:
         if config.colour:
             values["colour"] = colour_loss(img, chroma(goal.person)).mean()
         if self.stays is not None:
-            kept, style, statistics = self.stays(img, goal.start)
+            kept, style = self.stays(img, goal.start)
             values |= {"keep": kept.mean(), "texture": style.mean()}
-            if self.toons is not None:
-                values["cartoon"] = self.toons(statistics)
         return values, float(to_person.detach().mean()), float(to_toon.detach().mean())
 
 

@@ -66,12 +66,11 @@ class StayCartoon(nn.Module):
         img = img.expand(-1, 3, -1, -1)
         return fit(img, self.SIDE) if img.shape[-1] > self.SIDE else img
 
-    def forward(self, img: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, img: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Distances ``[N]`` of ``img`` to ``start`` from `small`, in units of the mean of ``start``'s features.
 
         The first is the mean absolute difference of features (as `features.vgg.VggLoss`); the second that of their
-        means and standard deviations over the picture, the style of Huang and Belongie (2017, equation 13). The third
-        result is log(1 + x) of these statistics, ``[N, D]``, for `ToonSet`.
+        means and standard deviations over the picture, the style of Huang and Belongie (2017, equation 13).
         """
         with torch.no_grad():
             wanted = self.network(start)
@@ -80,43 +79,7 @@ class StayCartoon(nn.Module):
         kept = torch.stack([(x - y).abs().mean((1, 2, 3)) / (y.mean((1, 2, 3)) + 1e-6) for x, y in pairs])
         styles = [(_style(x), _style(y)) for x, y in pairs]
         style = torch.stack([(x - y).abs().mean(1) / (y.mean(1) + 1e-6) for x, y in styles])
-        return kept.mean(0), style.mean(0), torch.cat([x for x, _ in styles], dim=1).log1p()
-
-    def statistics(self, img: Tensor) -> Tensor:
-        """log(1 + x) of means and standard deviations over the picture of all features: ``[N, D]``."""
-        return torch.cat([_style(x) for x in self.network(self.small(img))], dim=1).log1p()
-
-
-class ToonSet:
-    """How far pictures are, as a set, from those of a toon network: squared differences of mean and deviation.
-
-    That is what `metrics.style_features.toon_distance` measures. A batch is too small a set, so running means of the
-    batches stand for it, and the gradient is that of the distance as if the batch were the whole set.
-
-    Args:
-        toon: statistics of the toon's pictures, ``[M, D]``.
-        memory: share of the running means that a batch leaves as it is.
-    """
-
-    def __init__(self, toon: Tensor, memory: float = 0.98) -> None:
-        self.mean, self.deviation = toon.mean(0), toon.std(0)
-        self.memory = memory
-        self._first: Tensor | None = None  # running means of the statistics and of their squares
-        self._second = self.mean
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """The distance in units of the toon's own variance, a number, after taking in ``rows`` ``[N, D]``."""
-        first, second = rows.mean(0), rows.square().mean(0)
-        if self._first is None:
-            self._first, self._second = first.detach(), second.detach()
-        else:
-            self._first = torch.lerp(first.detach(), self._first, self.memory)
-            self._second = torch.lerp(second.detach(), self._second, self.memory)
-        # The batch's own means, with the values of the running ones.
-        first, second = first - first.detach() + self._first, second - second.detach() + self._second
-        deviation = (second - first.square()).clamp(min=1e-6).sqrt()
-        squares = (first - self.mean).square() + (deviation - self.deviation).square()
-        return squares.sum() / self.deviation.square().sum()
+        return kept.mean(0), style.mean(0)
 
 
 def _style(x: Tensor) -> Tensor:

@@ -40,7 +40,6 @@ PUBLISHED = {
     "colour": 0.0,
     "keep": 0.0,
     "texture": 0.0,
-    "cartoon": 0.0,
     "jitter": 0.0,
 }
 
@@ -267,7 +266,7 @@ def test_keep_and_style_hold_it_where_it_was(tiny_G, tiny_toon, faces):
 
 def test_fresh_latents_are_100_an_epoch(tiny_G, tiny_toon, faces):
     seen = []
-    config = FinetoonConfig(epochs=2, batch=30, keep=0, texture=0, cartoon=0)
+    config = FinetoonConfig(epochs=2, batch=30, keep=0, texture=0)
     tuned = finetoon(tiny_G, tiny_toon, "b16-", config=config, embedder=faces, callback=seen.append)
     assert [(p.epoch, p.step, p.steps) for p in seen] == [(e, s, 4) for e in (1, 2) for s in (1, 2, 3, 4)]
     assert config.rounds == 4 and tuned.provenance["options"]["seeds"] is None
