@@ -13,7 +13,16 @@ from .config import flag
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
-from .pipelines.defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_MUON
+from .pipelines.defaults import (
+    RESOLUTION,
+    STEPS,
+    STEPS_FROM_ENCODER,
+    TOONIFY_DRAWING,
+    TOONIFY_STYLE,
+    TOONIFY_SWAP,
+    TUNE_STEPS,
+    TUNE_STEPS_MUON,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.argument("places", type=cli.PHOTOS, nargs=-1, is_eager=True, metavar="PHOTOS...")
 @cli.base()
-@cli.toon()
+@cli.toon(TOONIFY_STYLE)
 @cli.swap(TOONIFY_SWAP)
 @cli.width()
 @click.option(
@@ -116,6 +125,7 @@ def main(
     from .pipelines.photo_list import Wanted, forget_finished, latent_jobs, list_photos, note_plan, plan_of, remaining
     from .weights import catalogue
 
+    style = TOONIFY_DRAWING if toon == TOONIFY_STYLE else toon  # of what is drawn without a network
     photos = list_photos(places, out, Wanted("drawing" if drawn else "toon", paste_back, save_latent))
     films = {job.path: Film(job.path) for job in photos.jobs if job.film}
     if films and aligned:
@@ -124,13 +134,13 @@ def main(
         raise ToonError("--save-latent is for photos: leave it out for films.")
     if films and (config.time_budget is not None or config.legacy):
         raise ToonError("--time-budget and --legacy are for photos: leave them out for films.")
-    if drawn and toon not in STYLES:
-        raise ToonError(f"--draw has no style {toon!r}: use --style {' or '.join(STYLES)}.")
+    if drawn and style not in STYLES:
+        raise ToonError(f"--draw has no style {style!r}: use --style {' or '.join(STYLES)}.")
     if drawn and (strength is not None or preserve_colour is not None):
         raise ToonError("--strength and --preserve-colour are for networks; a drawing has neither: leave out --draw.")
     if drawn and (save_latent or latents):
         raise ToonError("Drawings have no latents: leave out --draw, or --save-latent and --latent.")
-    scene = None if background == "photo" else toon if background == "toon" else background
+    scene = None if background == "photo" else style if background == "toon" else background
     if scene is not None and not paste_back:
         raise ToonError("--background is for the whole photo: add --paste-back.")
     if strip and not paste_back:
@@ -184,7 +194,7 @@ def main(
 
     def cartoons_of(photo: Photo) -> Toon:
         if toonifier is None:
-            return draw_faces(photo, toon, force=True)
+            return draw_faces(photo, style, force=True)
         if kept:
             return toonifier.with_latents(photo, kept)
         steps = toonifier.inversion.total_steps * len(photo.faces)
@@ -197,7 +207,7 @@ def main(
 
         with results_folder(job.folder):
             result = toonify_film(
-                films[job.path], job.cartoon(), toonifier or toon, resolution=resolution, face=face, resume=resume,
+                films[job.path], job.cartoon(), toonifier or style, resolution=resolution, face=face, resume=resume,
                 quiet=quiet,
             )  # fmt: skip
             save_image(result.sheet, job.sheet)

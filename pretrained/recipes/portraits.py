@@ -54,6 +54,7 @@ from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import atomic_path, output_folder
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.metrics.skin import SkinShift, cheeks_lab, skin_shift
+from stylegan_toon.pipelines.defaults import TOONIFY_STYLE
 from stylegan_toon.pipelines.project import latent_of, project
 from stylegan_toon.pipelines.toonify import Toonifier
 from stylegan_toon.weights import load_network
@@ -112,7 +113,7 @@ def draw(photo: Path) -> dict[str, Image.Image]:
     return {"aligned": face.image, "drawn": draw_comic(face.image)}
 
 
-def toonified(out: Path, toon: str = "comic") -> Callable[[Path], dict[str, Image.Image]]:
+def toonified(out: Path, toon: str = TOONIFY_STYLE) -> Callable[[Path], dict[str, Image.Image]]:
     """A function for `fill`: the columns ``inverted``, ``toon`` and ``animated``, from latents in ``out`` if there."""
     toonifier = Toonifier.load(toon=toon)
     animated = replace(toonifier, toon=load_network("animated"))
@@ -328,7 +329,7 @@ def main() -> None:
     toonifying = actions.add_parser("toonify", help="write the columns inverted, toon and animated")
     toonifying.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
     toonifying.add_argument("--out", type=Path, required=True)
-    toonifying.add_argument("--toon", default="comic", help="network of the column toon")
+    toonifying.add_argument("--toon", default=TOONIFY_STYLE, help="network of the column toon")
     measuring = actions.add_parser("measure", help="sheets, and a report as JSON and as a table")
     measuring.add_argument("folder", type=Path, help="with NAME-aligned.png and the other columns")
     measuring.add_argument("--identity", type=Path, required=True, help="folder with dlib's recogniser")

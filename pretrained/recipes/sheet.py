@@ -16,6 +16,7 @@ from stylegan_toon.drawing import draw
 from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.memory import keep_pages
+from stylegan_toon.pipelines.defaults import TOONIFY_STYLE
 from stylegan_toon.pipelines.project import project
 from stylegan_toon.pipelines.toonify import Toonifier, carry_over
 
@@ -23,7 +24,7 @@ from stylegan_toon.pipelines.toonify import Toonifier, carry_over
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("photos", type=Path, nargs="+")
-    parser.add_argument("--styles", nargs="+", default=["comic", "animated"])
+    parser.add_argument("--styles", nargs="+", default=[TOONIFY_STYLE, "comic", "animated"])
     parser.add_argument("--drawn", nargs="+", default=["comic", "ink"])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--out", type=Path, required=True)

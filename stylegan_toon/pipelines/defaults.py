@@ -5,6 +5,8 @@ from __future__ import annotations
 BLEND_SWAP = "b64,b128"
 FINETOON_SWAP = "fine-toon"
 TOONIFY_SWAP = "b4-"
+TOONIFY_STYLE = "toon-fine-tooned"
+TOONIFY_DRAWING = "comic"  # the renderer that the networks of TOONIFY_STYLE learned from
 # toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning with Adam and with Muon.
 STEPS, STEPS_FROM_ENCODER = 90, 0
 TUNE_STEPS, TUNE_STEPS_MUON = 60, 20

@@ -31,7 +31,16 @@ from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
 from ..weights.latent import Latent, network_of
 from .covered import COVERED, misfit
-from .defaults import RESOLUTION, STEPS, STEPS_FROM_ENCODER, TOONIFY_SWAP, TUNE_STEPS, TUNE_STEPS_MUON
+from .defaults import (
+    RESOLUTION,
+    STEPS,
+    STEPS_FROM_ENCODER,
+    TOONIFY_DRAWING,
+    TOONIFY_STYLE,
+    TOONIFY_SWAP,
+    TUNE_STEPS,
+    TUNE_STEPS_MUON,
+)
 from .project import Projection, project, starting_encoder
 
 
@@ -146,7 +155,7 @@ class Toonifier:
     def load(
         cls,
         base: str | Path | Generator = "faces",
-        toon: str | Path | Generator = "comic",
+        toon: str | Path | Generator = TOONIFY_STYLE,
         swap: str = TOONIFY_SWAP,
         width: float | None = None,
         *,
@@ -233,7 +242,7 @@ def toonify(
     photo: str | Path | Image.Image | Photo,
     *,
     base: str | Path | Generator = "faces",
-    toon: str | Path | Generator = "comic",
+    toon: str | Path | Generator = TOONIFY_STYLE,
     swap: str = TOONIFY_SWAP,
     width: float | None = None,
     strength: float = 1.0,
@@ -314,7 +323,7 @@ def side_of(network: Generator, resolution: int | None) -> int:
 
 def draw_faces(
     photo: str | Path | Image.Image | Photo,
-    style: str = "comic",
+    style: str = TOONIFY_DRAWING,
     *,
     resolution: int = RESOLUTION,
     aligned: bool = False,
