@@ -309,6 +309,6 @@ def test_invalid_arguments_are_refused(tiny_G, checkpoint, toon_checkpoint):
 
 
 def test_an_unavailable_face_network_is_reported_before_the_search(options, tmp_path, crop, monkeypatch):
-    monkeypatch.setattr("stylegan_toon.features.dlib.pretrained_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr("stylegan_toon.weights.shipped.pretrained_folder", lambda: tmp_path / "nowhere")
     assert "dlib-identity.safetensors does not exist" in refused(crop, *options, "--aligned")
     assert not (tmp_path / "out").exists()
