@@ -25,7 +25,8 @@ def keep_colour(photo: Image.Image, cartoon: Image.Image, *, lightness: float = 
 
     The difference of the two pictures is smoothed by a guided filter (He, Sun and Tang 2010) whose guide is the
     cartoon, so that it changes where the cartoon's colours do: at the edge of the hair, not at that of the photo's.
-    Pixels that show the person in one picture and the background in the other are left out.
+    Pixels that show the person in one picture and the background in the other are left out. Irises are too small for
+    this and follow by themselves, see `keep_eyes`.
 
     Args:
         photo: aligned crop, square RGB.
