@@ -60,10 +60,7 @@ def vgg16(path: str | Path | None = None) -> Vgg16:
     Raises:
         ToonError: the file is missing or holds something else.
     """
-    if path is None:
-        network = shipped_network("vgg16", Vgg16)
-    else:
-        network = _from_table(Path(path))
+    network = shipped_network("vgg16", Vgg16) if path is None else _from_table(Path(path))
     return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 

@@ -357,15 +357,14 @@ class _Terms:
             seen, person, cartoon = change(img), change(person), change(cartoon)
         with torch.no_grad():
             wanted, unwanted = self.embedder(person), self.embedder(cartoon)
+            wanted_maps = self.embedder.maps(person) if config.structure else None
         face = self.embedder(seen)
         to_person, to_toon = (F.cosine_similarity(face, other) for other in (wanted, unwanted))
         values = {"triplet": triplet_loss(to_person, to_toon, config.margin, config.legacy_sign).mean()}
         if config.likeness:
             values["likeness"] = 1 - to_person.mean()
-        if config.structure and (maps := self.embedder.maps(seen)) is not None:
-            with torch.no_grad():
-                there = self.embedder.maps(person)
-            values["structure"] = structure_loss(maps, there).mean() if there is not None else maps.new_zeros(())
+        if wanted_maps is not None and (maps := self.embedder.maps(seen)) is not None:
+            values["structure"] = structure_loss(maps, wanted_maps).mean()
         if config.colour:
             values["colour"] = colour_loss(img, chroma(goal.person)).mean()
         if self.stays is not None:
