@@ -4,8 +4,9 @@ The kernels include no header of torch or Python, so this needs neither: ninja c
 stylegan_toon/_kernels.so, that ops/library.py loads with ctypes. The wheel serves every Python 3. Without a working
 compiler the package is pure Python, and one line of the output says so.
 
-The CUDA kernels are compiled for the GPUs of this machine. If it has none, they are compiled for all major
-architectures, in parallel: release wheels are built on such a machine.
+The CUDA kernels are compiled for the GPUs of this machine. If it has none, they are compiled for those of 2018 to 2023
+and as PTX, which the driver of a newer GPU compiles once; with STYLEGAN_TOON_CUDA=1, as for release wheels, for all
+major architectures, which takes twice as long.
 
     CXX                  the C++ compiler (default: the first of g++, clang++ and c++ that works)
     STYLEGAN_TOON_CUDA   unset: compile the CUDA kernels if nvcc works; 1: fail if it does not; 0: skip them
@@ -53,6 +54,7 @@ INSTRUCTION_SETS = {"baseline": []} | (
     {"avx2": ["-mavx2", "-mfma", "-mf16c"],
      "avx512": ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]} if X86 else {}
 )  # fmt: skip
+USUAL_GPUS = ["75", "80", "90"]  # Turing, Ampere and Ada, Hopper
 
 
 def say(text: str) -> None:
@@ -125,7 +127,7 @@ def find_nvcc(tools: Toolchain, required: bool) -> list[str]:
     try:
         if nvcc is None:
             raise OSError("nvcc was not found")
-        command = [nvcc, "-ccbin", tools.cxx[0], *architecture_flags(nvcc)]
+        command = [nvcc, "-ccbin", tools.cxx[0], *architecture_flags(nvcc, every=required)]
         compiles(command, "probe.cu", "__global__ void f(float *x) { *x = 1; }")
         version = re.search(r"release (\d+\.\d+)", run([nvcc, "--version"]))
         tools.description += f"; CUDA {version[1] if version else ''}".rstrip()
@@ -137,21 +139,26 @@ def find_nvcc(tools: Toolchain, required: bool) -> list[str]:
         return []
 
 
-def architecture_flags(nvcc: str) -> list[str]:
-    """What to compile CUDA code for: machine code and PTX for the GPUs here; without any, all major architectures.
+def architecture_flags(nvcc: str, every: bool) -> list[str]:
+    """What to compile CUDA code for: machine code and PTX for the GPUs here.
 
-    An architecture that this nvcc does not have makes it all major ones too; their PTX serves newer GPUs.
+    Without any: for ``every`` major architecture, or for the usual ones, the last also as PTX for newer GPUs. An
+    architecture that this nvcc does not have makes it all major ones.
     """
-    all_major = ["-arch=all-major", "--threads=0"]  # 0: as many architectures at a time as there are cores
+    threads = "--threads=0"  # as many architectures at a time as there are cores
     try:
-        output = run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
         supported = run([nvcc, "--list-gpu-arch"]).split()
-    except OSError:
-        return all_major
-    numbers = sorted({line.strip().replace(".", "") for line in output.splitlines() if line.strip()})
+        output = run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
+        numbers = sorted({line.strip().replace(".", "") for line in output.splitlines() if line.strip()}, key=int)
+    except (OSError, ValueError):
+        numbers = []
+    here = bool(numbers)
+    numbers = numbers or ([] if every else USUAL_GPUS)
     if not numbers or any(f"compute_{number}" not in supported for number in numbers):
-        return all_major
-    return [f"-gencode=arch=compute_{number},code=[compute_{number},sm_{number}]" for number in numbers]
+        return ["-arch=all-major", threads]
+    both = numbers if here else numbers[-1:]
+    kinds = {number: f"[compute_{number},sm_{number}]" if number in both else f"sm_{number}" for number in numbers}
+    return [threads, *(f"-gencode=arch=compute_{number},code={code}" for number, code in kinds.items())]
 
 
 @dataclass

@@ -6,7 +6,8 @@ Random weights (the time does not depend on them), batch 1 and more, float32 as 
 checkout of NVlabs/stylegan2-ada-pytorch in the same process, alternately. The peer stays in float32 in the bfloat16
 rows, since it supports nothing else on a CPU. In the row "torch.compile" the peer is our own network without it. The
 rate counts multiplications and additions by the definition of the convolutions, so an algorithm that needs fewer can
-exceed what matrices reach. The line below the table is of the shipped `faces`.
+exceed what matrices reach. The second table has the shipped `faces` beside the peer's network of the same resolution
+in its published width; the line at the end is of `faces`, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 import torch
@@ -83,9 +85,28 @@ def main() -> None:
         line = f"| {name:42} | {seconds[0] * 1e3:7.0f} | {work / seconds[0]:7.0f} |"
         beside = f" {seconds[1] * 1e3:7.0f} | {seconds[1] / seconds[0]:4.2f}x |" if len(seconds) > 1 else ""
         print(line + beside, flush=True)
+    if networks:
+        beside_faces(networks, args.rounds, args.only)
     able = layers.cpu_multiplies(torch.bfloat16)
     print("\nbfloat16 " + ("computed" if able else "has no instructions here, float32 stands in for it"), end="; ")
     print(f"computed or imitated, it is {likeness():.1f} dB (PSNR, 8 pictures) from float32")
+
+
+@torch.no_grad()
+def beside_faces(networks: ModuleType, rounds: int, only: str | None) -> None:
+    """Print a table: one picture of the shipped `faces` and of the peer's network of that resolution."""
+    print("\n| one picture, no gradient | `faces` ms | peer ms | ratio |\n|---|---|---|---|")
+    G = load_network("faces")
+    for resolution, base in ((256, 16384), (512, 32768), (1024, 32768)):
+        if only and only not in f"faces {resolution} px":
+            continue
+        P = networks.Generator(512, 0, 512, resolution, 3, synthesis_kwargs=dict(channel_base=base, channel_max=512))
+        mine = functools.partial(G.synthesis, torch.randn(1, G.num_ws, 512), resolution=resolution, noise_mode="const")
+        theirs = functools.partial(
+            P.eval().synthesis, torch.randn(1, P.num_ws, 512), noise_mode="const", force_fp32=True
+        )
+        a, b = alternately([mine, theirs], rounds)
+        print(f"| {resolution} px | {a * 1e3:.0f} | {b * 1e3:.0f} | {b / a:.2f}x |", flush=True)
 
 
 @torch.no_grad()

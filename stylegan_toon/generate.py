@@ -14,6 +14,7 @@ from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
 from .files import refuse_overwrite, results_folder
 from .models.family import NOISE_MODES
+from .models.sides import checked_side
 from .pipelines.generate import batches, shown_latents
 from .weights import descend, load_network
 from .weights.latent import Latent, read_latent, save_latent
@@ -31,6 +32,11 @@ GRID = 64  # pictures on grid.png at most
 @click.option("--latent", "given", type=cli.PATH, multiple=True, help="Latent file to show, instead of --seeds.")
 @click.option("--save-w", type=cli.PATH, help="Folder for the latent of each picture, for --latent, edit and toonify.")
 @cli.psi()
+@click.option(
+    "--resolution",
+    type=cli.integer(4, 4096),
+    help="Side of the pictures; the largest that the network makes if not given.",
+)
 @click.option("--class", "label", type=cli.integer(0, 1_000_000), help="Class, for conditional networks.")
 @click.option("--noise-mode", type=click.Choice(NOISE_MODES), default="const", help="Noise inputs.")
 @cli.batch(8)
@@ -42,9 +48,9 @@ GRID = 64  # pictures on grid.png at most
 @cli.quiet()
 @cli.overwrite()
 def main(
-    network: str, seeds: list[int], given: tuple[Path, ...], save_w: Path | None, psi: float, label: int | None,
-    noise_mode: str, batch: int, out: Path, seed: int, device: torch.device, dtype: torch.dtype | None, accelerate: str,
-    quiet: bool, overwrite: bool,
+    network: str, seeds: list[int], given: tuple[Path, ...], save_w: Path | None, psi: float, resolution: int | None,
+    label: int | None, noise_mode: str, batch: int, out: Path, seed: int, device: torch.device,
+    dtype: torch.dtype | None, accelerate: str, quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Make pictures from seeds: seedNNNN.png for each, and grid.png with the first 64.
 
@@ -60,14 +66,17 @@ def main(
     kept = [save_w / f"{name}.safetensors" for name in names] if save_w else []
     refuse_overwrite([*files, *kept, out / "grid.png"], overwrite)
     G = load_network(network, device=device)
+    side = checked_side(G, resolution)
     torch.manual_seed(seed)
     if given:
         latents = [(path, read_latent(path, G)) for path in given]
         if several := next((path for path, latent in latents if len(latent.ws) != 1), None):
             raise ToonError(f"{several} holds several latents: give files with one.")
-        made = shown_latents(G, [latent for _, latent in latents], noise_mode, dtype)
+        made = shown_latents(G, [latent for _, latent in latents], noise_mode, dtype, side)
     else:
-        made = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate, with_ws=save_w is not None)
+        made = batches(
+            G, seeds, psi, label, noise_mode, batch, dtype, accelerate, resolution=side, with_ws=save_w is not None
+        )
     history = descend("generate", {"psi": psi, "class": label}, [G]) if save_w else {}
     shown: list[Image.Image] = []
     with (

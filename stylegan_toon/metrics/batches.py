@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..data.datasets import ImageDataset
 from ..features.perceptual import fit
 from ..models import Generator
+from ..models.sides import side_or_largest
 
 Step = Callable[[Tensor], dict[str, Tensor]]
 
@@ -85,9 +86,9 @@ def pictures_of(G: Generator, ws: Tensor, size: int, *, batch: int = 8) -> Itera
     Yields:
         ``[n, C, size, size]`` in [-1, 1], n up to ``batch``.
     """
-    sides = G.config.head_resolutions
+    side = side_or_largest(G, size)
     for part in ws.split(batch):
-        img = G.synthesis(part, noise_mode="const", resolution=size if size in sides else sides[-1])
+        img = G.synthesis(part, noise_mode="const", resolution=side)
         yield fit(img, size).clamp(-1, 1)
 
 

@@ -25,6 +25,7 @@ from ..files import append_line, atomic_path
 from ..metrics.batches import latents, pictures_of
 from ..metrics.style_features import StyleFeatures, toon_distance
 from ..models import Generator
+from ..models.sides import side_or_largest
 from ..models.swap import layer_names, parse_swap, swap_layers
 from ..weights import provenance_of
 
@@ -103,8 +104,7 @@ class Trial:
         self.base, self.toon, self.judge = base, toon, judge
         device = base.mapping.w_avg.device
         self.style = style or StyleFeatures().to(device)
-        sides = base.config.head_resolutions
-        self.side = config.resolution if config.resolution in sides else sides[-1]
+        self.side = side_or_largest(base, config.resolution)
         every = list(dict.fromkeys(name.partition(".")[0] for name in layer_names(base) if name != "mapping"))
         self.blocks = [block for block in every if int(block[1:]) <= self.side]
         self.finer = every[len(self.blocks) :]

@@ -16,6 +16,7 @@ from ..data.images import to_pil
 from ..errors import ToonError
 from ..models import Generator
 from ..models.directions import Directions, rows_of, sefa
+from ..models.sides import largest_side
 from ..weights import load_network, shipped_network
 from ..weights.latent import Latent, network_of, read_latent
 from .generate import latents
@@ -159,8 +160,7 @@ class Editor:
         self.G, self.amounts, self.sefa_amounts, self.layers = G, amounts, sefa_amounts, layers
         self.mix_layers, self.psi = mix_layers, psi
         self.device = G.mapping.w_avg.device
-        sizes = G.config.head_resolutions
-        self.resolution = max([side for side in sizes if side <= size] or sizes[:1])
+        self.resolution = largest_side(G, size)
         self._shown: tuple[Latent | None, Generator] = (None, G)
         rows_of(G, layers)
         self.other: Tensor | None = None

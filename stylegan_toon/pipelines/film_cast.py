@@ -22,10 +22,11 @@ from ..inversion.motion import choose_pivots, search_offset
 from ..inversion.optimise import Callback, Progress
 from ..inversion.tuning import tune
 from ..models import Generator, MobileGenerator
+from ..models.sides import largest_side
 from ..progress import progress
 from .film_faces import Shown, cut_out, with_spans
 from .film_journal import Journal
-from .project import as_target, search_size, search_sizes, starting_encoder
+from .project import SEARCH_SIZE, as_target, search_sizes, starting_encoder
 from .toonify import Toonifier, carry_over
 
 ENCODED_SIDE = 256  # pixels of the crops that the encoder takes
@@ -66,7 +67,7 @@ class Cast:
         encoded = _encode(toonifier, film, spans, times, journal, quiet)
         people = _people(spans)
         pivots = {person: _pivots(person, spans, encoded) for person in people}
-        size = min(search_size(toonifier.base), max(sides))  # what is not shown need not be learned
+        size = min(largest_side(toonifier.base, SEARCH_SIZE), max(sides))  # what is not shown need not be learned
         crops = _crops(film, spans, [one for chosen in pivots.values() for one in chosen], size)
         networks, offsets = {}, {}
         for number, (person, chosen) in enumerate(pivots.items()):

@@ -24,6 +24,7 @@ from ..features.identity import FaceEmbedder, face_embedder
 from ..inversion.tuning import learns
 from ..models import Generator
 from ..models.accelerate import accelerate
+from ..models.sides import side_or_largest
 from ..models.swap import layer_names, parse_swap, swap_layers
 from ..training.jitter import Jitter
 from ..training.toon_losses import StayCartoon, chroma, colour_loss, structure_loss, triplet_loss
@@ -323,7 +324,7 @@ class _Terms:
 
     def __init__(self, networks: Triplet, config: FinetoonConfig, embedder: FaceEmbedder) -> None:
         self.config, self.embedder = config, embedder
-        self.side = compared_side(networks.anchor, config.resolution)
+        self.side = side_or_largest(networks.anchor, config.resolution)
         self.stays = StayCartoon().to(networks.anchor.mapping.w_avg.device) if config.keep or config.texture else None
         self.person, self.cartoon = (
             accelerate(network, config.accelerate) for network in (networks.positive, networks.negative)
@@ -371,12 +372,6 @@ class _Terms:
             kept, style = self.stays(img, goal.start)
             values |= {"keep": kept.mean(), "texture": style.mean()}
         return values, float(to_person.detach().mean()), float(to_toon.detach().mean())
-
-
-def compared_side(G: Generator, resolution: int) -> int:
-    """The side of the pictures that are compared: ``resolution`` if the network makes it, or else its largest."""
-    sides = G.config.head_resolutions
-    return resolution if resolution in sides else sides[-1]
 
 
 def learning(G: Generator, blocks: str) -> list[torch.nn.Parameter]:

@@ -12,7 +12,8 @@ from ..data.images import image_grid, to_pil
 from ..errors import ToonError
 from ..features.identity import FaceEmbedder
 from ..models import Generator
-from .finetoon import Triplet, compared_side
+from ..models.sides import side_or_largest
+from .finetoon import Triplet
 from .generate import latents
 
 FIRST = 1_000_000  # of the held-out seeds
@@ -51,7 +52,7 @@ class HeldOut:
         if judge.name == teacher:
             raise ToonError(f"{teacher} trains the network and cannot judge it, too: choose another --judge.")
         self.judge, self.psi = judge, psi
-        self.side = compared_side(networks.anchor, resolution)
+        self.side = side_or_largest(networks.anchor, resolution)
         device = networks.anchor.mapping.w_avg.device
         self.z = latents(held_out_seeds(seeds, count), networks.anchor.config.z_dim).to(device)
         self.base, self.faces = self._look(networks.positive)

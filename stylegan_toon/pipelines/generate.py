@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ToonError
 from ..models import Generator
 from ..models.accelerate import accelerate as accelerated
+from ..models.sides import checked_side
 from ..weights import load_network
 from ..weights.latent import Latent, network_of
 
@@ -36,6 +37,7 @@ def generate(
     batch: int = 8,
     dtype: torch.dtype | None = None,
     accelerate: str = "auto",
+    resolution: int | None = None,
 ) -> Tensor:
     """Pictures of seeds, on the network's device.
 
@@ -48,23 +50,24 @@ def generate(
         batch: pictures computed at once.
         dtype: see `SynthesisNetwork`.
         accelerate: "auto", "off", "graphs" or "compile", see `models.accelerate.accelerate`.
+        resolution: side of the pictures in pixels, one that ``G`` makes; None = its largest.
 
     Returns:
         ``[len(seeds), C, R, R]`` float32 on the CPU, about [-1, 1].
 
     Raises:
-        ToonError: a label the network does not have, or none where it needs one.
+        ToonError: a label the network does not have, or none where it needs one; a side that it does not make.
     """
     if not isinstance(G, Generator):
         G = load_network(G)
-    size = (G.config.img_channels, G.config.resolution, G.config.resolution)
-    made = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate)
-    return torch.cat([torch.empty(0, *size), *(pictures for pictures, _ in made)])
+    side = checked_side(G, resolution)
+    made = batches(G, seeds, psi, label, noise_mode, batch, dtype, accelerate, resolution=side)
+    return torch.cat([torch.empty(0, G.config.img_channels, side, side), *(pictures for pictures, _ in made)])
 
 
 def batches(
     G: Generator, seeds: Sequence[int], psi: float, label: int | None, noise_mode: str, batch: int,
-    dtype: torch.dtype | None, accelerate: str, *, with_ws: bool = False,
+    dtype: torch.dtype | None, accelerate: str, *, resolution: int | None = None, with_ws: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """The pictures of `generate`, ``batch`` at a time ``[batch, C, R, R]``; the label is checked before the first.
 
@@ -80,20 +83,24 @@ def batches(
             rows = c.expand(len(z), -1) if c is not None else None
             z = z.to(device)
             ws = G.mapping(z, rows, psi=psi).cpu() if with_ws else torch.empty(0)
-            yield synthesise(z, rows, psi=psi, noise_mode=noise_mode, dtype=dtype).cpu(), ws
+            yield synthesise(z, rows, psi=psi, noise_mode=noise_mode, dtype=dtype, resolution=resolution).cpu(), ws
 
     return made()
 
 
 def shown_latents(
-    G: Generator, faces: Sequence[Latent], noise_mode: str = "const", dtype: torch.dtype | None = None
+    G: Generator,
+    faces: Sequence[Latent],
+    noise_mode: str = "const",
+    dtype: torch.dtype | None = None,
+    resolution: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The pictures ``[N, C, R, R]`` of latents with their noise and tuning, one at a time, and their ws."""
     for face in faces:
         network = network_of(face, G) if face.noise or face.tuned else G
         ws = face.ws.to(next(G.parameters()).device)
         with torch.no_grad():
-            pictures = network.synthesis(ws, noise_mode=noise_mode, dtype=dtype).cpu()
+            pictures = network.synthesis(ws, noise_mode=noise_mode, dtype=dtype, resolution=resolution).cpu()
         yield pictures, face.ws
 
 

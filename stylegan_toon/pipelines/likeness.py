@@ -15,6 +15,7 @@ from ..features.perceptual import fit
 from ..metrics.batches import latents
 from ..metrics.likeness import SIZE
 from ..models import Generator
+from ..models.sides import side_or_largest
 from ..weights import load_network
 from .blend import blend
 
@@ -71,7 +72,6 @@ def faces_sheet(
     rows = {"base": base, **networks}
     pictures = []
     for network in rows.values():
-        sides = network.config.head_resolutions
-        side = SIZE if SIZE in sides else sides[-1]
+        side = side_or_largest(network, SIZE)
         pictures += [to_pil(fit(network.synthesis(w[None], resolution=side), SIZE)[0]) for w in ws]
     return image_grid(pictures, columns=count, size=SIZE, row_labels=list(rows))

@@ -23,6 +23,7 @@ from ..inversion.encoder import Encoder, encoder, fits_encoder
 from ..inversion.optimise import Callback, Inversion, Progress, invert, noise_maps
 from ..inversion.tuning import tune
 from ..models import Generator, MobileGenerator
+from ..models.sides import largest_side
 from ..weights import load_network
 from ..weights.latent import Latent, origin_of, save_latent, tuning_of
 
@@ -258,15 +259,9 @@ def starting_encoder(G: Generator, config: InversionConfig) -> Encoder | None:
     return None
 
 
-def search_size(G: Generator, most: int = SEARCH_SIZE) -> int:
-    """Side of the pictures at the end of a search: ``most``, or the next smaller one that ``G`` makes."""
-    sizes = G.config.head_resolutions
-    return max([size for size in sizes if size <= most] or sizes[:1])
-
-
 def compared_size(G: Generator, config: InversionConfig) -> int:
-    """`search_size` as ``config`` has it."""
-    return search_size(G, LEGACY_SIZE if config.legacy else SEARCH_SIZE)
+    """Side of the pictures at the end of a search."""
+    return largest_side(G, LEGACY_SIZE if config.legacy else SEARCH_SIZE)
 
 
 def search_sizes(G: Generator, last: int) -> list[tuple[float, int]]:

@@ -17,7 +17,6 @@ from ..data.metadata import PLAIN, Metadata
 from ..drawing import draw
 from ..drawing.keep_colour import keep_colour
 from ..drawing.scene import draw_scene
-from ..errors import ToonError
 from ..faces.align import Aligned, largest
 from ..faces.doubts import without_doubtful
 from ..faces.paste import paste_back
@@ -26,6 +25,7 @@ from ..features.perceptual import Perceptual, perceptual
 from ..inversion.config import InversionConfig
 from ..inversion.optimise import Callback
 from ..models import Generator, MobileGenerator
+from ..models.sides import checked_side, side_or_largest
 from ..models.stylegan2 import is_noise_strength
 from ..models.swap import swap_layers
 from ..weights import load_network, name_of, same_file
@@ -167,7 +167,7 @@ class Toonifier:
     ) -> Toonifier:
         """Load the networks and check that they fit together; see `toonify` for arguments and errors."""
         base, toon = (load_network(n, device=device) if isinstance(n, (str, Path)) else n for n in (base, toon))
-        size = side_of(base, resolution)
+        size = side_or_largest(base, RESOLUTION) if resolution is None else checked_side(base, resolution)
         inversion = config or InversionConfig()
         steps = STEPS if starting_encoder(base, inversion) is None else STEPS_FROM_ENCODER
         quick = inversion.tune_optimizer == "muon" and isinstance(base, MobileGenerator)
@@ -305,20 +305,6 @@ def _worth_it(photo: Photo, force: bool, covered: Callable[[Aligned], bool] | No
     for remark in remarks:
         warnings.warn(remark, stacklevel=3)
     return photo
-
-
-def side_of(network: Generator, resolution: int | None) -> int:
-    """The side of the pictures to make.
-
-    Raises:
-        ToonError: the network does not make pictures of ``resolution``.
-    """
-    sides = network.config.head_resolutions
-    if resolution is None:
-        return RESOLUTION if RESOLUTION in sides else sides[-1]
-    if resolution not in sides:
-        raise ToonError(f"These networks make pictures of {', '.join(map(str, sides))} px: choose one of them.")
-    return resolution
 
 
 def draw_faces(
