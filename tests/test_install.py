@@ -85,3 +85,33 @@ def test_cuda_demanded(checkout, value, sentence):
     done = build(checkout, without("nvcc"), STYLEGAN_TOON_CUDA=value)
     assert done.returncode != 0 and sentence in done.stderr and "Traceback" not in done.stderr
     assert not (checkout / "dist").exists()
+
+
+def program(folder: Path, name: str, output: str) -> None:
+    """A program that prints ``output``, or fails where that is empty."""
+    (folder / name).write_text(f"#!/bin/sh\nprintf '{output}'\n{'' if output else 'exit 1'}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("here", "every", "flags"),
+    [
+        ("8.9\\n7.5\\n8.9\\n", False, ["compute_75,code=[compute_75,sm_75]", "compute_89,code=[compute_89,sm_89]"]),
+        ("", False, ["compute_75,code=sm_75", "compute_80,code=sm_80", "compute_90,code=[compute_90,sm_90]"]),
+        ("", True, ["all-major"]),
+        ("99.0\\n", False, ["all-major"]),
+    ],
+    ids=["its GPUs", "usual", "every", "unknown"],
+)
+def test_architectures(tmp_path, here, every, flags):
+    known = "".join(f"compute_{number}\\n" for number in (75, 80, 86, 89, 90, 100))
+    program(tmp_path, "nvcc", known)
+    program(tmp_path, "nvidia-smi", here)
+    code = (
+        "import runpy, setuptools, sys; setuptools.setup = lambda **_: None\n"
+        f"print(*runpy.run_path('setup.py')['architecture_flags']('nvcc', {every}))"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "STYLEGAN_TOON_CUDA": "0"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert [flag.split("arch=")[1] for flag in done.stdout.split() if "arch=" in flag] == flags, done.stderr

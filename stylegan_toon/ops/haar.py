@@ -115,8 +115,8 @@ def _corners_reference(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """x ``[N, C, H, W]``, w ``[N, 4, K, C]``, b ``[4, K]`` to ``[N, K, 2 H, 2 W]``: ToonCorners in csrc/api.h."""
     n, _, height, width = x.shape
     y = w.flatten(1, 2) @ x.flatten(2) + b.flatten()[:, None]  # [N, 4 K, pixels]
-    y = y.view(n, 2, 2, -1, height, width).permute(0, 3, 4, 1, 5, 2)
-    return y.reshape(n, -1, 2 * height, 2 * width).contiguous(memory_format=_corners_layout(x, w))
+    y = y.view(n, 2, 2, w.shape[2], height, width).permute(0, 3, 4, 1, 5, 2)  # n can be 0, so no side is left open
+    return y.reshape(n, w.shape[2], 2 * height, 2 * width).contiguous(memory_format=_corners_layout(x, w))
 
 
 def _corners_reference_grad(
@@ -125,7 +125,7 @@ def _corners_reference_grad(
     """The gradients by x, w and b, in ops that have gradients of their own; None where not ``wanted``."""
     n, _, height, width = x.shape
     du = dy.unflatten(3, (width, 2)).unflatten(2, (height, 2)).permute(0, 3, 5, 1, 2, 4)  # [N, 2, 2, K, H, W]
-    du = du.reshape(n, -1, height * width)
+    du = du.reshape(n, 4 * w.shape[2], height * width)
     dx = (w.flatten(1, 2).transpose(-1, -2) @ du).view(x.shape) if wanted[0] else None
     dw = (du @ x.flatten(2).transpose(-1, -2)).view(w.shape) if wanted[1] else None
     return dx, dw, du.sum((0, 2)).view(w.shape[1:3]) if wanted[2] else None

@@ -12,7 +12,7 @@ import pytest
 import shell
 import torch
 from PIL import Image
-from tiny import tiny_generator
+from tiny import tiny_generator, tiny_mobile
 
 from stylegan_toon import files, generate
 from stylegan_toon.data.images import to_pil
@@ -41,6 +41,20 @@ def test_generate_is_the_network_seed_by_seed(tiny_G):
             w = tiny_G.mapping.w_avg + 0.5 * (tiny_G.mapping(z) - tiny_G.mapping.w_avg)
             torch.testing.assert_close(picture, tiny_G.synthesis(w)[0], atol=1e-4, rtol=1e-4)
     assert generate(tiny_G, []).shape == (0, 3, 32, 32)
+
+
+def test_smaller_pictures_are_those_of_the_network(tmp_path):
+    G = tiny_mobile()
+    small, *_, large = G.config.head_resolutions
+    shown = generate(G, [0, 1], resolution=small)
+    ws = G.mapping(latents([0, 1], G.config.z_dim), psi=0.7)
+    torch.testing.assert_close(shown, G.synthesis(ws, "const", resolution=small).detach())
+    assert generate(G, []).shape[-1] == large and generate(G, [], resolution=small).shape[-1] == small
+    save_networks(tmp_path / "G.safetensors", {"G_ema": G})
+    files = [f"--network={tmp_path / 'G.safetensors'}", "--seeds=0", f"--out={tmp_path / 'out'}"]
+    run(*files, f"--resolution={small}")
+    assert Image.open(tmp_path / "out" / "seed0000.png").size == (small, small)
+    assert f"{small}" in refused(*files, "--overwrite", "--resolution=48")
 
 
 def test_devices_agree(tiny_G, device):
