@@ -124,7 +124,11 @@ class DlibNetwork(nn.Module):
         self.head = _Conv(256, 128, 1, eight_bits=True)
 
     def forward(self, img: Tensor) -> Tensor:
-        return self.head(self.blocks[_MAPS:](self.maps(img)).mean((2, 3), keepdim=True)).flatten(1)
+        return self.vectors(self.maps(img))
+
+    def vectors(self, maps: Tensor) -> Tensor:
+        """What the other blocks make of `maps`: ``[N, 128]``."""
+        return self.head(self.blocks[_MAPS:](maps).mean((2, 3), keepdim=True)).flatten(1)
 
     def maps(self, img: Tensor) -> Tensor:
         """What the first ten blocks make of the pictures: ``[N, 128, 8, 8]``, still with places."""

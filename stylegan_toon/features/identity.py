@@ -41,9 +41,9 @@ class FaceEmbedder(nn.Module, ABC):
     def forward(self, img: Tensor) -> Tensor:
         """``[N, 3, R, R]`` -> ``[N, E]``, each row of unit length."""
 
-    def maps(self, img: Tensor) -> Tensor | None:
-        """Features that still have places, ``[N, C, H, W]``; None if the network has none to give."""
-        return None
+    def with_maps(self, img: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The unit vectors, and features that still have places, ``[N, C, H, W]``; None if it has none to give."""
+        return self(img), None
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Cosine of the embeddings of aligned faces ``[N, 3, R, R]``: ``[N]`` in [-1, 1], 1 = the same."""
@@ -66,16 +66,19 @@ class DlibFaces(FaceEmbedder):
 
     def raw(self, img: Tensor) -> Tensor:
         """``[N, 3, R, R]`` (or one channel) in [-1, 1] -> vectors ``[N, 128]`` of a length of about 1.4."""
-        chip = face_chip(img.expand(-1, 3, -1, -1))
-        return self.network((chip.to(self.network.head.factor.dtype) + 1) * 127.5)
+        return self.network(self._chip(img))
 
     def forward(self, img: Tensor) -> Tensor:
         return F.normalize(self.raw(img), dim=1)
 
-    def maps(self, img: Tensor) -> Tensor:
-        """What the first ten blocks make of the pictures: ``[N, 128, 8, 8]``."""
+    def with_maps(self, img: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors, and what the first ten blocks make of the pictures: ``[N, 128, 8, 8]``."""
+        maps = self.network.maps(self._chip(img))
+        return F.normalize(self.network.vectors(maps), dim=1), maps
+
+    def _chip(self, img: Tensor) -> Tensor:
         chip = face_chip(img.expand(-1, 3, -1, -1))
-        return self.network.maps((chip.to(self.network.head.factor.dtype) + 1) * 127.5)
+        return (chip.to(self.network.head.factor.dtype) + 1) * 127.5
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """dlib's own measure of aligned faces ``[N, 3, R, R]``: Euclidean distance ``[N]``, below 0.6 = one person."""

@@ -357,14 +357,14 @@ class _Terms:
             change = Jitter.sample(len(z), random, config.jitter)
             seen, person, cartoon = change(img), change(person), change(cartoon)
         with torch.no_grad():
-            wanted, unwanted = self.embedder(person), self.embedder(cartoon)
-            wanted_maps = self.embedder.maps(person) if config.structure else None
-        face = self.embedder(seen)
+            wanted, wanted_maps = self.embedder.with_maps(person)
+            unwanted = self.embedder(cartoon)
+        face, maps = self.embedder.with_maps(seen)
         to_person, to_toon = (F.cosine_similarity(face, other) for other in (wanted, unwanted))
         values = {"triplet": triplet_loss(to_person, to_toon, config.margin, config.legacy_sign).mean()}
         if config.likeness:
             values["likeness"] = 1 - to_person.mean()
-        if wanted_maps is not None and (maps := self.embedder.maps(seen)) is not None:
+        if config.structure and maps is not None and wanted_maps is not None:
             values["structure"] = structure_loss(maps, wanted_maps).mean()
         if config.colour:
             values["colour"] = colour_loss(img, chroma(goal.person)).mean()
