@@ -5,8 +5,8 @@
 
 "published" is the schedule of StyleGAN2-ADA's projector (1000 steps of one w, with noise maps) run by this library's
 kernels, with the perceptual distance that ours minimises, too (VGG16 at 128 px), and not the authors' program.
-"default" is what `toonify` does: the encoder's latent and 60 steps of coarse tuning with Adam; "muon" 20 steps with
-Muon; "longer" as many steps with Muon as fit into a twentieth of the published time. They are taken in turn, photo by
+"default" is what `toonify` does: the encoder's latent and 20 steps of coarse tuning with Muon; "adam" 60 steps with
+Adam; "longer" as many steps with Muon as fit into a twentieth of the published time. They are taken in turn, photo by
 photo. All compare pictures of 256 px, and the scores are of pictures of that size. Times are processor time of this
 process, so that a busy machine counts little; they leave out loading, alignment and scoring.
 """
@@ -85,23 +85,23 @@ def main() -> None:
     print(f"{describe()}\npublished schedule of {steps} steps; longer is 1/{args.part:g} of its time", flush=True)
     G = load_network(args.network).requires_grad_(False)
     measure, embedder = perceptual(), DlibFaces().eval().requires_grad_(False)
-    table: dict[str, list[Row]] = {"published": [], "default": [], "muon": [], "longer": []}
+    table: dict[str, list[Row]] = {"published": [], "default": [], "adam": [], "longer": []}
     for name in names:
         photo = fit(to_tensor(largest(open_photo(args.photos / f"{name}.jpg", 2 * SIDE).faces).image), SIDE)
         plans = {"published": InversionConfig(legacy=True, steps=steps)}
-        plans["default"] = InversionConfig(steps=0, tune_steps=TUNE_STEPS)
-        plans["muon"] = InversionConfig(steps=0, tune_steps=TUNE_STEPS_MUON, tune_optimizer="muon")
+        plans["default"] = InversionConfig(steps=0, tune_steps=TUNE_STEPS_MUON, tune_optimizer="muon")
+        plans["adam"] = InversionConfig(steps=0, tune_steps=TUNE_STEPS, tune_optimizer="adam")
         for kind in table:
             if kind == "longer":
-                published, muon = (table[k][-1].seconds for k in ("published", "muon"))
-                longer = max(1, int(published / args.part / muon * TUNE_STEPS_MUON))
+                published, default = (table[k][-1].seconds for k in ("published", "default"))
+                longer = max(1, int(published / args.part / default * TUNE_STEPS_MUON))
                 plans[kind] = InversionConfig(steps=0, tune_steps=longer, tune_optimizer="muon")
             row = run(G, photo, plans[kind], measure, embedder, SIDE)
             table[kind].append(row)
             print(f"{name} {kind:9} {row}  {plans[kind].total_steps} steps", flush=True)
     for kind, rows in table.items():
         print(f"median of {len(rows)} {kind:9} {Row(*map(statistics.median, zip(*map(astuple, rows))))}")
-    for kind in ("default", "muon", "longer"):
+    for kind in ("default", "adam", "longer"):
         pairs = list(zip(table["published"], table[kind]))
         times = [old.seconds / new.seconds for old, new in pairs if new.reaches(old)]
         part = f", in a median of {1 / statistics.median(times):.2g} of the time" if times else ""

@@ -149,11 +149,12 @@ class Trial:
 
 
 def plain_swaps(blocks: Sequence[str]) -> list[dict[str, float]]:
-    """The amounts of every plain swap: all blocks from one on, and all up to one; nothing and everything once."""
-    rows = []
+    """The amounts of every plain swap: all blocks from one on, all up to one, and each alone; none of them twice."""
+    rows: list[dict[str, float]] = []
     for number in range(len(blocks) + 1):
         rows.append({block: float(place >= number) for place, block in enumerate(blocks)})
         rows.append({block: float(place < number) for place, block in enumerate(blocks)})
+    rows += [{block: float(block == alone) for block in blocks} for alone in blocks]
     return list({tuple(row.values()): row for row in rows}.values())
 
 
