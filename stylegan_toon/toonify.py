@@ -15,6 +15,7 @@ from .files import refuse_overwrite, results_folder
 from .inversion.config import InversionConfig
 from .pipelines.defaults import (
     RESOLUTION,
+    SHARPEN,
     STEPS,
     STEPS_FROM_ENCODER,
     TOONIFY_DRAWING,
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     default=None,
     help="Give the cartoon of a photo the photo's colours, or leave it those of its network.  [default: preserve]",
 )
+@click.option(
+    "--sharpen", "sharpened", type=cli.number(0, 3),
+    help=f"How much to sharpen the cartoon's lines; 0 is as the network makes them.  [default: {SHARPEN}]",
+)  # fmt: skip
 @click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(
     "--resolution",
@@ -98,8 +103,8 @@ if TYPE_CHECKING:
 @cli.quiet()
 @cli.overwrite()
 def main(
-    places: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None,
-    strength: float | None, preserve_colour: bool | None, drawn: bool, resolution: int | None, face: int | None,
+    places: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, strength: float | None,
+    preserve_colour: bool | None, sharpened: float | None, drawn: bool, resolution: int | None, face: int | None,
     all_faces: bool, force: bool, aligned: bool, paste_back: bool, background: str, strip: bool, save_latent: bool,
     latents: tuple[Path, ...], resume: bool, config: InversionConfig, out: Path, device: torch.device, quiet: bool,
     overwrite: bool,
@@ -136,8 +141,8 @@ def main(
         raise ToonError("--time-budget and --legacy are for photos: leave them out for films.")
     if drawn and style not in STYLES:
         raise ToonError(f"--draw has no style {style!r}: use --style {' or '.join(STYLES)}.")
-    if drawn and (strength is not None or preserve_colour is not None):
-        raise ToonError("--strength and --preserve-colour are for networks; a drawing has neither: leave out --draw.")
+    if drawn and any(value is not None for value in (strength, preserve_colour, sharpened)):
+        raise ToonError("--strength, --preserve-colour and --sharpen are for cartoons of networks: leave out --draw.")
     if drawn and (save_latent or latents):
         raise ToonError("Drawings have no latents: leave out --draw, or --save-latent and --latent.")
     scene = None if background == "photo" else style if background == "toon" else background
@@ -156,9 +161,9 @@ def main(
 
     options = {
         "base": base, "style": toon, "swap": swap, "width": width, "strength": strength, "draw": drawn,
-        "preserve_colour": preserve_colour, "resolution": resolution, "face": face, "all_faces": all_faces,
-        "force": force, "aligned": aligned, "paste_back": paste_back, "background": background, "strip": strip,
-        "save_latent": save_latent,
+        "preserve_colour": preserve_colour, "sharpen": sharpened, "resolution": resolution, "face": face,
+        "all_faces": all_faces, "force": force, "aligned": aligned, "paste_back": paste_back,
+        "background": background, "strip": strip, "save_latent": save_latent,
         **{flag(entry).removeprefix("--"): getattr(config, entry.name) for entry in dataclasses.fields(config)},
     }  # fmt: skip
     plan = plan_of(photos, options)
@@ -181,7 +186,8 @@ def main(
     keep_pages()
     toonifier = None if drawn or not (todo or jobs) else Toonifier.load(
         base, toon, swap, width, strength=1.0 if strength is None else strength,
-        preserve_colour=preserve_colour is not False, resolution=resolution, config=config, device=own_device(device),
+        preserve_colour=preserve_colour is not False, sharpen=SHARPEN if sharpened is None else sharpened,
+        resolution=resolution, config=config, device=own_device(device),
     )  # fmt: skip
     size = toonifier.resolution if toonifier else resolution or RESOLUTION
     choice = Choice(size, aligned, face, all_faces, force, scene, strip)

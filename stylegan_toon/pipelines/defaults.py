@@ -10,4 +10,5 @@ TOONIFY_DRAWING = "comic"  # the renderer that the networks of TOONIFY_STYLE lea
 # toonify: steps of the search from w_avg and from the encoder's latent, and of pivotal tuning with Adam and with Muon.
 STEPS, STEPS_FROM_ENCODER = 90, 0
 TUNE_STEPS, TUNE_STEPS_MUON = 60, 20
+SHARPEN = 0.8  # of cartoons, see `drawing.sharpen.sharpen`
 RESOLUTION = 512  # pixels: side of a cartoon

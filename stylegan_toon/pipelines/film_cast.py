@@ -46,12 +46,14 @@ class Cast:
         latents: for each span ``[T, num_ws, w_dim]``; none for people who were left out.
         networks: the blended network of each person.
         spans, sides: as in the film.
+        finished: what is done to each picture in the end, see `Toonifier.finished`.
     """
 
     latents: list[Tensor | None]
     networks: dict[int, Generator]
     spans: Sequence[Span]
     sides: Sequence[int]
+    finished: Callable[[Image.Image], Image.Image]
 
     @classmethod
     def learn(
@@ -79,7 +81,7 @@ class Cast:
         latents = [
             encoded[i] + offsets[span.person] if span.person in offsets else None for i, span in enumerate(spans)
         ]
-        return cls(latents, networks, spans, sides)
+        return cls(latents, networks, spans, sides, toonifier.finished)
 
     @torch.no_grad()
     def __call__(self, shown: Sequence[Shown]) -> list[Image.Image]:
@@ -96,7 +98,7 @@ class Cast:
                 part = members[start : start + TOGETHER]
                 ws = torch.stack([self._ws(shown[k]) for k in part])
                 images = self.networks[person].synthesis(ws, noise_mode="const", resolution=side)
-                result.update({k: to_pil(image) for k, image in zip(part, images)})
+                result.update({k: self.finished(to_pil(image)) for k, image in zip(part, images)})
         return [result[k] for k in range(len(shown))]
 
     def _ws(self, one: Shown) -> Tensor:

@@ -17,6 +17,7 @@ from ..data.metadata import PLAIN, Metadata
 from ..drawing import draw
 from ..drawing.keep_colour import keep_colour
 from ..drawing.scene import draw_scene
+from ..drawing.sharpen import sharpen
 from ..faces.align import Aligned, largest
 from ..faces.doubts import without_doubtful
 from ..faces.paste import paste_back
@@ -33,6 +34,7 @@ from ..weights.latent import Latent, network_of
 from .covered import COVERED, misfit
 from .defaults import (
     RESOLUTION,
+    SHARPEN,
     STEPS,
     STEPS_FROM_ENCODER,
     TOONIFY_DRAWING,
@@ -139,6 +141,7 @@ class Toonifier:
         measure: the perceptual distance of the projection.
         strength: from 0 (what ``base`` shows for the photo) to 1 (the cartoon).
         preserve_colour: the cartoon of a photo gets the photo's colours.
+        sharpen: how much its lines are sharpened, see `drawing.sharpen.sharpen`; less where ``strength`` is below 1.
     """
 
     base: Generator
@@ -150,6 +153,7 @@ class Toonifier:
     measure: Perceptual
     strength: float = 1.0
     preserve_colour: bool = True
+    sharpen: float = SHARPEN
 
     @classmethod
     def load(
@@ -161,6 +165,7 @@ class Toonifier:
         *,
         strength: float = 1.0,
         preserve_colour: bool = True,
+        sharpen: float = SHARPEN,
         resolution: int | None = None,
         config: InversionConfig | None = None,
         device: str | torch.device = "cpu",
@@ -174,7 +179,7 @@ class Toonifier:
         quick = quick and inversion.tune_blocks == "coarse"
         inversion = inversion.with_defaults(steps, TUNE_STEPS_MUON if quick else TUNE_STEPS)
         measure = perceptual(inversion.features, device=device)
-        toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour)
+        toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour, sharpen)
         toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
         if base is toon or same_file(base, toon):
             warnings.warn(
@@ -215,7 +220,11 @@ class Toonifier:
                 to_pil(network.synthesis(latent.ws, noise_mode="const", resolution=self.resolution)[0])
                 for network in (tuned, blended)
             )
-        return inverted, cartoon
+        return inverted, self.finished(cartoon)
+
+    def finished(self, cartoon: Image.Image) -> Image.Image:
+        """A cartoon as the network makes it, with its lines sharpened."""
+        return sharpen(cartoon, self.sharpen * self.strength)
 
     def face(self, aligned: Aligned, callback: Callback | None = None) -> tuple[ToonFace, bool]:
         """The cartoon of one face, and whether Ctrl-C stopped its projection."""
@@ -247,6 +256,7 @@ def toonify(
     width: float | None = None,
     strength: float = 1.0,
     preserve_colour: bool = True,
+    sharpen: float = SHARPEN,
     resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
@@ -270,6 +280,7 @@ def toonify(
         swap, width: the layers to take from ``toon``; see `blend`.
         strength: from 0, the inverted photo, to 1, the cartoon; between them the weights are interpolated.
         preserve_colour: the cartoon gets the photo's colours, and a part of its lightness.
+        sharpen: how much its lines are sharpened; 0 = as the network makes them.
         resolution: side of the cartoon, one that the networks make; None = 512, or their largest if they do not make
             that.
         aligned: the photo is an aligned square crop already.
@@ -289,8 +300,8 @@ def toonify(
         ToonError: what is wrong with the photo, the networks or the swap, in one sentence.
     """
     toonifier = Toonifier.load(
-        base, toon, swap, width, strength=strength, preserve_colour=preserve_colour, resolution=resolution,
-        config=config, device=device,
+        base, toon, swap, width, strength=strength, preserve_colour=preserve_colour, sharpen=sharpen,
+        resolution=resolution, config=config, device=device,
     )  # fmt: skip
     if not isinstance(photo, Photo):
         photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face, all_faces=all_faces)

@@ -80,7 +80,13 @@ def test_another_swap_costs_no_search_either(kept, tmp_path, networks, crop, che
          tmp_path / "b")  # fmt: skip
     config = InversionConfig(steps=2, tune_steps=3, tune_blocks="all", features=str(checkpoint))
     whole = toonify(
-        crop, base=checkpoint, toon=toon_checkpoint, swap="b4-b8", preserve_colour=False, aligned=True, config=config
+        crop,
+        base=checkpoint,
+        toon=toon_checkpoint,
+        swap="b4-b8",
+        preserve_colour=False,
+        aligned=True,
+        config=config,
     )
     assert near(tmp_path / "b" / "face-toon.png", whole.image)
     assert not near(tmp_path / "b" / "face-toon.png", kept / "face-toon.png")

@@ -20,10 +20,11 @@ from stylegan_toon import InversionConfig, cli, load_network, project, toonify
 from stylegan_toon.data.images import read_image, to_pil
 from stylegan_toon.drawing import draw
 from stylegan_toon.drawing.keep_colour import keep_colour
+from stylegan_toon.drawing.sharpen import sharpen
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import Aligned
 from stylegan_toon.faces.photo import open_photo
-from stylegan_toon.pipelines.toonify import Toon, ToonFace, carry_over, draw_faces
+from stylegan_toon.pipelines.toonify import Toon, ToonFace, Toonifier, carry_over, draw_faces
 from stylegan_toon.toonify import main
 from stylegan_toon.weights import save_networks
 
@@ -33,7 +34,7 @@ LIMIT_MB = 2000
 @pytest.fixture
 def short(checkpoint) -> dict:
     """Settings of a short run of `toonify`, offline."""
-    return dict(base=checkpoint, swap="b16-", config=config(checkpoint), preserve_colour=False)
+    return dict(base=checkpoint, swap="b16-", config=config(checkpoint), preserve_colour=False, sharpen=0)
 
 
 def config(checkpoint, **changes) -> InversionConfig:
@@ -69,7 +70,7 @@ def equal(a, b) -> bool:
 def test_nothing_swapped_shows_the_inverted_picture(checkpoint, crop, tiny_toon):
     for tune_steps in (0, 3):
         options = dict(base=checkpoint, toon=tiny_toon, swap="", config=config(checkpoint, tune_steps=tune_steps))
-        (face,) = toonify(crop, aligned=True, preserve_colour=False, **options)
+        (face,) = toonify(crop, aligned=True, preserve_colour=False, sharpen=0, **options)
         assert equal(face.image, face.inverted)
         assert equal(face.inverted, to_pil(face.projection.image))
 
@@ -79,6 +80,19 @@ def test_all_swapped_shows_the_toon_of_the_same_latent(short, crop, tiny_toon):
     with torch.no_grad():
         truth = tiny_toon.synthesis(face.projection.ws, noise_mode="const")
     assert equal(face.image, to_pil(truth)) and not equal(face.image, face.inverted)
+
+
+def test_the_cartoon_is_sharpened_and_less_at_half_strength(short, crop, tiny_toon, checkpoint, monkeypatch):
+    large = Image.open(crop).resize((512, 512))
+    for strength in (1.0, 0.5):
+        toonifier = Toonifier.load(checkpoint, tiny_toon, strength=strength, config=config(checkpoint), sharpen=0.8)
+        assert equal(toonifier.finished(large), sharpen(large, 0.8 * strength))
+    assert not equal(toonifier.finished(large), large)
+    monkeypatch.setattr(Toonifier, "finished", lambda self, cartoon: ImageOps.invert(cartoon))
+    (inverted,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
+    monkeypatch.undo()
+    (plain,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
+    assert equal(ImageOps.invert(inverted.image), plain.image) and equal(inverted.inverted, plain.inverted)
 
 
 def test_the_face_is_projected_into_the_base(short, checkpoint, crop, tiny_G, tiny_toon):
@@ -107,7 +121,7 @@ def test_the_toon_gets_the_tuning_of_the_base(tiny_G, tiny_toon):
 def test_tuning_reaches_the_toons_layers(checkpoint, crop, tiny_G, tiny_toon):
     """With everything swapped the cartoon is the toon's, its synthesis weights shifted by the tuning."""
     options = dict(base=checkpoint, toon=tiny_toon, swap="all", config=config(checkpoint, tune_steps=4))
-    result = toonify(crop, aligned=True, preserve_colour=False, **options)
+    result = toonify(crop, aligned=True, preserve_colour=False, sharpen=0, **options)
     found, truth = result.faces[0].projection, tiny_generator(1)
     assert found.tuned == 4
     state, before, after = truth.state_dict(), tiny_G.state_dict(), found.generator.state_dict()
@@ -162,6 +176,7 @@ def test_the_background_is_drawn(portrait, tmp_path):
     ("options", "words"),
     [
         (["--draw", "--strength", 0.5], "leave out --draw"),
+        (["--draw", "--sharpen", 0.5], "leave out --draw"),
         (["--draw", "--preserve-colour"], "leave out --draw"),
         (["--draw", "--background", "toon"], "add --paste-back"),
         (["--draw", "--paste-back", "--background", "oil"], "pop"),
