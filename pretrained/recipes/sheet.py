@@ -6,19 +6,19 @@ python pretrained/recipes/sheet.py pretrained/examples/portrait.jpg others/*.jpg
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from stylegan_toon import load_network
-from stylegan_toon.data.images import image_grid, save_image, to_pil
+from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.drawing import draw
 from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.pipelines.defaults import TOONIFY_STYLE
 from stylegan_toon.pipelines.project import project
-from stylegan_toon.pipelines.toonify import Toonifier, carry_over
+from stylegan_toon.pipelines.toonify import Toonifier
+from stylegan_toon.weights.latent import Latent
 
 
 def main() -> None:
@@ -36,11 +36,10 @@ def main() -> None:
     for photo in args.photos:
         crop = open_photo(photo, side).faces[0].image
         found = project(faces, crop, toonifier.inversion, noise=False, measure=toonifier.measure)
-        networks = [found.generator, *(carry_over(faces, found.generator, toon) for toon in toons)]
-        with torch.no_grad():
-            shown = [to_pil(G.synthesis(found.ws, noise_mode="const", resolution=side)[0]) for G in networks]
-        shown = [shown[0], *(keep_colour(crop, toon) for toon in shown[1:])]
-        cells += [crop, *shown, *(draw(crop, style) for style in args.drawn)]
+        latent = Latent(found.ws)
+        shown = [replace(toonifier, toon=toon).show(latent, found.generator) for toon in toons]
+        cells += [crop, shown[0][0], *(keep_colour(crop, toon) for _, toon in shown)]
+        cells += [draw(crop, style) for style in args.drawn]
         print(f"{photo.name}: {found.psnr:.1f} dB in {found.seconds:.0f} s", flush=True)
     save_image(image_grid(cells, columns=len(labels), size=args.size, column_labels=labels), args.out)
 
