@@ -4,9 +4,9 @@ The kernels include no header of torch or Python, so this needs neither: ninja c
 stylegan_toon/_kernels.so, that ops/library.py loads with ctypes. The wheel serves every Python 3. Without a working
 compiler the package is pure Python, and one line of the output says so.
 
-The CUDA kernels are compiled for the GPUs of this machine. If it has none, they are compiled for those of 2018 to 2023
-and as PTX, which the driver of a newer GPU compiles once; with STYLEGAN_TOON_CUDA=1, as for release wheels, for all
-major architectures, which takes twice as long.
+The CUDA kernels are compiled for the GPUs of this machine. If it has none, they are compiled for those from Turing to
+Hopper and as PTX, which the driver of a newer GPU compiles once; with STYLEGAN_TOON_CUDA=1, as for release wheels, for
+all major architectures, which takes longer.
 
     CXX                  the C++ compiler (default: the first of g++, clang++ and c++ that works)
     STYLEGAN_TOON_CUDA   unset: compile the CUDA kernels if nvcc works; 1: fail if it does not; 0: skip them
@@ -140,25 +140,24 @@ def find_nvcc(tools: Toolchain, required: bool) -> list[str]:
 
 
 def architecture_flags(nvcc: str, every: bool) -> list[str]:
-    """What to compile CUDA code for: machine code and PTX for the GPUs here.
+    """What to compile CUDA code for: machine code for the GPUs here, and PTX of the newest for newer ones.
 
-    Without any: for ``every`` major architecture, or for the usual ones, the last also as PTX for newer GPUs. An
-    architecture that this nvcc does not have makes it all major ones.
+    Without any GPU: for ``every`` major architecture, or for the usual ones. An architecture that this nvcc does not
+    have makes it all major ones.
     """
     threads = "--threads=0"  # as many architectures at a time as there are cores
+    supported: list[str] = []
     try:
         supported = run([nvcc, "--list-gpu-arch"]).split()
         output = run(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"])
         numbers = sorted({line.strip().replace(".", "") for line in output.splitlines() if line.strip()}, key=int)
     except (OSError, ValueError):
         numbers = []
-    here = bool(numbers)
     numbers = numbers or ([] if every else USUAL_GPUS)
     if not numbers or any(f"compute_{number}" not in supported for number in numbers):
         return ["-arch=all-major", threads]
-    both = numbers if here else numbers[-1:]
-    kinds = {number: f"[compute_{number},sm_{number}]" if number in both else f"sm_{number}" for number in numbers}
-    return [threads, *(f"-gencode=arch=compute_{number},code={code}" for number, code in kinds.items())]
+    machine_code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [threads, *machine_code, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
 
 
 @dataclass

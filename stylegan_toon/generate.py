@@ -35,7 +35,7 @@ GRID = 64  # pictures on grid.png at most
 @click.option(
     "--resolution",
     type=cli.integer(4, 4096),
-    help="Side of the pictures; the largest that the network makes if not given.",
+    help="Side of the pictures in pixels; the largest that the network makes if not given.",
 )
 @click.option("--class", "label", type=cli.integer(0, 1_000_000), help="Class, for conditional networks.")
 @click.option("--noise-mode", type=click.Choice(NOISE_MODES), default="const", help="Noise inputs.")

@@ -96,8 +96,12 @@ def program(folder: Path, name: str, output: str) -> None:
 @pytest.mark.parametrize(
     ("here", "every", "flags"),
     [
-        ("8.9\\n7.5\\n8.9\\n", False, ["compute_75,code=[compute_75,sm_75]", "compute_89,code=[compute_89,sm_89]"]),
-        ("", False, ["compute_75,code=sm_75", "compute_80,code=sm_80", "compute_90,code=[compute_90,sm_90]"]),
+        ("8.9\\n7.5\\n8.9\\n", False, ["compute_75,code=sm_75", "compute_89,code=sm_89", "compute_89,code=compute_89"]),
+        (
+            "",
+            False,
+            ["compute_75,code=sm_75", "compute_80,code=sm_80", "compute_90,code=sm_90", "compute_90,code=compute_90"],
+        ),
         ("", True, ["all-major"]),
         ("99.0\\n", False, ["all-major"]),
     ],

@@ -17,7 +17,6 @@ from portraits import listed
 
 from stylegan_toon import load_network
 from stylegan_toon.data.images import image_grid, save_image, to_pil
-from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.faces.align import largest
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.memory import keep_pages
@@ -54,7 +53,7 @@ def main() -> None:
         latent = read_latent(args.latents / f"{Path(name).stem}.safetensors", toonifier.base)
         crops.append(crop)
         for network, row in drawn.items():
-            row.append(keep_colour(crop, replace(toonifier, toon=network).show(latent)[1]))
+            row.append(replace(toonifier, toon=network).show(latent, photo=crop)[1])
     rows += [crops, *drawn.values()]
     labels = ["faces", "toon-ours", "toon-fine-tooned", "photo", "toon-ours", "toon-fine-tooned"]
     cells = [picture for row in rows for picture in row]

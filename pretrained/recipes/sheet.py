@@ -12,7 +12,6 @@ from pathlib import Path
 from stylegan_toon import load_network
 from stylegan_toon.data.images import image_grid, save_image
 from stylegan_toon.drawing import draw
-from stylegan_toon.drawing.keep_colour import keep_colour
 from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.pipelines.defaults import TOONIFY_STYLE
@@ -37,8 +36,8 @@ def main() -> None:
         crop = open_photo(photo, side).faces[0].image
         found = project(faces, crop, toonifier.inversion, noise=False, measure=toonifier.measure)
         latent = Latent(found.ws)
-        shown = [replace(toonifier, toon=toon).show(latent, found.generator) for toon in toons]
-        cells += [crop, shown[0][0], *(keep_colour(crop, toon) for _, toon in shown)]
+        shown = [replace(toonifier, toon=toon).show(latent, found.generator, photo=crop) for toon in toons]
+        cells += [crop, shown[0][0], *(toon for _, toon in shown)]
         cells += [draw(crop, style) for style in args.drawn]
         print(f"{photo.name}: {found.psnr:.1f} dB in {found.seconds:.0f} s", flush=True)
     save_image(image_grid(cells, columns=len(labels), size=args.size, column_labels=labels), args.out)

@@ -10,8 +10,9 @@ RADIUS = 1.5 / 512  # standard deviation of the blur that is taken away, as a sh
 def sharpen(cartoon: Image.Image, amount: float) -> Image.Image:
     """A cartoon with crisper lines; flat areas stay as they are.
 
-    The networks draw photos softer than their own faces: the finest Haar bands of their pictures have two thirds of the
-    energy of the drawings that they learned from.
+    The networks draw photos softer than the renderers that they learned from do: without it the finest Haar bands of
+    cartoons have 0.43 of the energy of drawings of the same photos, with 0.8 of it 0.77 (50 portraits, see
+    pretrained/recipes/README.md).
 
     Args:
         cartoon: RGB picture.

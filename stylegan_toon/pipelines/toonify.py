@@ -200,18 +200,19 @@ class Toonifier:
 
     def with_latents(self, photo: Photo, latents: Sequence[Latent]) -> Toon:
         """The cartoons of the faces of a photo whose latents are there already, one for each face."""
-        shown = [self.show(latent) for latent in latents]
-        if self.preserve_colour:
-            shown = [(base, keep_colour(crop.image, toon)) for crop, (base, toon) in zip(photo.faces, shown)]
+        shown = [self.show(latent, photo=crop.image) for crop, latent in zip(photo.faces, latents)]
         faces = [ToonFace(crop, toon, inverted=base) for crop, (base, toon) in zip(photo.faces, shown)]
         return Toon(photo.image, faces, metadata=photo.metadata)
 
-    def show(self, latent: Latent, tuned: Generator | None = None) -> tuple[Image.Image, Image.Image]:
+    def show(
+        self, latent: Latent, tuned: Generator | None = None, *, photo: Image.Image | None = None
+    ) -> tuple[Image.Image, Image.Image]:
         """What the base shows for a latent of one face, and the cartoon.
 
         Args:
             latent: ``ws`` ``[1, num_ws, w_dim]`` on the networks' device.
             tuned: the base with the latent's noise and tuning, if it is there already.
+            photo: aligned crop whose colours the cartoon gets if ``preserve_colour``; None = it keeps its own.
         """
         tuned = tuned or network_of(latent, self.base)
         blended = self.blended(tuned, carry_over(self.base, tuned, self.toon))
@@ -220,10 +221,11 @@ class Toonifier:
                 to_pil(network.synthesis(latent.ws, noise_mode="const", resolution=self.resolution)[0])
                 for network in (tuned, blended)
             )
-        return inverted, self.finished(cartoon)
+        cartoon = self.finished(cartoon)
+        return inverted, keep_colour(photo, cartoon) if photo is not None and self.preserve_colour else cartoon
 
     def finished(self, cartoon: Image.Image) -> Image.Image:
-        """A cartoon as the network makes it, with its lines sharpened."""
+        """A picture of the network, with its lines sharpened; films use it for every frame."""
         return sharpen(cartoon, self.sharpen * self.strength)
 
     def face(self, aligned: Aligned, callback: Callback | None = None) -> tuple[ToonFace, bool]:
@@ -231,9 +233,7 @@ class Toonifier:
         projection = project(
             self.base, aligned.image, self.inversion, noise=False, measure=self.measure, callback=callback
         )
-        inverted, cartoon = self.show(Latent(projection.ws), projection.generator)
-        if self.preserve_colour:
-            cartoon = keep_colour(aligned.image, cartoon)
+        inverted, cartoon = self.show(Latent(projection.ws), projection.generator, photo=aligned.image)
         return ToonFace(aligned, cartoon, projection, inverted), projection.interrupted
 
     def covered(self, face: Aligned) -> bool:
