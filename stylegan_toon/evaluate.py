@@ -25,7 +25,7 @@ from .metrics.likeness import as_json, measure_likeness, table
 from .metrics.likeness_chart import chart
 from .metrics.names import COMPARED
 from .metrics.photo_pairs import evaluate_pairs, match
-from .metrics.style_features import STYLES, style_network
+from .metrics.style_features import StyleFeatures
 from .metrics.suite import MAX_REALS
 from .models import Generator
 from .pipelines.blend import blend
@@ -86,7 +86,7 @@ python -m stylegan_toon.evaluate --photos photos --toons out/toonify --metrics i
 @click.option("--data", type=cli.TEXT, help="Real pictures to compare with: folder, zip or tar shards (also http).")
 @click.option(
     "--metrics", type=MetricsType(), metavar="NAME,...",
-    help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or efficientnet-lite0, which works offline), "
+    help="fid, kid, fd-NET, kd-NET, pr-NET (NET is inception, vgg16 or, offline, efficientnet-lite0 or textures), "
     "ppl-zfull, ppl-wfull, ppl-zend, ppl-wend, identity, detection; offline ppl-...-vgg and identity-dlib. "
     "By default fd, kd and pr with efficientnet-lite0 and detection; identity-dlib of pairs.",
 )  # fmt: skip
@@ -182,7 +182,7 @@ python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --sw
     help="Face recogniser that compares with the base: faceres, dlib, facenet, or a file with FaceNet's weights.",
 )  # fmt: skip
 @click.option(
-    "--features", multiple=True, type=click.Choice(list(STYLES)), default=["textures"],
+    "--features", multiple=True, type=click.Choice(list(NAMES)), default=["textures"],
     help="Features of the distance to the toon: textures (of the VGG16 that ships) or those of another network. "
     "Repeatable; the chart shows the first.",
 )  # fmt: skip
@@ -209,7 +209,7 @@ def likeness_command(
     person, cartoon = load_network(base, device=device), load_network(toon, device=device)
     compared = blends(person, cartoon) if family else {}
     compared |= {swap: blend(person, cartoon, swap) for swap in swaps} | named_networks(networks, device)
-    style = {name: style_network(name, device=device) for name in dict.fromkeys(features)}
+    style = {name: StyleFeatures(name, device=device) for name in dict.fromkeys(features)}
     with results_folder(out):
         results = measure_likeness(
             compared, person, cartoon, chosen, count=count, psi=psi, seed=seed, batch=batch, style=style, quiet=quiet,

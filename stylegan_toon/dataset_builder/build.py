@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data.archive import LABEL_FILE
 from ..data.images import image_grid, read_image, save_image, shrink
 from ..data.shards import INDEX, write_shards
 from ..errors import ToonError
 from ..files import atomic_folder, atomic_path, output_folder, refuse_overwrite
+from ..progress import progress
 from .filters import duplicates
 from .journal import Entry, Journal
 from .parallel import ordered_map
@@ -82,7 +82,7 @@ def make_set(
         raise ToonError(f"{out} is a folder, and no set of shards: choose another --out.")
     output_folder(out.parent)
     plan = {**plan, "number of pictures": len(items), "format": format}
-    bar = partial(tqdm, unit="img", disable=quiet, dynamic_ncols=True)
+    bar = partial(progress, unit="img", quiet=quiet)
     journal = Journal(out.with_name(f"{out.name}.part"), plan, replace=overwrite)
     try:
         remaining = (items[i] for i in range(journal.done, len(items)))

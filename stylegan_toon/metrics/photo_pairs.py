@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ..data.archive import Archive
 from ..data.images import image_grid, read_image, to_tensor
 from ..errors import ToonError
 from ..faces.photo import open_photo
+from ..progress import progress
 from .batches import to_bytes
 from .suite import Suite
 
@@ -78,7 +78,7 @@ def evaluate_pairs(
             raise ToonError(f"{metric.name} is not measured on pairs: use --network or --pictures for it.")
     rows: dict[str, list[float]] = defaultdict(list)
     shown, captions = [], []
-    for photo_path, toon_path in tqdm(pairs, disable=quiet, desc="pairs", unit="pair", dynamic_ncols=True):
+    for photo_path, toon_path in progress(pairs, quiet=quiet, desc="pairs", unit="pair"):
         try:
             faces = open_photo(photo_path, SIZE, aligned=aligned).faces
         except ToonError as error:

@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ToonError
-from ..features.extractors import NAMES, Extractor, extractor
-from ..features.vgg import vgg16
+from ..features.extractors import Textures, extractor
 from .batches import to_bytes
 from .distances import moments
 
-STYLES = ("textures", *NAMES)
-SIDE = 128  # pixels at which the stages of VGG16 are computed
-
 
 class StyleFeatures(nn.Module):
-    """log(1 + x) of the mean and of the standard deviation over the picture of VGG16's first three stages; D = 896.
+    """The features of one of `features.extractors` for pictures in [-1, 1], rounded as a picture file would be."""
 
-    These statistics are the style of Huang and Belongie (2017, arXiv 1703.06868, equation 13); the logarithm puts
-    channels of all sizes on one scale.
-
-    Attributes:
-        name: "textures".
-    """
-
-    name = "textures"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = Textures.name, *, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.network = vgg16()
+        self.name = name
+        self.network = extractor(name, device=device)
 
     def forward(self, img: Tensor) -> Tensor:
-        """``[N, 3, R, R]`` in [-1, 1] -> ``[N, 896]``."""
-        small = F.interpolate(img.expand(-1, 3, -1, -1), size=(SIDE, SIDE), mode="area")
-        parts = [part for x in self.network(small) for part in (x.mean((2, 3)), x.std((2, 3)))]
-        return torch.cat(parts, dim=1).log1p()
-
-
-class ExtractedFeatures(nn.Module):
-    """The features of one of `features.extractors` for pictures in [-1, 1]."""
-
-    def __init__(self, network: Extractor) -> None:
-        super().__init__()
-        self.network, self.name = network, network.name
-
-    def forward(self, img: Tensor) -> Tensor:
+        """``[N, C, R, R]`` in [-1, 1] -> ``[N, D]``."""
         return self.network(to_bytes(img))
-
-
-def style_network(name: str, *, device: torch.device | str = "cpu") -> StyleFeatures | ExtractedFeatures:
-    """The network of features of that name, one of `STYLES`, on ``device``.
-
-    Raises:
-        ToonError: its weights or its packages are not available.
-    """
-    network = StyleFeatures() if name == StyleFeatures.name else ExtractedFeatures(extractor(name, device=device))
-    return network.to(device)
 
 
 def toon_distance(rows: Tensor, toon: Tensor) -> float:

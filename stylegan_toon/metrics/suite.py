@@ -8,13 +8,13 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.datasets import ImageDataset
 from ..errors import ToonError
 from ..features.extractors import NAMES, Extractor, extractor
 from ..features.hub import Unavailable
 from ..features.perceptual import Perceptual, load_lpips, perceptual
+from ..progress import progress
 from . import feature_cache as cache
 from .batches import agree, collect, processes, to_bytes
 from .distances import frechet_distance, kernel_distance, moments, precision_recall
@@ -127,7 +127,7 @@ class Suite:
         values: dict[str, float] = {}
         device = self.device if self.device.type == "cuda" else "cpu"  # mps has no float64
         for metric in self.metrics:
-            bar = partial(tqdm, desc=metric.name, disable=quiet, leave=False, dynamic_ncols=True)
+            bar = partial(progress, desc=metric.name, quiet=quiet, leave=False)
             rows = fakes[metric.name if metric.kind in ("ppl", "identity") else metric.network].to(device)
             real = {key: tensor.to(device) for key, tensor in reals.get(metric.network, {}).items()}
             if metric.kind == "fd":

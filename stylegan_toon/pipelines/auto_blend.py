@@ -103,7 +103,7 @@ class Trial:
         swap_layers(base, toon, "b4-", names=("base", "toon"))  # raises ToonError where they do not fit
         self.base, self.toon, self.judge = base, toon, judge
         device = base.mapping.w_avg.device
-        self.style = style or StyleFeatures().to(device)
+        self.style = style or StyleFeatures(device=device)
         self.side = side_or_largest(base, config.resolution)
         every = list(dict.fromkeys(name.partition(".")[0] for name in layer_names(base) if name != "mapping"))
         self.blocks = [block for block in every if int(block[1:]) <= self.side]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..errors import ToonError
 from ..files import append_line, atomic_path
+from ..progress import progress
 
 
 class Sink(Protocol):
@@ -144,7 +145,7 @@ class Log:
     def start(self, name: str, total: int, done: int) -> None:
         """A new bar of ``total`` pictures, of which ``done`` are from before."""
         self.close_bar()
-        self._bar = tqdm(total=total, initial=done, desc=name, unit="img", disable=self._quiet, dynamic_ncols=True)
+        self._bar = progress(total=total, initial=done, desc=name, unit="img", quiet=self._quiet)
 
     def report(self, **values: float | torch.Tensor) -> None:
         """Add numbers, or the means of tensors. Tensors stay on their device until the tick, so that no step waits."""

@@ -19,14 +19,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from .. import __version__
 from ..errors import ToonError
 from ..files import explain_os_error
+from ..progress import progress
 from .checkpoint import sha256_of
 
 MAX_BYTES = 2 << 30  # the largest published family (1024 px, with discriminator) is 0.4 GB
@@ -180,8 +181,8 @@ def _fetch(url: str, part: Path, max_bytes: int, timeout: float, patience: float
         if (expected or 0) > max_bytes:
             _forget(part)
             raise ToonError(f"{url} is larger than the {max_bytes:,} bytes allowed: nothing was kept.")
-        hidden = quiet or None  # None: shown on a terminal
-        bar = tqdm(total=expected, initial=have, unit="B", unit_scale=True, desc=part.stem[-40:], disable=hidden)
+        hidden = quiet or not sys.stderr.isatty()
+        bar = progress(total=expected, initial=have, unit="B", unit_scale=True, desc=part.stem[-40:], quiet=hidden)
         stack.enter_context(bar)
         received = _copy(url, answer, part, have, max_bytes, timeout, patience, bar)
     if expected is not None and received != expected:
@@ -190,7 +191,7 @@ def _fetch(url: str, part: Path, max_bytes: int, timeout: float, patience: float
 
 def _copy(
     url: str, answer: http.client.HTTPResponse, part: Path, have: int, max_bytes: int, timeout: float,
-    patience: float | None, bar: tqdm,
+    patience: float | None, bar: Any,
 ) -> int:  # fmt: skip
     """Append the answer to ``part``, which has ``have`` bytes; its size afterwards."""
     begin, before = time.monotonic(), have

@@ -17,6 +17,8 @@ from stylegan_toon.features import extractors
 from stylegan_toon.features.extractors import PUBLISHED, Inception, Vgg16
 from stylegan_toon.features.hub import Unavailable
 from stylegan_toon.metrics import extractor
+from stylegan_toon.weights import sha256_of
+from stylegan_toon.weights.zoo import pretrained_folder
 
 PORTRAIT = Path(__file__).parents[2] / "pretrained" / "examples" / "portrait.jpg"
 
@@ -48,6 +50,17 @@ def test_features_hardly_depend_on_the_size(lite):
 
 def test_the_digest_is_the_published_one(lite):
     assert lite.digest.startswith("57934424")  # the file's own name ends in it
+
+
+def test_textures_need_no_connection_and_forget_positions():
+    """A picture that is moved keeps most of its statistics, and another picture has others."""
+    network = extractor("textures")
+    assert network.digest == sha256_of(pretrained_folder() / "vgg16.safetensors")
+    picture = bytes_of(Image.open(PORTRAIT).resize((256, 256)))
+    rows = network(torch.cat([picture, picture.roll(96, 3), 255 - picture]))
+    assert rows.shape == (3, 896)
+    moved, other = (rows[i] - rows[0] for i in (1, 2))
+    assert moved.norm() < 0.25 * other.norm()
 
 
 @pytest.fixture
