@@ -16,7 +16,7 @@ from . import __version__, cli
 from .data.datasets import ImageDataset
 from .data.images import image_grid, save_image, to_pil
 from .errors import ToonError
-from .features.extractors import EXTRA, NAMES, OFFLINE
+from .features.extractors import EXTRA, NAMES, OFFLINE, Textures
 from .features.identity import face_embedder
 from .files import append_line, atomic_path, refuse_overwrite, results_folder
 from .metrics import DEFAULT, Suite, evaluate, evaluate_pictures, parse_metric
@@ -176,13 +176,17 @@ python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --sw
 @cli.toon()
 @click.option("--swap", "swaps", multiple=True, type=cli.TEXT, help="Measure this blend of the two, too; repeatable.")
 @click.option("--family/--no-family", default=True, help="Measure the named blends of the two.")
+@click.option(
+    "--data", type=cli.TEXT,
+    help="Drawings to measure the distance to, in place of the toon network's own pictures: folder, zip or tar shards.",
+)  # fmt: skip
 @click.option("--count", type=cli.integer(2, 100_000), default=200, help="Pictures of each network.")
 @click.option(
     "--judge", type=cli.TEXT, default="faceres",
     help="Face recogniser that compares with the base: faceres, dlib, facenet, or a file with FaceNet's weights.",
 )  # fmt: skip
 @click.option(
-    "--features", multiple=True, type=click.Choice(list(NAMES)), default=["textures"],
+    "--features", multiple=True, type=click.Choice(list(NAMES)), default=[Textures.name],
     help="Features of the distance to the toon: textures (of the VGG16 that ships) or those of another network. "
     "Repeatable; the chart shows the first.",
 )  # fmt: skip
@@ -194,29 +198,32 @@ python -m stylegan_toon.evaluate likeness out/finetoon/finetoon.safetensors --sw
 @cli.quiet()
 @cli.overwrite()
 def likeness_command(
-    networks: tuple[str, ...], base: str, toon: str, swaps: tuple[str, ...], family: bool, count: int, judge: str,
-    features: tuple[str, ...], psi: float, batch: int, out: Path, device: torch.device, seed: int, quiet: bool,
-    overwrite: bool,
+    networks: tuple[str, ...], base: str, toon: str, swaps: tuple[str, ...], family: bool, data: str | None, count: int,
+    judge: str, features: tuple[str, ...], psi: float, batch: int, out: Path, device: torch.device, seed: int,
+    quiet: bool, overwrite: bool,
 ) -> None:  # fmt: skip
     """Measure how much of the person toon networks keep, and how near they stay to the cartoon.
 
     Every network makes pictures from the same latents as --base. Prints a table; writes likeness.json, likeness.png (a
-    chart of identity over the distance to the toon's own pictures) and likeness-faces.png.
+    chart of identity over the distance to the cartoon's pictures) and likeness-faces.png.
     """
     files = {name: out / name for name in ("likeness.json", "likeness.png", "likeness-faces.png")}
     refuse_overwrite(list(files.values()), overwrite)
     chosen = face_embedder(judge, device=device)
+    drawings = None if data is None else ImageDataset(data)
     person, cartoon = load_network(base, device=device), load_network(toon, device=device)
     compared = blends(person, cartoon) if family else {}
     compared |= {swap: blend(person, cartoon, swap) for swap in swaps} | named_networks(networks, device)
     style = {name: StyleFeatures(name, device=device) for name in dict.fromkeys(features)}
     with results_folder(out):
         results = measure_likeness(
-            compared, person, cartoon, chosen, count=count, psi=psi, seed=seed, batch=batch, style=style, quiet=quiet,
+            compared, person, cartoon, chosen, count=count, psi=psi, seed=seed, batch=batch, style=style,
+            drawings=drawings, quiet=quiet,
         )  # fmt: skip
         report = {
-            "base": base, "toon": toon, "judge": chosen.name, "features": list(style), "count": count, "psi": psi,
-            "seed": seed, "networks": {name: as_json(result) for name, result in results.items()},
+            "base": base, "toon": toon, "data": data and Path(data).name, "judge": chosen.name,
+            "features": list(style), "count": count, "psi": psi, "seed": seed,
+            "networks": {name: as_json(result) for name, result in results.items()},
             "version": __version__,
         }  # fmt: skip
         with atomic_path(files["likeness.json"]) as temporary:
@@ -233,7 +240,7 @@ def _check_packages(metrics: Sequence[str]) -> None:
     for name in metrics:
         network = parse_metric(name).network
         package = "efficientnet_lite_pytorch" if network == OFFLINE else "torch_fidelity"
-        if network in NAMES and find_spec(package) is None:
+        if network in NAMES and network != Textures.name and find_spec(package) is None:
             raise ToonError(f"{name} needs packages that are not installed: {EXTRA}, or use --metrics detection.")
 
 

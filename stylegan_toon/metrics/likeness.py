@@ -1,8 +1,8 @@
 """How much toon networks keep of the person, and how near they stay to the cartoon, at the same latents as a base.
 
 Every network makes pictures from the same ws. They are compared with those of the base, the person's network, by a face
-recogniser (the judge), the face mesh and the colours of skin and hair; and as a set with pictures that the toon network
-makes of other latents.
+recogniser (the judge), the face mesh and the colours of skin and hair; and as a set with pictures of the cartoon: those
+that the toon network makes of other latents, or drawings.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.datasets import ImageDataset
 from ..data.images import to_pil
 from ..errors import ToonError
 from ..faces.align import has_face
 from ..faces.mesh import Mesh, face_mesh
 from ..features.extractors import Textures
 from ..features.identity import FaceEmbedder
+from ..features.perceptual import fit
 from ..models import Generator
 from ..progress import progress
 from ..weights import provenance_of
 from .attributes import HAIR_BOX
 from .batches import latents, pictures_of
+from .feature_cache import chosen
 from .skin import cheeks_lab, to_cielab
 from .style_features import StyleFeatures, toon_distance
 
@@ -58,7 +61,7 @@ class Likeness:
         identity: mean cosine of the judge's embeddings with those of the base's pictures.
         identity_error: standard error of that mean.
         identity_low: the cosine that a tenth of the pictures are below.
-        toon_distance: of its pictures to the toon's of other latents, by the first network of features, see
+        toon_distance: of its pictures to those of the cartoon, by the first network of features, see
             `style_features.toon_distance`.
         toon_share: where that lies between the base (0) and the toon itself (1).
         toon_distances: the distance by each network of features.
@@ -104,6 +107,7 @@ def measure_likeness(
     seed: int = 0,
     batch: int = 8,
     style: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    drawings: ImageDataset | None = None,
     quiet: bool = True,
 ) -> dict[str, Likeness]:
     """Measure networks against the person's network and the toon's.
@@ -111,7 +115,7 @@ def measure_likeness(
     Args:
         networks: by name; each takes the base's ws.
         base: whose pictures show the person; its mapping network makes ws for all.
-        toon: whose pictures are what a cartoon looks like. They are of ``count`` other latents.
+        toon: whose pictures of ``count`` other latents are what a cartoon looks like.
         judge: not the recogniser that a network was trained with.
         count: pictures of each network.
         psi: truncation.
@@ -119,6 +123,7 @@ def measure_likeness(
         batch: pictures computed at once.
         style: networks of features by name, pictures ``[N, 3, 256, 256]`` -> ``[N, D]``; the first is that of
             ``toon_distance``. None = `StyleFeatures`.
+        drawings: what a cartoon looks like, ``count`` of them, in place of pictures that the toon network makes.
         quiet: show no progress.
 
     Returns:
@@ -140,7 +145,8 @@ def measure_likeness(
     # Base and toon are always looked at: they are the ends of the scale of `toon_share`.
     distinct = {id(network): network for network in (base, toon, *networks.values())}
     with progress(total=count * (1 + len(distinct)), quiet=quiet, unit="img", desc="likeness") as bar:
-        cartoon = _styles(style, _pictures(toon, others, batch, bar.update))
+        examples = _pictures(toon, others, batch) if drawings is None else _drawings(drawings, count, batch, device)
+        cartoon = _styles(style, _counted(examples, bar.update))
         person = _look(base, ours, judge, style, batch, bar.update)
         seen = {id(base): person}
         for key, network in distinct.items():
@@ -189,9 +195,20 @@ def table(results: Mapping[str, Likeness]) -> str:
     return "\n".join(lines)
 
 
-def _pictures(G: Generator, ws: Tensor, batch: int, update: Callable[[int], object]) -> Iterator[Tensor]:
+def _pictures(G: Generator, ws: Tensor, batch: int) -> Iterator[Tensor]:
     """The network's pictures of ws, ``batch`` at a time: ``[n, 3, 256, 256]`` in [-1, 1]."""
-    for img in pictures_of(G, ws, SIZE, batch=batch):
+    return pictures_of(G, ws, SIZE, batch=batch)
+
+
+def _drawings(dataset: ImageDataset, count: int, batch: int, device: torch.device) -> Iterator[Tensor]:
+    """``count`` pictures spread evenly over a set, as `_pictures` gives them."""
+    for rows in torch.tensor(chosen(dataset, count)).split(batch):
+        pictures = torch.stack([dataset[row][0] for row in rows.tolist()])
+        yield fit(pictures.to(device) / 127.5 - 1, SIZE)
+
+
+def _counted(pictures: Iterable[Tensor], update: Callable[[int], object]) -> Iterator[Tensor]:
+    for img in pictures:
         yield img
         update(len(img))
 
@@ -206,7 +223,7 @@ def _look(
     person: _Seen | None = None,
 ) -> _Seen:
     faces, styles, points, skin, hair, found = [], [], [], [], [], []  # a row or a batch each
-    for img in _pictures(G, ws, batch, update):
+    for img in _counted(_pictures(G, ws, batch), update):
         faces.append(judge(img).cpu())
         styles.append(_styles(style, [img]))
         for picture in map(to_pil, img):

@@ -53,6 +53,17 @@ def test_table_json_chart_and_faces(tmp_path, options, checkpoint, toon_checkpoi
     assert np.array_equal(np.asarray(sheet), np.asarray(Image.open(out / "likeness-faces.png")))
 
 
+def test_the_distance_to_a_folder_of_drawings(tmp_path, options):
+    for number in range(3):
+        Image.effect_noise((32, 32), 40 + 40 * number).convert("RGB").save(tmp_path / f"{number}.png")
+    result = run("--swap", "b16-", *options, "--data", tmp_path)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "likeness.json").read_text())
+    assert report["data"] == tmp_path.name
+    assert report["networks"]["b16-"]["toon_distance"] > 1  # networks of random weights draw no such noise
+    assert "nothing is" in refused("--swap", "b16-", *options, "--overwrite", "--data", tmp_path / "nothing is")
+
+
 def test_the_family_is_what_the_zoo_makes():
     """Of two networks of 128 px: the swaps of the names in models.toml."""
     base, toon = (tiny_generator(seed, resolution=128) for seed in (0, 1))

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import TinyFaces, tiny_generator, tiny_mobile
 
-from stylegan_toon.data.images import to_tensor
+from stylegan_toon.data.datasets import ImageDataset
+from stylegan_toon.data.images import to_pil, to_tensor
 from stylegan_toon.errors import ToonError
 from stylegan_toon.features.identity import Faceres
 from stylegan_toon.features.vgg import vgg16
@@ -90,6 +91,19 @@ def test_several_networks_of_features():
     drawn_mean, drawn_spread = mean * 0.5 + 0.4, spread * 0.5
     expected = ((mean - drawn_mean).square() + (spread - drawn_spread).square()).sum() / drawn_spread.square().sum()
     assert found["base"].toon_distance == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_the_distance_to_drawings(tmp_path):
+    """Of the toon's own three pictures, given as files of twice the side, it is 0; of the base's it is the base's."""
+    base, toon = Shown(), Shown(posterised)
+    for number, img in enumerate(toon.change(toon.pictures)):
+        to_pil(img).resize((512, 512), Image.Resampling.NEAREST).save(tmp_path / f"{number}.png")
+    networks = {"base": base, "toon": toon}
+    drawn = measure_likeness(networks, base, toon, TinyFaces(), count=3, drawings=ImageDataset(tmp_path))
+    made = measure_likeness(networks, base, toon, TinyFaces(), count=3)
+    assert drawn["toon"].toon_distance < 1e-6
+    assert drawn["base"].toon_distance == pytest.approx(made["base"].toon_distance, rel=1e-3)
+    assert (drawn["base"].toon_share, drawn["toon"].toon_share) == (0, 1)
 
 
 def test_landmarks_move_with_the_picture(results):
