@@ -1,4 +1,4 @@
-"""The mean of what several runs of finetoon changed, as one delta: it keeps more of the cartoon than any of them.
+"""The mean of what several runs of finetoon changed, as one delta.
 
     for texture in 12 30; do python -m stylegan_toon.finetoon --seeds 0-119 --batch 3 --epochs 2 \\
         --texture $texture --out out/finetoon-$texture; done
@@ -8,7 +8,6 @@
 
 Weights of runs that begin at the same network may be averaged (Wortsman et al. 2022, "Model soups", arXiv 2203.05482):
 what a single run changed by chance cancels. ``--strength`` goes a part of the way only.
-docs/finetoon.md compares the result with what ships.
 """
 
 from __future__ import annotations

@@ -145,7 +145,11 @@ def measure_likeness(
     # Base and toon are always looked at: they are the ends of the scale of `toon_share`.
     distinct = {id(network): network for network in (base, toon, *networks.values())}
     with progress(total=count * (1 + len(distinct)), quiet=quiet, unit="img", desc="likeness") as bar:
-        examples = _pictures(toon, others, batch) if drawings is None else _drawings(drawings, count, batch, device)
+        examples = (
+            pictures_of(toon, others, SIZE, batch=batch)
+            if drawings is None
+            else _drawings(drawings, count, batch, device)
+        )
         cartoon = _styles(style, _counted(examples, bar.update))
         person = _look(base, ours, judge, style, batch, bar.update)
         seen = {id(base): person}
@@ -195,19 +199,15 @@ def table(results: Mapping[str, Likeness]) -> str:
     return "\n".join(lines)
 
 
-def _pictures(G: Generator, ws: Tensor, batch: int) -> Iterator[Tensor]:
-    """The network's pictures of ws, ``batch`` at a time: ``[n, 3, 256, 256]`` in [-1, 1]."""
-    return pictures_of(G, ws, SIZE, batch=batch)
-
-
 def _drawings(dataset: ImageDataset, count: int, batch: int, device: torch.device) -> Iterator[Tensor]:
-    """``count`` pictures spread evenly over a set, as `_pictures` gives them."""
+    """``count`` pictures spread evenly over a set, ``batch`` at a time: ``[n, 3, 256, 256]`` in [-1, 1]."""
     for rows in torch.tensor(chosen(dataset, count)).split(batch):
         pictures = torch.stack([dataset[row][0] for row in rows.tolist()])
         yield fit(pictures.to(device) / 127.5 - 1, SIZE)
 
 
 def _counted(pictures: Iterable[Tensor], update: Callable[[int], object]) -> Iterator[Tensor]:
+    """The batches themselves; ``update`` gets the size of each when it has been used."""
     for img in pictures:
         yield img
         update(len(img))
@@ -223,7 +223,7 @@ def _look(
     person: _Seen | None = None,
 ) -> _Seen:
     faces, styles, points, skin, hair, found = [], [], [], [], [], []  # a row or a batch each
-    for img in _counted(_pictures(G, ws, batch), update):
+    for img in _counted(pictures_of(G, ws, SIZE, batch=batch), update):
         faces.append(judge(img).cpu())
         styles.append(_styles(style, [img]))
         for picture in map(to_pil, img):
