@@ -210,7 +210,7 @@ def likeness_command(
     files = {name: out / name for name in ("likeness.json", "likeness.png", "likeness-faces.png")}
     refuse_overwrite(list(files.values()), overwrite)
     chosen = face_embedder(judge, device=device)
-    drawings = None if data is None else ImageDataset(data)
+    drawings = _real_pictures(data, None)
     person, cartoon = load_network(base, device=device), load_network(toon, device=device)
     compared = blends(person, cartoon) if family else {}
     compared |= {swap: blend(person, cartoon, swap) for swap in swaps} | named_networks(networks, device)

@@ -123,17 +123,20 @@ def measure_likeness(
         batch: pictures computed at once.
         style: networks of features by name, pictures ``[N, 3, 256, 256]`` -> ``[N, D]``; the first is that of
             ``toon_distance``. None = `StyleFeatures`.
-        drawings: what a cartoon looks like, ``count`` of them, in place of pictures that the toon network makes.
+        drawings: what a cartoon looks like, at most ``count`` of them, in place of the toon's pictures.
         quiet: show no progress.
 
     Returns:
         by name of the network.
 
     Raises:
-        ToonError: fewer than 2 pictures, networks that take other ws, or one that was trained with the judge.
+        ToonError: fewer than 2 pictures or drawings, networks that take other ws, or one that was trained with the
+            judge.
     """
     if count < 2:
         raise ToonError("Likeness is measured over at least 2 seeds: give more.")
+    if drawings is not None and len(drawings) < 2:
+        raise ToonError("The distance to drawings needs at least 2 of them: give more.")
     for name, network in {**networks, "the toon": toon}.items():
         if (network.num_ws, network.config.w_dim) != (base.num_ws, base.config.w_dim):
             raise ToonError(f"{name} takes other latents than the base: give networks that were made from it.")
@@ -144,11 +147,12 @@ def measure_likeness(
     ours, others = torch.cat([base.mapping(part, psi=psi) for part in z.split(64)]).split(count)
     # Base and toon are always looked at: they are the ends of the scale of `toon_share`.
     distinct = {id(network): network for network in (base, toon, *networks.values())}
-    with progress(total=count * (1 + len(distinct)), quiet=quiet, unit="img", desc="likeness") as bar:
+    shown = count if drawings is None else min(count, len(drawings))
+    with progress(total=shown + count * len(distinct), quiet=quiet, unit="img", desc="likeness") as bar:
         examples = (
             pictures_of(toon, others, SIZE, batch=batch)
             if drawings is None
-            else _drawings(drawings, count, batch, device)
+            else _drawings(drawings, shown, batch, device)
         )
         cartoon = _styles(style, _counted(examples, bar.update))
         person = _look(base, ours, judge, style, batch, bar.update)

@@ -54,8 +54,10 @@ def test_table_json_chart_and_faces(tmp_path, options, checkpoint, toon_checkpoi
 
 
 def test_the_distance_to_a_folder_of_drawings(tmp_path, options):
-    for number in range(3):
-        Image.effect_noise((32, 32), 40 + 40 * number).convert("RGB").save(tmp_path / f"{number}.png")
+    """Of several sizes; one picture alone is refused before anything is computed."""
+    Image.effect_noise((32, 32), 40).convert("RGB").save(tmp_path / "0.png")
+    assert "at least 2 of them" in refused("--swap", "b16-", *options, "--data", tmp_path)
+    Image.effect_noise((48, 32), 80).convert("RGB").save(tmp_path / "1.png")
     result = run("--swap", "b16-", *options, "--data", tmp_path)
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "likeness.json").read_text())
