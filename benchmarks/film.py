@@ -29,8 +29,9 @@ from timing import describe
 from stylegan_toon import InversionConfig, load_network
 from stylegan_toon.data.images import to_pil, to_tensor
 from stylegan_toon.data.video import Film
-from stylegan_toon.faces.align import Aligned, crop, paste_back
+from stylegan_toon.faces.align import Aligned, crop
 from stylegan_toon.faces.mesh import face_mesh
+from stylegan_toon.faces.paste import paste_back
 from stylegan_toon.features.identity import DlibFaces
 from stylegan_toon.pipelines.film import toonify_film
 from stylegan_toon.pipelines.toonify import Toonifier

@@ -42,7 +42,7 @@ from stylegan_toon.inversion.encoder import encoder
 from stylegan_toon.inversion.tuning import COARSE, tune
 from stylegan_toon.memory import keep_pages
 from stylegan_toon.models import Generator
-from stylegan_toon.models.mobile import MobileBlock
+from stylegan_toon.models.mobile import MobileBlock, MobileSynthesis
 from stylegan_toon.ops.haar import haar_down
 from stylegan_toon.pipelines.toonify import carry_over
 from stylegan_toon.training.losses import discriminator_loss, generator_loss
@@ -86,7 +86,9 @@ class Network:
     """A cartoon network of the mobile family in two halves: blocks up to 64 px, which stay, and those above."""
 
     def __init__(self, G: Generator) -> None:
-        self.G, self.synthesis = G.eval().requires_grad_(False), G.synthesis
+        self.G = G.eval().requires_grad_(False)
+        assert isinstance(G.synthesis, MobileSynthesis), "only networks of the mobile family have two such halves"
+        self.synthesis = G.synthesis
         blocks: list[Any] = [b for b in G.synthesis.blocks() if not b.wavelet and b.resolution <= SIZE]
         self.low: list[MobileBlock] = [b for b in blocks if b.resolution <= COARSE]
         self.high: list[MobileBlock] = [b for b in blocks if b.resolution > COARSE]
