@@ -1,6 +1,6 @@
 """AnimeGANv2's generator: ours beside the public PyTorch port (bryandlee/animegan2-pytorch), on this machine.
 
-    python benchmarks/animegan.py --peer CHECKOUT
+    python -m benchmarks.animegan --peer CHECKOUT
 
 Both get the same weights and the same photo, run alternately, and must give the same picture. Ours runs as in `infer`,
 the port as in its README. The parameter counts are printed as well. Without --peer, a plain implementation of the same

@@ -33,6 +33,7 @@ from stylegan_toon.faces.align import Aligned, crop
 from stylegan_toon.faces.mesh import face_mesh
 from stylegan_toon.faces.paste import paste_back
 from stylegan_toon.features.identity import DlibFaces
+from stylegan_toon.pipelines.defaults import TOONIFY_STYLE
 from stylegan_toon.pipelines.film import toonify_film
 from stylegan_toon.pipelines.toonify import Toonifier
 
@@ -135,10 +136,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="Folder for the films.")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--faces", type=int, nargs="*", default=[1, 2], help="Films with so many faces.")
-    parser.add_argument("--style", default="comic")
+    parser.add_argument("--style", default=TOONIFY_STYLE)
     parser.add_argument("--draw", help="A drawing style in place of the network.")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--tune", type=int, default=25)
+    parser.add_argument("--steps", type=int, help="Of the search; as toonify if not given.")
+    parser.add_argument("--tune", type=int, help="Steps of tuning; as toonify if not given.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)

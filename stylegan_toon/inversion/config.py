@@ -31,8 +31,7 @@ class InversionConfig(Config):
         tune_blocks: "coarse" (the blocks up to 64 px and, a little, the latent; pictures of 256 px are compared where
             the network makes them) or "all" (every weight and not the latent, as published).
         tune_optimizer: "muon" for the coarse blocks of the mobile family: a third of the steps come about as near (see
-            `inversion.muon`), outlines are a little softer; or "adam". Other networks are tuned by Adam, and films,
-            three of whose steps count as one here.
+            `inversion.muon`), outlines are a little softer; or "adam". Other networks are tuned by Adam.
         lr: peak learning rate of Adam in the search.
         features: the perceptual distance, see `features.perceptual.perceptual`: "vgg", "lpips", or the path of a
             ``.pth`` with VGG16 or of a network with a discriminator.

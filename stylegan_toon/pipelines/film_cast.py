@@ -20,13 +20,12 @@ from ..faces.steady import smooth
 from ..inversion.encoder import Encoder
 from ..inversion.motion import choose_pivots, search_offset
 from ..inversion.optimise import Callback, Progress
-from ..inversion.tuning import tune
-from ..models import Generator, MobileGenerator
+from ..models import Generator
 from ..models.sides import largest_side
 from ..progress import progress
 from .film_faces import Shown, cut_out, with_spans
 from .film_journal import Journal
-from .project import SEARCH_SIZE, as_target, search_sizes, starting_encoder
+from .project import SEARCH_SIZE, as_target, search_sizes, starting_encoder, tune_with
 from .toonify import Toonifier, carry_over
 
 ENCODED_SIDE = 256  # pixels of the crops that the encoder takes
@@ -76,8 +75,8 @@ class Cast:
             starts = torch.cat([encoded[i][index - spans[i].first][None] for i, index in chosen])
             targets = torch.cat([as_target(crops[one], toonifier.base, size) for one in chosen])
             name = f"person {number + 1} of {len(pivots)}"
-            offsets[person], tuned = _learn(toonifier, targets, starts, journal, f"person-{person}", name, quiet)
-            networks[person] = toonifier.blended(tuned, carry_over(toonifier.base, tuned, toonifier.toon))
+            offsets[person], network = _learn(toonifier, targets, starts, journal, f"person-{person}", name, quiet)
+            networks[person] = toonifier.blended(network, carry_over(toonifier.base, network, toonifier.toon))
         latents = [
             encoded[i] + offsets[span.person] if span.person in offsets else None for i, span in enumerate(spans)
         ]
@@ -213,10 +212,6 @@ def _learn(
         return torch.from_numpy(kept["offset"]).to(device), G
     targets = targets.to(device)
     size = targets.shape[-1]
-    # Several pictures of one person are tuned by Adam, which takes three times as many steps as Muon.
-    coarse = config.tune_blocks == "coarse"
-    threefold = config.tune_optimizer == "muon" and coarse and isinstance(G, MobileGenerator)
-    config = replace(config, tune_steps=(config.tune_steps or 0) * (3 if threefold else 1))
     with progress(total=config.total_steps, quiet=quiet, desc=name, unit="step") as bar:
         move = _moved(bar.update)
         found = search_offset(G, targets, starts, toonifier.measure, config, sizes=search_sizes(G, size), callback=move)
@@ -224,13 +219,10 @@ def _learn(
             raise KeyboardInterrupt
         offset = found.ws
         if config.tune_steps:
-            tuned = tune(
-                G, starts + offset, targets, toonifier.measure, steps=config.tune_steps, coarse=coarse,
-                heads_stay=isinstance(G, MobileGenerator), dtype=config.torch_dtype, callback=move,
-            )  # fmt: skip
-            if tuned.interrupted:
+            result = tune_with(G, starts + offset, targets, toonifier.measure, config, callback=move)
+            if result.interrupted:
                 raise KeyboardInterrupt
-            offset = tuned.ws[:1] - starts[:1]
+            offset = result.ws[:1] - starts[:1]
     before = dict(toonifier.base.synthesis.named_parameters())
     changed = {key: p.cpu().numpy() for key, p in parameters.items() if not torch.equal(p, before[key])}
     journal.keep(step, {"offset": offset.cpu().numpy(), **changed})

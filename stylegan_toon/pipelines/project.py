@@ -202,7 +202,7 @@ def _project(
         if config.tune_steps and not result.interrupted:
             left = None if config.time_budget is None else max(0.0, config.time_budget - taken)
             move = None if callback is None else partial(_of, i, callback)
-            tuned = _tuned(network, tuned.ws, target, measure, config, left, move)
+            tuned = tune_with(network, tuned.ws, target, measure, config, left, move)
         with torch.no_grad():
             shown = network.synthesis(tuned.ws, noise_mode="const", resolution=size)
             distance = float(measure.distance(shown, target))
@@ -225,11 +225,16 @@ def _project(
     return projections
 
 
-def _tuned(
-    G: Generator, ws: Tensor, target: Tensor, measure: Perceptual, config: InversionConfig, seconds: float | None,
-    callback: Callback | None,
+def tune_with(
+    G: Generator, ws: Tensor, target: Tensor, measure: Perceptual, config: InversionConfig,
+    seconds: float | None = None, callback: Callback | None = None,
 ) -> Inversion:  # fmt: skip
-    """Pivotal tuning of ``G`` as ``config`` says."""
+    """Pivotal tuning of ``G`` as ``config`` says; see `inversion.tuning.tune` for the arguments.
+
+    Args:
+        target: ``[N, C, R, R]`` in [-1, 1]; coarse blocks are tuned on pictures of 256 px, where ``G`` makes them.
+        seconds: wall-clock time that it may take; None = no limit.
+    """
     coarse = config.tune_blocks == "coarse"
     sides = G.config.head_resolutions
     if coarse and target.shape[-1] > TUNE_SIZE and TUNE_SIZE in sides:

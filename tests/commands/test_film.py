@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_a_film_and_resume_goes_on(source, options, tmp_path, monk
         raise AssertionError("this was found already")
 
     monkeypatch.setattr(cast, "search_offset", never)
-    monkeypatch.setattr(cast, "tune", never)
+    monkeypatch.setattr(cast, "tune_with", never)
     monkeypatch.setattr(importlib.import_module("stylegan_toon.pipelines.film_faces"), "Tracker", never)
     made(source, *options, "--resume")
     assert sorted(os.listdir(out)) == ["film-sheet.png", "film-toon.mp4"]
