@@ -25,7 +25,7 @@ from .defaults import RESOLUTION
 from .film_cast import Cast, film_encoder
 from .film_drawing import Drawer
 from .film_faces import Cartoons, Shown, cut_out, find_faces, only_person, with_spans
-from .film_journal import Journal
+from .film_journal import Journal, journal_folder
 from .toonify import Toonifier
 
 BATCH = 8  # frames that are worked on at a time
@@ -85,7 +85,7 @@ def toonify_film(
         film_encoder(toonifier)
     for note in film.notes:
         warnings.warn(note, stacklevel=2)
-    journal = Journal(path.with_suffix(".parts"), film.path, _settings(toonifier), resume=resume)
+    journal = Journal(journal_folder(path), film.path, _settings(toonifier), resume=resume)
     clock = [time.process_time()]
     spans, times = find_faces(film, journal, quiet=quiet)
     try:

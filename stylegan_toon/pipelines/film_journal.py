@@ -17,6 +17,11 @@ from ..files import atomic_path, output_folder
 MOST = 1 << 31  # bytes that a file of the journal may have
 
 
+def journal_folder(cartoon: Path) -> Path:
+    """Where the journal of a cartoon film lies until the film is whole."""
+    return cartoon.with_suffix(".parts")
+
+
 class Journal:
     """A folder with one ``.npz`` for each finished step; `discard` removes it.
 

@@ -17,6 +17,7 @@ from ..data.images import FORMATS, SUFFIXES, starts_like_picture
 from ..data.video import is_film
 from ..errors import ToonError, short
 from ..files import atomic_path, explain_os_error, file_identity, output_folder, spare_originals
+from .film_journal import journal_folder
 
 MAX_PHOTOS = 1_000_000
 PLAN = "toonify.json"  # in the folder of results of a folder: what the results were made of, and how
@@ -73,8 +74,13 @@ class Job:
 
     @property
     def sheet(self) -> Path:
-        """Written last: where it is, the photo is finished."""
+        """Written last."""
         return self._file("sheet.png")
+
+    @property
+    def finished(self) -> bool:
+        """Whether a former run has finished it: its sheet is there, and of a film no journal is left."""
+        return self.sheet.exists() and not (self.film and journal_folder(self.cartoon()).exists())
 
     def _file(self, ending: str, number: int | None = None) -> Path:
         return self.folder / f"{self.stem}{'' if number is None else f'-{number}'}-{ending}"
@@ -238,8 +244,8 @@ def remaining(
 ) -> list[Job]:
     """What is left to do; nothing is written.
 
-    Of folders, and with ``resume``, photos that a former run has finished are left out. A folder of results says in
-    ``toonify.json`` how it was made, so that none is made in two ways.
+    Of folders, and with ``resume``, photos and films that a former run has finished are left out. A folder of results
+    says in ``toonify.json`` how it was made, so that none is made in two ways.
 
     Args:
         photos: all of them.
@@ -259,7 +265,7 @@ def remaining(
         raise ToonError(f"{out} was made with {changed}: choose another --out, or add --overwrite to make it anew.")
     ours = [job for job in photos.jobs if resume or (job.listed and before is not None)]
     photos.refuse_existing(but=ours)
-    finished = {job for job in ours if not job.film and job.sheet.exists()}
+    finished = {job for job in ours if job.finished}
     return [job for job in photos.jobs if job not in finished]
 
 

@@ -128,6 +128,9 @@ def test_ctrl_c_leaves_a_film_and_resume_goes_on(source, options, tmp_path, monk
     for (_, a), (_, b) in zip(films.shown(out / "film-toon.mp4"), films.shown(tmp_path / "whole" / "film-toon.mp4")):
         assert np.array_equal(a, b)
 
+    monkeypatch.setattr(film, "put_back", never)
+    made(source, *options, "--resume")  # a finished film is left as it is
+
 
 def test_ctrl_c_in_the_search_keeps_the_faces(source, options, tmp_path, monkeypatch):
     cast = importlib.import_module("stylegan_toon.pipelines.film_cast")

@@ -65,11 +65,12 @@ def test_a_plateau_or_the_budget_ends_tuning(steps):
     assert len(flat.history) == 20
 
 
-def test_coarse_tuning_of_the_mobile_family():
+@pytest.mark.parametrize("pictures", [1, 3])  # a photo; a person in a film
+def test_coarse_tuning_of_the_mobile_family(pictures):
     """It comes nearer; only the coarse blocks move, and neither heads, noise nor the mapping network."""
     G = tiny_mobile(1, resolution=256, channels=(16, 16, 16, 16, 16, 8)).requires_grad_(False)
     measure = DiscriminatorFeatures(tiny_discriminator(0, resolution=64).requires_grad_(False))
-    w, other = torch.randn(2, 1, 1, 20, generator=torch.Generator().manual_seed(0))
+    w, other = torch.randn(2, pictures, 1, 20, generator=torch.Generator().manual_seed(0))
     ws, target = w.expand(-1, G.num_ws, -1), G.synthesis(other.expand(-1, G.num_ws, -1)).clamp(-1, 1)
     quick = copy.deepcopy(G)
     sizes = []
@@ -88,7 +89,7 @@ def test_coarse_tuning_of_the_mobile_family():
         before, after = (
             measure.distance(N.synthesis(at, noise_mode="const"), target) for N, at in ((G, ws), (quick, found.ws))
         )
-    assert after < 0.9 * before
+    assert after.sum() < 0.9 * before.sum()
 
 
 def test_the_learning_rates_fall_at_the_end():
