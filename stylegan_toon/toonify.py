@@ -16,6 +16,7 @@ from .inversion.config import InversionConfig
 from .pipelines.defaults import (
     RESOLUTION,
     SHARPEN,
+    SOFTEN,
     STEPS,
     STEPS_FROM_ENCODER,
     TOONIFY_DRAWING,
@@ -62,6 +63,10 @@ if TYPE_CHECKING:
     "--sharpen", "sharpened", type=cli.number(0, 3),
     help=f"How much to sharpen the cartoon's lines; 0 is as the network makes them.  [default: {SHARPEN}]",
 )  # fmt: skip
+@click.option(
+    "--soften", type=cli.number(0, 1),
+    help=f"How far to lighten lines in the skin that the photo has fainter; 0 leaves them.  [default: {SOFTEN:g}]",
+)  # fmt: skip
 @click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(
     "--resolution",
@@ -104,10 +109,10 @@ if TYPE_CHECKING:
 @cli.overwrite()
 def main(
     places: tuple[Path, ...], base: str, toon: str, swap: str, width: float | None, strength: float | None,
-    preserve_colour: bool | None, sharpened: float | None, drawn: bool, resolution: int | None, face: int | None,
-    all_faces: bool, force: bool, aligned: bool, paste_back: bool, background: str, strip: bool, save_latent: bool,
-    latents: tuple[Path, ...], resume: bool, config: InversionConfig, out: Path, device: torch.device, quiet: bool,
-    overwrite: bool,
+    preserve_colour: bool | None, sharpened: float | None, soften: float | None, drawn: bool, resolution: int | None,
+    face: int | None, all_faces: bool, force: bool, aligned: bool, paste_back: bool, background: str, strip: bool,
+    save_latent: bool, latents: tuple[Path, ...], resume: bool, config: InversionConfig, out: Path,
+    device: torch.device, quiet: bool, overwrite: bool,
 ) -> int:  # fmt: skip
     """Turn photos of people into cartoons.
 
@@ -141,8 +146,10 @@ def main(
         raise ToonError("--time-budget and --legacy are for photos: leave them out for films.")
     if drawn and style not in STYLES:
         raise ToonError(f"--draw has no style {style!r}: use --style {' or '.join(STYLES)}.")
-    if drawn and any(value is not None for value in (strength, preserve_colour, sharpened)):
-        raise ToonError("--strength, --preserve-colour and --sharpen are for cartoons of networks: leave out --draw.")
+    if drawn and any(value is not None for value in (strength, preserve_colour, sharpened, soften)):
+        raise ToonError(
+            "--strength, --preserve-colour, --sharpen and --soften are for cartoons of networks: leave out --draw."
+        )
     if drawn and (save_latent or latents):
         raise ToonError("Drawings have no latents: leave out --draw, or --save-latent and --latent.")
     scene = None if background == "photo" else style if background == "toon" else background
@@ -156,13 +163,13 @@ def main(
         raise ToonError(f"There is no network for the style {toon}: add --draw to draw without one.")
     if latents and (save_latent or films or len(photos.jobs) > 1 or photos.folders):
         raise ToonError("--latent is for one photo or none, and without --save-latent: the latent is there already.")
-    if latents and not places and (paste_back or preserve_colour):
-        raise ToonError("--paste-back and --preserve-colour need the photo: give it beside --latent.")
+    if latents and not places and (paste_back or preserve_colour or soften):
+        raise ToonError("--paste-back, --preserve-colour and --soften need the photo: give it beside --latent.")
 
     options = {
         "base": base, "style": toon, "swap": swap, "width": width, "strength": strength, "draw": drawn,
-        "preserve_colour": preserve_colour, "sharpen": sharpened, "resolution": resolution, "face": face,
-        "all_faces": all_faces, "force": force, "aligned": aligned, "paste_back": paste_back,
+        "preserve_colour": preserve_colour, "sharpen": sharpened, "soften": soften, "resolution": resolution,
+        "face": face, "all_faces": all_faces, "force": force, "aligned": aligned, "paste_back": paste_back,
         "background": background, "strip": strip, "save_latent": save_latent,
         **{flag(entry).removeprefix("--"): getattr(config, entry.name) for entry in dataclasses.fields(config)},
     }  # fmt: skip
@@ -187,6 +194,7 @@ def main(
     toonifier = None if drawn or not (todo or jobs) else Toonifier.load(
         base, toon, swap, width, strength=1.0 if strength is None else strength,
         preserve_colour=preserve_colour is not False, sharpen=SHARPEN if sharpened is None else sharpened,
+        soften=SOFTEN if soften is None else soften,
         resolution=resolution, config=config, device=own_device(device),
     )  # fmt: skip
     size = toonifier.resolution if toonifier else resolution or RESOLUTION

@@ -11,4 +11,5 @@ TOONIFY_DRAWING = "comic"  # the renderer that the networks of TOONIFY_STYLE lea
 STEPS, STEPS_FROM_ENCODER = 90, 0
 TUNE_STEPS, TUNE_STEPS_MUON = 60, 20
 SHARPEN = 0.8  # of cartoons, see `drawing.sharpen.sharpen`
+SOFTEN = 1.0  # of lines in the skin, see `drawing.soften.soften_lines`
 RESOLUTION = 512  # pixels: side of a cartoon

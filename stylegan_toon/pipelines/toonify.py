@@ -18,6 +18,7 @@ from ..drawing import draw
 from ..drawing.keep_colour import keep_colour
 from ..drawing.scene import draw_scene
 from ..drawing.sharpen import sharpen
+from ..drawing.soften import soften_lines
 from ..faces.align import Aligned, largest
 from ..faces.doubts import without_doubtful
 from ..faces.paste import paste_back
@@ -35,6 +36,7 @@ from .covered import COVERED, misfit
 from .defaults import (
     RESOLUTION,
     SHARPEN,
+    SOFTEN,
     STEPS,
     STEPS_FROM_ENCODER,
     TOONIFY_DRAWING,
@@ -142,6 +144,7 @@ class Toonifier:
         strength: from 0 (what ``base`` shows for the photo) to 1 (the cartoon).
         preserve_colour: the cartoon of a photo gets the photo's colours.
         sharpen: how much its lines are sharpened, see `drawing.sharpen.sharpen`; less where ``strength`` is below 1.
+        soften: how far lines in the skin are lightened that the photo has fainter, 0 to 1, times ``strength``.
     """
 
     base: Generator
@@ -154,6 +157,7 @@ class Toonifier:
     strength: float = 1.0
     preserve_colour: bool = True
     sharpen: float = SHARPEN
+    soften: float = SOFTEN
 
     @classmethod
     def load(
@@ -166,6 +170,7 @@ class Toonifier:
         strength: float = 1.0,
         preserve_colour: bool = True,
         sharpen: float = SHARPEN,
+        soften: float = SOFTEN,
         resolution: int | None = None,
         config: InversionConfig | None = None,
         device: str | torch.device = "cpu",
@@ -179,7 +184,7 @@ class Toonifier:
         quick = quick and inversion.tune_blocks == "coarse"
         inversion = inversion.with_defaults(steps, TUNE_STEPS_MUON if quick else TUNE_STEPS)
         measure = perceptual(inversion.features, device=device)
-        toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour, sharpen)
+        toonifier = cls(base, toon, swap, width, size, inversion, measure, strength, preserve_colour, sharpen, soften)
         toonifier.blended(base, toon)  # raises ToonError where the networks do not fit the swap
         if base is toon or same_file(base, toon):
             warnings.warn(
@@ -212,7 +217,8 @@ class Toonifier:
         Args:
             latent: ``ws`` ``[1, num_ws, w_dim]`` on the networks' device.
             tuned: the base with the latent's noise and tuning, if it is there already.
-            photo: aligned crop whose colours the cartoon gets if ``preserve_colour``; None = it keeps its own.
+            photo: aligned crop, for the cartoon's colours if ``preserve_colour``, and for its lines; None = it keeps
+                its own.
         """
         tuned = tuned or network_of(latent, self.base)
         blended = self.blended(tuned, carry_over(self.base, tuned, self.toon))
@@ -222,7 +228,11 @@ class Toonifier:
                 for network in (tuned, blended)
             )
         cartoon = self.finished(cartoon)
-        return inverted, keep_colour(photo, cartoon) if photo is not None and self.preserve_colour else cartoon
+        if photo is None:
+            return inverted, cartoon
+        if self.preserve_colour:
+            cartoon = keep_colour(photo, cartoon)
+        return inverted, soften_lines(photo, cartoon, self.soften * self.strength)
 
     def finished(self, cartoon: Image.Image) -> Image.Image:
         """A picture of the network, with its lines sharpened; films use it for every frame."""
@@ -257,6 +267,7 @@ def toonify(
     strength: float = 1.0,
     preserve_colour: bool = True,
     sharpen: float = SHARPEN,
+    soften: float = SOFTEN,
     resolution: int | None = None,
     aligned: bool = False,
     face: int | None = None,
@@ -281,6 +292,7 @@ def toonify(
         strength: from 0, the inverted photo, to 1, the cartoon; between them the weights are interpolated.
         preserve_colour: the cartoon gets the photo's colours, and a part of its lightness.
         sharpen: how much its lines are sharpened; 0 = as the network makes them.
+        soften: how far lines in the skin are lightened that the photo has fainter; 0 = not at all.
         resolution: side of the cartoon, one that the networks make; None = 512, or their largest if they do not make
             that.
         aligned: the photo is an aligned square crop already.
@@ -301,7 +313,7 @@ def toonify(
     """
     toonifier = Toonifier.load(
         base, toon, swap, width, strength=strength, preserve_colour=preserve_colour, sharpen=sharpen,
-        resolution=resolution, config=config, device=device,
+        soften=soften, resolution=resolution, config=config, device=device,
     )  # fmt: skip
     if not isinstance(photo, Photo):
         photo = open_photo(photo, toonifier.resolution, aligned=aligned, face=face, all_faces=all_faces)

@@ -34,8 +34,8 @@ def pixels(path) -> np.ndarray:
 
 
 def near(a, b) -> bool:
-    """Equal but for the rounding of float16."""
-    return bool(np.abs(pixels(a) - pixels(b)).max() <= 1)
+    """Equal but for the rounding of float16, which sharpening nearly doubles."""
+    return bool(np.abs(pixels(a) - pixels(b)).max() <= 2)
 
 
 @pytest.fixture

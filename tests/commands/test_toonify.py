@@ -34,7 +34,7 @@ LIMIT_MB = 2000
 @pytest.fixture
 def short(checkpoint) -> dict:
     """Settings of a short run of `toonify`, offline."""
-    return dict(base=checkpoint, swap="b16-", config=config(checkpoint), preserve_colour=False, sharpen=0)
+    return dict(base=checkpoint, swap="b16-", config=config(checkpoint), preserve_colour=False, sharpen=0, soften=0)
 
 
 def config(checkpoint, **changes) -> InversionConfig:
@@ -70,7 +70,7 @@ def equal(a, b) -> bool:
 def test_nothing_swapped_shows_the_inverted_picture(checkpoint, crop, tiny_toon):
     for tune_steps in (0, 3):
         options = dict(base=checkpoint, toon=tiny_toon, swap="", config=config(checkpoint, tune_steps=tune_steps))
-        (face,) = toonify(crop, aligned=True, preserve_colour=False, sharpen=0, **options)
+        (face,) = toonify(crop, aligned=True, preserve_colour=False, sharpen=0, soften=0, **options)
         assert equal(face.image, face.inverted)
         assert equal(face.inverted, to_pil(face.projection.image))
 
@@ -121,7 +121,7 @@ def test_the_toon_gets_the_tuning_of_the_base(tiny_G, tiny_toon):
 def test_tuning_reaches_the_toons_layers(checkpoint, crop, tiny_G, tiny_toon):
     """With everything swapped the cartoon is the toon's, its synthesis weights shifted by the tuning."""
     options = dict(base=checkpoint, toon=tiny_toon, swap="all", config=config(checkpoint, tune_steps=4))
-    result = toonify(crop, aligned=True, preserve_colour=False, sharpen=0, **options)
+    result = toonify(crop, aligned=True, preserve_colour=False, sharpen=0, soften=0, **options)
     found, truth = result.faces[0].projection, tiny_generator(1)
     assert found.tuned == 4
     state, before, after = truth.state_dict(), tiny_G.state_dict(), found.generator.state_dict()
