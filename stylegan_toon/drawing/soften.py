@@ -21,8 +21,8 @@ FACE = 0.5  # least probability that a picture shows a face
 # Closed curves of the mesh whose inside is no skin, and by how many pixels they are grown: around eyes as far as
 # spectacles reach.
 FEATURES = (
-    (M.LEFT_EYE_UPPER, M.LEFT_EYE_LOWER, 26),
-    (M.RIGHT_EYE_UPPER, M.RIGHT_EYE_LOWER, 26),
+    (M.LEFT_EYE_UPPER, M.LEFT_EYE_LOWER, 40),
+    (M.RIGHT_EYE_UPPER, M.RIGHT_EYE_LOWER, 40),
     (M.LEFT_BROW_UPPER, M.LEFT_BROW_LOWER, 6),
     (M.RIGHT_BROW_UPPER, M.RIGHT_BROW_LOWER, 6),
     (M.LIPS_OUTER_UPPER, M.LIPS_OUTER_LOWER, 6),

@@ -168,9 +168,11 @@ def extractor(name: str, *, device: torch.device | str = "cpu") -> Extractor:
 
 
 def _build(name: str) -> Extractor:
+    if name == Textures.name:
+        return Textures()
     try:
         if name not in PUBLISHED:
-            return Textures() if name == Textures.name else EfficientNetLite0()
+            return EfficientNetLite0()
         cls, url, sha256_prefix = PUBLISHED[name]
         return cls(_weights(url, sha256_prefix))
     except ImportError as error:
