@@ -107,6 +107,7 @@ def test_with_its_photo_it_is_pasted_back(kept, tmp_path, networks, crop):
     [
         (["--paste-back"], "need the photo"),
         (["--preserve-colour"], "need the photo"),
+        (["--soften", 1], "need the photo"),
         (["--draw", "--style", "ink"], "Drawings have no latents"),
         (["--save-latent"], "there already"),
     ],

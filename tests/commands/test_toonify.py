@@ -27,6 +27,7 @@ from stylegan_toon.faces.photo import open_photo
 from stylegan_toon.pipelines.toonify import Toon, ToonFace, Toonifier, carry_over, draw_faces
 from stylegan_toon.toonify import main
 from stylegan_toon.weights import save_networks
+from stylegan_toon.weights.latent import Latent
 
 LIMIT_MB = 2000
 
@@ -93,6 +94,26 @@ def test_the_cartoon_is_sharpened_and_less_at_half_strength(short, crop, tiny_to
     monkeypatch.undo()
     (plain,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
     assert equal(ImageOps.invert(inverted.image), plain.image) and equal(inverted.inverted, plain.inverted)
+
+
+def test_lines_are_softened_by_the_photo_and_less_at_half_strength(short, crop, tiny_toon, checkpoint, monkeypatch):
+    """The last thing that happens to a cartoon, with the aligned crop; not where there is no photo."""
+    asked = []
+
+    def invert(photo: Image.Image, cartoon: Image.Image, amount: float) -> Image.Image:
+        asked.append((photo, amount))
+        return ImageOps.invert(cartoon)
+
+    (plain,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
+    monkeypatch.setattr("stylegan_toon.pipelines.toonify.soften_lines", invert)
+    (softened,) = toonify(crop, aligned=True, toon=tiny_toon, strength=0.5, **{**short, "soften": 0.8})
+    assert asked == [(softened.aligned.image, 0.4)]
+    (softened,) = toonify(crop, aligned=True, toon=tiny_toon, **short)
+    assert equal(ImageOps.invert(softened.image), plain.image) and equal(softened.inverted, plain.inverted)
+    asked.clear()
+    toonifier = Toonifier.load(checkpoint, tiny_toon, config=config(checkpoint))
+    toonifier.show(Latent(plain.projection.ws))
+    assert not asked
 
 
 def test_the_face_is_projected_into_the_base(short, checkpoint, crop, tiny_G, tiny_toon):
@@ -177,6 +198,7 @@ def test_the_background_is_drawn(portrait, tmp_path):
     [
         (["--draw", "--strength", 0.5], "leave out --draw"),
         (["--draw", "--sharpen", 0.5], "leave out --draw"),
+        (["--draw", "--soften", 0.5], "leave out --draw"),
         (["--draw", "--preserve-colour"], "leave out --draw"),
         (["--draw", "--background", "toon"], "add --paste-back"),
         (["--draw", "--paste-back", "--background", "oil"], "pop"),
