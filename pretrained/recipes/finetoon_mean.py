@@ -4,7 +4,7 @@
         --texture $texture --out out/finetoon-$texture; done
     python -m stylegan_toon.finetoon --seeds 0-149 --batch 3 --epochs 2 --texture 20 --out out/finetoon-20
     python pretrained/recipes/finetoon_mean.py out/finetoon-{12,30,20}/finetoon.safetensors \\
-        --strength 0.874 --out out/finetoon-mean.safetensors
+        --strength 0.82 --out out/finetoon-mean.safetensors
 
 Weights of runs that begin at the same network may be averaged (Wortsman et al. 2022, "Model soups", arXiv 2203.05482):
 what a single run changed by chance cancels. ``--strength`` goes a part of the way only.
