@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--soften", type=cli.number(0, 1),
-    help=f"How far to lighten lines in the skin that the photo has fainter; 0 leaves them.  [default: {SOFTEN:g}]",
+    help=f"How far to lighten lines in the skin, at 1 to half the photo's depth; 0 = not.  [default: {SOFTEN:g}]",
 )  # fmt: skip
 @click.option("--draw", "drawn", is_flag=True, help="Draw the face in --style without any network, in seconds.")
 @click.option(

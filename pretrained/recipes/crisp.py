@@ -1,7 +1,7 @@
 """Stronger fine detail in a finished network, without training.
 
-    python pretrained/recipes/crisp.py comic --out runs/comic.safetensors
-    python pretrained/recipes/ship.py runs/comic.safetensors pretrained/comic.safetensors --data "..."
+    python pretrained/recipes/crisp.py runs/sharp/network.safetensors --out runs/crisp/comic.safetensors
+    python pretrained/recipes/ship.py runs/crisp/comic.safetensors pretrained/comic.safetensors --data "..."
 
 Networks that learn from pairs make fine lines too faint: where a line might as well lie a pixel further, a faint one
 costs least. Two places of a mobile network hold the finest detail alone, and are scaled here: the styles of the three

@@ -1,4 +1,4 @@
-"""Lines in the skin, no darker than the photo's: networks draw soft folds beside a mouth as black strokes."""
+"""Lines in the skin, half as deep as the photo's: networks draw soft folds beside a mouth as black strokes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ INSIDE = 0.97  # the face's outline is drawn in, so that the jaw keeps its ink
 
 
 def soften_lines(photo: Image.Image, cartoon: Image.Image, amount: float = 1.0) -> Image.Image:
-    """The cartoon with lines in its skin that are at most about as dark as the photo's at the same place.
+    """The cartoon with lines in its skin that are at most about half as deep as the photo's at the same place.
 
     Eyes, brows, lips, spectacles and the outline of the face stay as they are. A line is what is darker than the skin
-    around it; what is lighter is not changed.
+    around it, and its depth by how much; what is lighter is not changed.
 
     Args:
         photo: aligned crop, square RGB.

@@ -144,7 +144,7 @@ class Toonifier:
         strength: from 0 (what ``base`` shows for the photo) to 1 (the cartoon).
         preserve_colour: the cartoon of a photo gets the photo's colours.
         sharpen: how much its lines are sharpened, see `drawing.sharpen.sharpen`; less where ``strength`` is below 1.
-        soften: how far lines in the skin are lightened that the photo has fainter, 0 to 1, times ``strength``.
+        soften: how far lines in the skin are lightened, see `drawing.soften.soften_lines`; times ``strength``.
     """
 
     base: Generator
@@ -292,7 +292,7 @@ def toonify(
         strength: from 0, the inverted photo, to 1, the cartoon; between them the weights are interpolated.
         preserve_colour: the cartoon gets the photo's colours, and a part of its lightness.
         sharpen: how much its lines are sharpened; 0 = as the network makes them.
-        soften: how far lines in the skin are lightened that the photo has fainter; 0 = not at all.
+        soften: how far lines in the skin are lightened, at 1 to half of their depth in the photo; 0 = not at all.
         resolution: side of the cartoon, one that the networks make; None = 512, or their largest if they do not make
             that.
         aligned: the photo is an aligned square crop already.
