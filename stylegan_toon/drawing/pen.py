@@ -10,7 +10,7 @@ UNIT = 256
 
 def curve(points: np.ndarray, count: int = 24) -> np.ndarray:
     """A smooth curve ``[count, 2]`` through ``points`` ``[k, 2]``, in equal steps."""
-    from scipy.interpolate import CubicSpline  # takes 0.3 s, and a cartoon by a network alone has no strokes
+    from scipy.interpolate import CubicSpline  # slow to import, and a network's cartoon has no strokes
 
     along = np.concatenate([[0], np.cumsum(np.maximum(np.hypot(*np.diff(points, axis=0).T), 1e-3))])
     return CubicSpline(along, points, bc_type="natural")(np.linspace(0, along[-1], count))
